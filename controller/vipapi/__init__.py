@@ -1,0 +1,1 @@
+"""What vipkeeper's resources mean: shared by all processes, imports nothing outside msgspec."""

@@ -1,0 +1,119 @@
+"""The report: what one node sees, does and grants; it is the status of that node's VIPNode.
+
+The keeper writes it whole to the courier, as one JSON line, on change only; the courier adds
+conditions and applies it as `VIPNode.status`. So it holds no heartbeats and no counters: a field
+changes only when something that a person or the operator would act on has changed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class InterfaceStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A network interface of the node that could carry an address. Addresses are `address/prefix`."""
+
+    name: str
+    link: Literal["Up", "Down"]
+    mac_address: str = ""
+    addresses: tuple[str, ...] = ()
+
+
+class CheckStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Where one health check stands on this node; `message` says why it fails."""
+
+    name: str
+    result: Literal["Passing", "Failing", "Unknown"]
+    message: str = ""
+
+
+class Takeover(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """How this node came to hold an address.
+
+    `started_at` is wall-clock time, RFC 3339 in UTC. `duration_milliseconds` runs from the last sign
+    of the old owner (its last renewal that a witness told of, or its release) until the first
+    announcement left.
+    """
+
+    reason: str
+    started_at: str
+    duration_milliseconds: int
+    from_node: str | None = msgspec.field(name="from", default=None)
+
+
+class HoldingStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """One VirtualIP as this node's keeper stands to it.
+
+    `fitness` is whether this node could hold it now; `reason` and `message` say why not. `score` is
+    the candidate's priority with its weighted checks, 1 to 254. `bound` is what the kernel shows.
+    """
+
+    uid: str
+    name: str
+    state: Literal["Standby", "Acquiring", "Owner"]
+    fitness: Literal["Fit", "Unfit", "NotCandidate"]
+    score: int = 0
+    term: int = 0
+    reason: str = ""
+    message: str = ""
+    interface: str = ""
+    bound: tuple[str, ...] = ()
+    checks: tuple[CheckStatus, ...] = ()
+    takeover: Takeover | None = None
+
+
+class GrantStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What this node, as a witness, has granted: who holds the VirtualIP and under which term."""
+
+    uid: str
+    name: str
+    holder: str
+    term: int
+
+
+class DomainStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """This node in one domain: its witness role, whom it hears, and what it granted."""
+
+    name: str
+    uid: str
+    role: Literal["Witness", "Member"]
+    heartbeat_address: str = ""
+    epoch: int = 0
+    config_hash: str = ""
+    reachable_peers: tuple[str, ...] = ()
+    grants: tuple[GrantStatus, ...] = ()
+
+
+class Problem(msgspec.Struct, frozen=True, rename="camel"):
+    """Something that keeps this keeper from doing its work, and what to do about it."""
+
+    reason: str
+    message: str
+
+
+class Report(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What one keeper reports. `incarnation` grows with every start of the keeper.
+
+    `candidacy` is `WitnessOnly` for a keeper that never holds an address.
+    """
+
+    node: str
+    version: str
+    incarnation: int
+    candidacy: Literal["Candidate", "WitnessOnly"] = "Candidate"
+    interfaces: tuple[InterfaceStatus, ...] = ()
+    domains: tuple[DomainStatus, ...] = ()
+    virtual_ips: tuple[HoldingStatus, ...] = msgspec.field(name="virtualIPs", default=())
+    problems: tuple[Problem, ...] = ()
+
+
+def encode(report: Report) -> bytes:
+    """Return the report as one line of JSON without a newline."""
+    return msgspec.json.encode(report)
+
+
+def decode(line: bytes) -> Report:
+    """Read a report; raises `ValueError` with the place and the reason."""
+    return msgspec.json.decode(line, type=Report)

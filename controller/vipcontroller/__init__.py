@@ -1,0 +1,1 @@
+"""The operator: elects owners, writes status, never touches the network data plane."""

@@ -1,0 +1,1 @@
+"""The keeper: lease, health, fence, binding and announcing; it knows no Kubernetes."""
