@@ -1,0 +1,601 @@
+"""The lease: how a candidate comes to hold an address set, keeps it, hands it over and gives it up.
+
+A quorum lease without disks (after PaxosLease, Trencseni et al. 2012, and Gray & Cheriton 1989). For
+each address set:
+
+                    a majority calls it free,             a majority granted it
+                    or its owner hands it over            under one term
+        STANDBY ──────────────────────────▶ ACQUIRING ──────────────────▶ OWNER
+           ▲                                   │ lost, or no answer         │ deadline passed, unfit,
+           │          release is sent          ▼                            ▼ handed over, no longer planned
+           └──────────────────────────────  CLOSING  ◀──────────────────────┘
+                    (the shell says that the fence is closed and the address unbound)
+
+The rules (numbers as in docs/protocol.md):
+
+ 1. the deadline is T after the clock reading *before* the request left, over the majority-th best answer;
+ 6. an answer counts only for this incarnation, only for rounds after the last release, and only under
+    the term that is being asked for; answers are forgotten when the lease is given up;
+ 7. a release leaves only after the shell has said `closed`: the fence first, then the word;
+10. trying waits `rank` × 30 ms, losers give back at once and hold back for a random moment;
+12. `expire` and `receive` first let go of what has lapsed, whatever the clock did meanwhile;
+13. a planned move asks the target first (Prepare, Ready), then closes, releases and hands over;
+16. releases are repeated until each witness has seen them or Tw has passed.
+
+Effects come out in the order in which they must be carried out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from vipagent.messages import (
+    Ack,
+    Denied,
+    Free,
+    Granted,
+    Handover,
+    Key,
+    Message,
+    Offer,
+    Prepare,
+    Ready,
+    Release,
+    Released,
+    Request,
+    ToCandidate,
+    Want,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from random import Random
+
+MILLISECOND: Final = 1_000_000
+_RETRY_NS: Final = 12 * MILLISECOND
+_ATTEMPTS: Final = 3
+_RANK_DELAY_NS: Final = 30 * MILLISECOND
+_HOLD_BACK_NS: Final = 40 * MILLISECOND
+_HEARTBEAT_JITTER: Final = 0.1
+_BEHIND_HEARTBEATS: Final = 1.3
+_CATCH_UP: Final = 0.3
+_FREE_IS_FRESH_HEARTBEATS: Final = 1.2
+_AFTER_MOVE_HEARTBEATS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTiming:
+    """A domain's timing in nanoseconds: heartbeat, owner's lease T, witness's grant Tw, restart silence."""
+
+    heartbeat_ns: int
+    lease_ns: int
+    grant_ns: int
+    silence_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The operator's standing order for an address set; obeyed only while the lease is at `based_on_term`."""
+
+    owner: str | None
+    based_on_term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Why and from whom an address set came: `since_ns` is the last sign of the former owner."""
+
+    reason: str
+    former: str | None
+    since_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message to a keeper (which may be this one: its own witness)."""
+
+    to: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """The lease was won: open the fence until the deadline, bind, announce."""
+
+    key: Key
+    deadline_ns: int
+    term: int
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """The lease was renewed: move the fence's deadline."""
+
+    key: Key
+    deadline_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The lease is over: close the fence, unbind, then say `closed`."""
+
+    key: Key
+
+
+Effect = Send | Open | Extend | Close
+
+
+class Phase(Enum):
+    """Where an address set stands on this node."""
+
+    STANDBY = "Standby"
+    ACQUIRING = "Acquiring"
+    OWNER = "Owner"
+    CLOSING = "Closing"
+
+
+@dataclass(slots=True)
+class _Handing:
+    """A hand-over under way: whom we asked, since when, how often; `must_leave` if we cannot stay."""
+
+    target: str
+    must_leave: bool
+    asks: int = 0
+    next_ask_ns: int = 0
+
+
+@dataclass(slots=True)
+class _Holding:
+    """This node's side of one address set."""
+
+    order: Order
+    phase: Phase = Phase.STANDBY
+    is_fit: bool = False
+    term: int = 0
+    deadline_ns: int = 0
+    min_round: int = 0
+    acks_ns: dict[str, int] = field(default_factory=dict)
+    free: dict[str, tuple[int, Free]] = field(default_factory=dict)
+    denied_by: set[str] = field(default_factory=set)
+    origin: Origin | None = None
+    known_term: int = 0
+    try_at_ns: int | None = None
+    not_before_ns: int = 0
+    attempts: int = 0
+    retry_at_ns: int = 0
+    standby: str | None = None
+    handing: _Handing | None = None
+    successor: str | None = None
+
+
+@dataclass(slots=True)
+class _PendingRelease:
+    release: Release
+    missing: set[str]
+    until_ns: int
+    next_ns: int
+
+
+class Lease:
+    """The candidate's role of one keeper in one domain.
+
+    It does no I/O: facts and `now_ns` (CLOCK_BOOTTIME) go in, effects come out. `now_ns` must have been
+    read before the effects are carried out (rule 1).
+    """
+
+    def __init__(
+        self,
+        *,
+        me: str,
+        incarnation: int,
+        witnesses: tuple[str, ...],
+        timing: LeaseTiming,
+        random: Random,
+        now_ns: int,
+    ) -> None:
+        self._me = me
+        self._incarnation = incarnation
+        self._witnesses = witnesses
+        self._timing = timing
+        self._random = random
+        self._round = 0
+        self._is_resigning = False
+        self._holdings: dict[Key, _Holding] = {}
+        self._unassigned: frozenset[Key] = frozenset()
+        self._releases: dict[Key, _PendingRelease] = {}
+        self._next_heartbeat_ns = now_ns + int(random.random() * timing.heartbeat_ns)
+
+    # What the shell and the report ask -----------------------------------------------------------
+
+    def phase(self, key: Key) -> Phase:
+        """Where the address set stands here; STANDBY if it is not ours to hold."""
+        holding = self._holdings.get(key)
+        return holding.phase if holding else Phase.STANDBY
+
+    def term(self, key: Key) -> int:
+        """The term under which it is held here, 0 if it is not."""
+        holding = self._holdings.get(key)
+        return holding.term if holding and holding.phase is Phase.OWNER else 0
+
+    def margin_ns(self, now_ns: int) -> int | None:
+        """Time left of the lease that ends first; None if nothing is held."""
+        return min(
+            (h.deadline_ns - now_ns for h in self._holdings.values() if h.phase is Phase.OWNER), default=None
+        )
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is held or on its way, and every release has been seen: safe to stop."""
+        return not self._releases and all(h.phase is Phase.STANDBY for h in self._holdings.values())
+
+    @property
+    def deadline_ns(self) -> int:
+        """When `expire` has something to do next."""
+        due = [self._next_heartbeat_ns]
+        for holding in self._holdings.values():
+            if holding.phase is Phase.OWNER:
+                due.append(holding.deadline_ns)
+                if holding.handing is not None:
+                    due.append(holding.handing.next_ask_ns)
+            elif holding.phase is Phase.ACQUIRING:
+                due.append(holding.retry_at_ns)
+            elif holding.phase is Phase.STANDBY and holding.try_at_ns is not None:
+                due.append(holding.try_at_ns)
+        due += [pending.next_ns for pending in self._releases.values()]
+        return min(due)
+
+    # What happens to it --------------------------------------------------------------------------
+
+    def assign(self, orders: Mapping[Key, Order], now_ns: int) -> list[Effect]:
+        """Take over the address sets for which this node is a candidate; others are given up."""
+        effects: list[Effect] = []
+        for key, holding in list(self._holdings.items()):
+            if key in orders:
+                continue
+            holding.is_fit = False
+            effects += self._give_up(key, holding, now_ns)
+            if holding.phase is Phase.STANDBY:
+                del self._holdings[key]
+        for key, order in orders.items():
+            holding = self._holdings.setdefault(key, _Holding(order))
+            holding.order = order
+        self._unassigned = frozenset(self._holdings) - frozenset(orders)
+        return effects + self._steer(now_ns)
+
+    def judge(self, fit: frozenset[Key], now_ns: int) -> list[Effect]:
+        """Take over which address sets this node is fit to hold: health, interface, addresses."""
+        for key, holding in self._holdings.items():
+            holding.is_fit = key in fit
+        return self._steer(now_ns)
+
+    def resign(self, now_ns: int) -> list[Effect]:
+        """Hand everything over and take nothing more, for a shutdown; done when `is_at_rest`."""
+        self._is_resigning = True
+        return self._steer(now_ns)
+
+    def closed(self, key: Key, now_ns: int) -> list[Effect]:
+        """The shell says that the fence of `key` is closed and its addresses are unbound."""
+        holding = self._holdings[key]
+        assert holding.phase is Phase.CLOSING, holding.phase
+        holding.phase = Phase.STANDBY
+        effects = self._release(key, holding, now_ns)
+        if holding.successor is not None:
+            effects.append(Send(holding.successor, Handover(key, holding.term)))
+            holding.successor = None
+        if key in self._unassigned:
+            del self._holdings[key]
+        return effects
+
+    def receive(self, sender: str, message: ToCandidate, now_ns: int) -> list[Effect]:
+        """Take note of what another keeper says."""
+        effects = self._lapse(now_ns)
+        match message:
+            case Ack():
+                effects += self._on_ack(sender, message, now_ns)
+            case Offer():
+                for free in message.free:
+                    self._on_free(sender, free, now_ns)
+            case Handover():
+                effects += self._on_handover(sender, message, now_ns)
+            case Prepare():
+                holding = self._holdings.get(message.key)
+                if holding is not None and holding.phase is Phase.STANDBY and self._is_ready(holding):
+                    effects.append(Send(sender, Ready(message.incarnation, message.key)))
+            case Ready():
+                effects += self._on_ready(sender, message, now_ns)
+            case Released():
+                self._on_released(sender, message)
+        return effects + self._try_due(now_ns)
+
+    def expire(self, now_ns: int) -> list[Effect]:
+        """Do what is due: let go, try, retry, repeat, renew."""
+        effects = self._lapse(now_ns)
+        effects += self._try_due(now_ns)
+        effects += self._retry_due(now_ns)
+        effects += self._repeat_releases(now_ns)
+        effects += self._steer(now_ns)
+        if self._next_heartbeat_ns <= now_ns:
+            effects += self._heartbeat(now_ns)
+        return effects
+
+    # Letting go ----------------------------------------------------------------------------------
+
+    def _lapse(self, now_ns: int) -> list[Effect]:
+        """Rule 12: whatever ran out is given up before anything else is looked at."""
+        effects: list[Effect] = []
+        for key, holding in self._holdings.items():
+            if holding.phase is Phase.OWNER and holding.deadline_ns <= now_ns:
+                effects += self._give_up(key, holding, now_ns)
+        return effects
+
+    def _give_up(
+        self, key: Key, holding: _Holding, now_ns: int, successor: str | None = None
+    ) -> list[Effect]:
+        if holding.phase is Phase.OWNER:
+            holding.phase = Phase.CLOSING
+            holding.successor = successor
+            holding.handing = None
+            return [Close(key)]
+        if holding.phase is Phase.ACQUIRING:
+            holding.phase = Phase.STANDBY
+            return self._release(key, holding, now_ns)
+        return []
+
+    def _release(self, key: Key, holding: _Holding, now_ns: int) -> list[Effect]:
+        """Rules 6, 7 and 16: from here on earlier answers are void, and the witnesses are told."""
+        self._round += 1
+        holding.min_round = self._round
+        holding.known_term = max(holding.known_term, holding.term)
+        holding.acks_ns.clear()
+        holding.free.clear()
+        holding.denied_by.clear()
+        holding.try_at_ns = None
+        if holding.successor is not None:
+            holding.not_before_ns = now_ns + _AFTER_MOVE_HEARTBEATS * self._timing.heartbeat_ns
+        else:
+            holding.not_before_ns = now_ns + int(self._random.random() * _HOLD_BACK_NS)
+        release = Release(self._round, key, holding.successor)
+        self._releases[key] = _PendingRelease(
+            release=release,
+            missing=set(self._witnesses),
+            until_ns=now_ns + self._timing.grant_ns,
+            next_ns=now_ns + _RETRY_NS,
+        )
+        return [Send(witness, release) for witness in self._witnesses]
+
+    def _repeat_releases(self, now_ns: int) -> list[Effect]:
+        effects: list[Effect] = []
+        for key, pending in list(self._releases.items()):
+            if pending.until_ns <= now_ns:
+                del self._releases[key]
+            elif pending.next_ns <= now_ns:
+                pending.next_ns = now_ns + _RETRY_NS
+                effects += [Send(witness, pending.release) for witness in sorted(pending.missing)]
+        return effects
+
+    def _on_released(self, witness: str, message: Released) -> None:
+        pending = self._releases.get(message.key)
+        if pending is None or (message.incarnation, message.round) != (
+            self._incarnation,
+            pending.release.round,
+        ):
+            return
+        pending.missing.discard(witness)
+        if not pending.missing:
+            del self._releases[message.key]
+
+    # Holding and moving --------------------------------------------------------------------------
+
+    def _steer(self, now_ns: int) -> list[Effect]:
+        """Move what should be elsewhere: unfit, resigning, or ordered to another node at this term."""
+        effects: list[Effect] = []
+        for key, holding in self._holdings.items():
+            if holding.phase is Phase.ACQUIRING and not self._is_ready(holding):
+                effects += self._give_up(key, holding, now_ns)
+            if holding.phase is not Phase.OWNER:
+                continue
+            must_leave = not self._is_ready(holding)
+            target = holding.standby if must_leave else self._ordered_elsewhere(holding)
+            if target is None:
+                holding.handing = None
+                if must_leave:
+                    effects += self._give_up(key, holding, now_ns)
+                continue
+            handing = holding.handing
+            if handing is None or (handing.target, handing.must_leave) != (target, must_leave):
+                handing = holding.handing = _Handing(target, must_leave)
+            effects += self._ask(key, holding, handing, now_ns)
+        return effects
+
+    def _ask(self, key: Key, holding: _Holding, handing: _Handing, now_ns: int) -> list[Effect]:
+        if now_ns < handing.next_ask_ns:
+            return []
+        if handing.must_leave and handing.asks >= _ATTEMPTS:
+            return self._give_up(key, holding, now_ns)
+        handing.asks += 1
+        handing.next_ask_ns = now_ns + (_RETRY_NS if handing.must_leave else self._timing.heartbeat_ns)
+        return [Send(handing.target, Prepare(self._incarnation, key))]
+
+    def _ordered_elsewhere(self, holding: _Holding) -> str | None:
+        order = holding.order
+        return order.owner if order.owner != self._me and order.based_on_term == holding.term else None
+
+    def _is_ready(self, holding: _Holding) -> bool:
+        return holding.is_fit and not self._is_resigning
+
+    def _on_ready(self, sender: str, message: Ready, now_ns: int) -> list[Effect]:
+        holding = self._holdings.get(message.key)
+        if holding is None or holding.phase is not Phase.OWNER or message.incarnation != self._incarnation:
+            return []
+        if holding.handing is None or holding.handing.target != sender:
+            return []
+        return self._give_up(message.key, holding, now_ns, successor=sender)
+
+    # Taking --------------------------------------------------------------------------------------
+
+    def _on_free(self, witness: str, free: Free, now_ns: int) -> None:
+        """Rule 10: a majority must call it free; the worst of their ranks says how long to wait."""
+        holding = self._holdings.get(free.key)
+        if holding is None or witness not in self._witnesses or holding.phase is not Phase.STANDBY:
+            return
+        holding.free[witness] = (now_ns, free)
+        fresh_ns = _FREE_IS_FRESH_HEARTBEATS * self._timing.heartbeat_ns
+        fresh = [said for at_ns, said in holding.free.values() if now_ns - at_ns < fresh_ns]
+        if not self._is_majority(len(fresh)):
+            return
+        try_at_ns = now_ns + min(said.rank for said in fresh) * _RANK_DELAY_NS
+        if holding.try_at_ns is None or try_at_ns < holding.try_at_ns:
+            holding.try_at_ns = try_at_ns
+        holding.known_term = max(holding.known_term, *(said.term for said in fresh))
+        holding.origin = self._origin(fresh, now_ns)
+
+    def _origin(self, fresh: list[Free], now_ns: int) -> Origin:
+        told = [said for said in fresh if said.former is not None]
+        if not told:
+            return Origin("Elected", None, now_ns)
+        newest = min(told, key=lambda said: said.lapsed_ns)
+        if newest.was_released:
+            return Origin("OwnerReleased", newest.former, now_ns - newest.lapsed_ns)
+        return Origin("LeaseExpired", newest.former, now_ns - newest.lapsed_ns - self._timing.grant_ns)
+
+    def _on_handover(self, sender: str, message: Handover, now_ns: int) -> list[Effect]:
+        holding = self._holdings.get(message.key)
+        if holding is None or holding.phase is not Phase.STANDBY:
+            return []
+        holding.known_term = max(holding.known_term, message.term)
+        holding.origin = Origin("Moved", sender, now_ns)
+        holding.not_before_ns = now_ns
+        return self._try(message.key, holding, now_ns)
+
+    def _try_due(self, now_ns: int) -> list[Effect]:
+        effects: list[Effect] = []
+        for key, holding in self._holdings.items():
+            if holding.phase is not Phase.STANDBY or holding.try_at_ns is None or holding.try_at_ns > now_ns:
+                continue
+            if now_ns < holding.not_before_ns:
+                holding.try_at_ns = holding.not_before_ns
+                continue
+            effects += self._try(key, holding, now_ns)
+        return effects
+
+    def _try(self, key: Key, holding: _Holding, now_ns: int) -> list[Effect]:
+        holding.try_at_ns = None
+        if not self._is_ready(holding):
+            return []
+        self._releases.pop(key, None)
+        holding.phase = Phase.ACQUIRING
+        holding.attempts = 0
+        holding.min_round = self._round
+        holding.free.clear()
+        self._propose(holding, holding.known_term + 1)
+        return self._attempt(key, holding, now_ns)
+
+    def _propose(self, holding: _Holding, term: int) -> None:
+        """Ask under this term from now on; answers under another one do not count (rule 6)."""
+        holding.term = term
+        holding.acks_ns.clear()
+        holding.denied_by.clear()
+        holding.deadline_ns = 0
+
+    def _attempt(self, key: Key, holding: _Holding, now_ns: int) -> list[Effect]:
+        holding.attempts += 1
+        holding.retry_at_ns = now_ns + _RETRY_NS
+        return self._request(now_ns, wants=(Want(key, holding.term),), polls=self._polls())
+
+    def _retry_due(self, now_ns: int) -> list[Effect]:
+        effects: list[Effect] = []
+        for key, holding in self._holdings.items():
+            if holding.phase is not Phase.ACQUIRING or holding.retry_at_ns > now_ns:
+                continue
+            if holding.attempts >= _ATTEMPTS:
+                effects += self._give_up(key, holding, now_ns)
+            else:
+                effects += self._attempt(key, holding, now_ns)
+        return effects
+
+    # Asking and being answered -------------------------------------------------------------------
+
+    def _polls(self) -> tuple[Key, ...]:
+        return tuple(
+            key for key, h in self._holdings.items() if h.phase is Phase.STANDBY and self._is_ready(h)
+        )
+
+    def _heartbeat(self, now_ns: int) -> list[Effect]:
+        """Renew everything at once; an owner that is behind renews three times as fast."""
+        timing = self._timing
+        behind_ns = timing.lease_ns - int(_BEHIND_HEARTBEATS * timing.heartbeat_ns)
+        margin_ns = self.margin_ns(now_ns)
+        pace = _CATCH_UP if margin_ns is not None and margin_ns < behind_ns else 1.0
+        jitter = 1 - _HEARTBEAT_JITTER + 2 * _HEARTBEAT_JITTER * self._random.random()
+        self._next_heartbeat_ns = now_ns + int(timing.heartbeat_ns * jitter * pace)
+        wants = tuple(
+            Want(key, h.term)
+            for key, h in self._holdings.items()
+            if h.phase in (Phase.ACQUIRING, Phase.OWNER)
+        )
+        return self._request(now_ns, wants=wants, polls=self._polls())
+
+    def _request(self, now_ns: int, *, wants: tuple[Want, ...], polls: tuple[Key, ...]) -> list[Effect]:
+        self._round += 1
+        request = Request(self._round, now_ns, wants, polls)
+        return [Send(witness, request) for witness in self._witnesses]
+
+    def _on_ack(self, witness: str, ack: Ack, now_ns: int) -> list[Effect]:
+        if ack.incarnation != self._incarnation or witness not in self._witnesses:
+            return []
+        effects: list[Effect] = []
+        for granted in ack.granted:
+            effects += self._on_granted(witness, ack, granted, now_ns)
+        for denied in ack.denied:
+            effects += self._on_denied(witness, ack, denied, now_ns)
+        for free in ack.free:
+            self._on_free(witness, free, now_ns)
+        return effects
+
+    def _on_granted(self, witness: str, ack: Ack, granted: Granted, now_ns: int) -> list[Effect]:
+        holding = self._holdings.get(granted.key)
+        if holding is None or holding.phase not in (Phase.ACQUIRING, Phase.OWNER):
+            return []
+        if ack.round <= holding.min_round or granted.term != holding.term:
+            return []
+        holding.denied_by.discard(witness)
+        holding.standby = granted.standby
+        holding.acks_ns[witness] = max(ack.sent_at_ns, holding.acks_ns.get(witness, 0))
+        deadline_ns = self._quorum_deadline_ns(holding)
+        if deadline_ns <= holding.deadline_ns:
+            return []
+        holding.deadline_ns = deadline_ns
+        if holding.phase is Phase.OWNER:
+            return [Extend(granted.key, deadline_ns)]
+        if deadline_ns - now_ns <= self._timing.lease_ns // 4:
+            return []  # too little is left of it to be worth opening
+        holding.phase = Phase.OWNER
+        assert holding.origin is not None
+        return [Open(granted.key, deadline_ns, holding.term, holding.origin)]
+
+    def _on_denied(self, witness: str, ack: Ack, denied: Denied, now_ns: int) -> list[Effect]:
+        holding = self._holdings.get(denied.key)
+        if holding is None or holding.phase is not Phase.ACQUIRING or ack.round <= holding.min_round:
+            return []
+        holding.known_term = max(holding.known_term, denied.term)
+        if denied.holder is None:
+            if denied.term < holding.term:
+                return []  # it was about an earlier proposal of this attempt
+            self._propose(holding, denied.term + 1)
+            return self._attempt(denied.key, holding, now_ns)
+        holding.denied_by.add(witness)
+        if self._is_majority(len(self._witnesses) - len(holding.denied_by)):
+            return []
+        return self._give_up(denied.key, holding, now_ns)  # cannot win this round: give back what we got
+
+    def _quorum_deadline_ns(self, holding: _Holding) -> int:
+        """Rule 1: T after the majority-th newest of the requests that were granted; 0 without a majority."""
+        sent_at_ns = sorted(holding.acks_ns.values(), reverse=True)
+        majority = len(self._witnesses) // 2 + 1
+        return sent_at_ns[majority - 1] + self._timing.lease_ns if len(sent_at_ns) >= majority else 0
+
+    def _is_majority(self, count: int) -> bool:
+        return count > len(self._witnesses) // 2

@@ -1,0 +1,274 @@
+"""A witness: grants each address set to one holder at a time, for Tw, and remembers nothing on disk.
+
+The rules (numbers as in docs/protocol.md):
+
+ 2. a grant is dated from a clock read after the request was in hand, so it never ends too early;
+ 3. it stands until Tw has passed on this clock, or its holder released it;
+ 5. a (re)started witness stays silent for at least Tw: by then every grant that it has forgotten is over;
+ 7. a release older than the newest granted request is ignored, and so is a request older than a release;
+14a. a new grant needs a term above every term that this witness ever granted.
+
+A request counts only once and in order: what is not newer than the newest (incarnation, round) of its
+sender is dropped. When a grant ends, the standbys are told at once (Offer), each with its rank in the
+succession; a release may name the successor, and the address set is then kept for that one for a moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from vipagent.lease import Send
+from vipagent.messages import (
+    Ack,
+    Denied,
+    Free,
+    Granted,
+    Key,
+    Offer,
+    Release,
+    Released,
+    Request,
+    ToWitness,
+    Want,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from vipagent.lease import LeaseTiming
+
+_POLL_FRESH_HEARTBEATS: Final = 2.5
+_RESERVED_HEARTBEATS: Final = 2
+_ELECTED_ALONE_HEARTBEATS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """An address set's candidates in the order in which they should have it.
+
+    `elected` is the operator's choice; right after the witness first hears of the address set it is
+    offered to that one alone. `observed_term` is a floor for the witness's memory of terms.
+    """
+
+    order: tuple[str, ...]
+    elected: str | None = None
+    observed_term: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Who holds an address set, under which term, until when on this witness's clock."""
+
+    holder: str
+    incarnation: int
+    round: int
+    term: int
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Former:
+    holder: str
+    ended_ns: int
+    was_released: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Reservation:
+    successor: str
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Stance:
+    """What a candidate said last: when, and for which address sets it stands by."""
+
+    at_ns: int
+    polls: frozenset[Key]
+
+
+class Witness:
+    """The witness role of one keeper in one domain. It does no I/O: `now_ns` goes in, `Send`s come out."""
+
+    def __init__(self, *, me: str, timing: LeaseTiming, now_ns: int) -> None:
+        self._me = me
+        self._timing = timing
+        self._silent_until_ns = now_ns + timing.silence_ns
+        self._rosters: dict[Key, Roster] = {}
+        self._known_since_ns: dict[Key, int] = {}
+        self._grants: dict[Key, Grant] = {}
+        self._terms: dict[Key, int] = {}
+        self._formers: dict[Key, _Former] = {}
+        self._reservations: dict[Key, _Reservation] = {}
+        self._newest: dict[str, tuple[int, int]] = {}
+        self._stances: dict[str, _Stance] = {}
+
+    @property
+    def grants(self) -> Mapping[Key, Grant]:
+        """What is granted now."""
+        return self._grants
+
+    def assign(self, rosters: Mapping[Key, Roster], now_ns: int) -> None:
+        """Take over the address sets of the newest plan.
+
+        What is no longer planned is granted to nobody any more; its standing grant runs out by itself.
+        """
+        self._rosters = dict(rosters)
+        self._known_since_ns = {key: self._known_since_ns.get(key, now_ns) for key in rosters}
+
+    def heard(self, now_ns: int, within_ns: int) -> frozenset[str]:
+        """Everyone who said something within that time."""
+        return frozenset(node for node, stance in self._stances.items() if now_ns - stance.at_ns <= within_ns)
+
+    @property
+    def deadline_ns(self) -> int | None:
+        """When `expire` has something to do; None while nothing is granted."""
+        return min((grant.until_ns for grant in self._grants.values()), default=None)
+
+    def receive(self, sender: str, incarnation: int, message: ToWitness, now_ns: int) -> list[Send]:
+        """Answer a request or take note of a release."""
+        sends = self.expire(now_ns)
+        match message:
+            case Request():
+                sends += self._on_request(sender, incarnation, message, now_ns)
+            case Release():
+                sends += self._on_release(sender, incarnation, message, now_ns)
+        return sends
+
+    def expire(self, now_ns: int) -> list[Send]:
+        """End the grants whose time has passed, and offer their address sets."""
+        over = [key for key, grant in self._grants.items() if grant.until_ns <= now_ns]
+        for key in over:
+            grant = self._grants.pop(key)
+            self._formers[key] = _Former(grant.holder, grant.until_ns, was_released=False)
+        return self._offers(over, now_ns)
+
+    def _on_request(self, sender: str, incarnation: int, request: Request, now_ns: int) -> list[Send]:
+        if (incarnation, request.round) <= self._newest.get(sender, (-1, -1)):
+            return []
+        self._newest[sender] = (incarnation, request.round)
+        self._stances[sender] = _Stance(now_ns, frozenset(request.polls))
+        if now_ns < self._silent_until_ns:
+            return []
+        granted: list[Granted] = []
+        denied: list[Denied] = []
+        for want in request.wants:
+            if want.key not in self._rosters:
+                continue
+            refusal = self._refusal(sender, incarnation, want, now_ns)
+            if refusal is not None:
+                denied.append(refusal)
+                continue
+            until_ns = now_ns + self._timing.grant_ns
+            self._grants[want.key] = Grant(sender, incarnation, request.round, want.term, until_ns)
+            self._terms[want.key] = want.term
+            self._reservations.pop(want.key, None)
+            granted.append(Granted(want.key, want.term, self._best_standby(want.key, sender, now_ns)))
+        free = [offer for key in request.polls if (offer := self._free(key, sender, now_ns)) is not None]
+        answer = Ack(
+            incarnation=incarnation,
+            round=request.round,
+            sent_at_ns=request.sent_at_ns,
+            granted=tuple(granted),
+            denied=tuple(denied),
+            free=tuple(free),
+        )
+        return [Send(sender, answer)]
+
+    def _refusal(self, sender: str, incarnation: int, want: Want, now_ns: int) -> Denied | None:
+        term = self._known_term(want.key)
+        grant = self._grants.get(want.key)
+        if grant is not None and grant.holder != sender:
+            return Denied(want.key, grant.holder, term)
+        reserved_for = self._reserved_for(want.key, now_ns)
+        if reserved_for is not None and reserved_for != sender:
+            return Denied(want.key, reserved_for, term)
+        if grant is not None and (grant.incarnation, grant.term) == (incarnation, want.term):
+            return None
+        is_above_all = want.term > self._terms.get(want.key, 0)
+        is_current = (
+            want.term >= self._rosters[want.key].observed_term
+        )  # the owner of before our restart has it
+        return None if is_above_all and is_current else Denied(want.key, None, term)
+
+    def _on_release(self, sender: str, incarnation: int, release: Release, now_ns: int) -> list[Send]:
+        said = (incarnation, release.round)
+        self._newest[sender] = max(self._newest.get(sender, (-1, -1)), said)
+        sends = [Send(sender, Released(incarnation, release.round, release.key))]
+        grant = self._grants.get(release.key)
+        if grant is None or grant.holder != sender or said < (grant.incarnation, grant.round):
+            return sends
+        del self._grants[release.key]
+        self._formers[release.key] = _Former(sender, now_ns, was_released=True)
+        if release.successor is not None:
+            until_ns = now_ns + _RESERVED_HEARTBEATS * self._timing.heartbeat_ns
+            self._reservations[release.key] = _Reservation(release.successor, until_ns)
+        return sends + self._offers([release.key], now_ns)
+
+    def _offers(self, keys: Iterable[Key], now_ns: int) -> list[Send]:
+        offers: dict[str, list[Free]] = {}
+        for key in keys:
+            roster = self._rosters.get(key)
+            for candidate in roster.order if roster is not None else ():
+                if self._stands_by(candidate, key, now_ns):
+                    free = self._free(key, candidate, now_ns)
+                    if free is not None:
+                        offers.setdefault(candidate, []).append(free)
+        return [Send(candidate, Offer(tuple(free))) for candidate, free in offers.items()]
+
+    def _free(self, key: Key, asker: str, now_ns: int) -> Free | None:
+        """What to tell a standby; None while the address set is not free for it."""
+        roster = self._rosters.get(key)
+        if roster is None or key in self._grants:
+            return None
+        reserved_for = self._reserved_for(key, now_ns)
+        if reserved_for is not None:
+            rank = 0 if reserved_for == asker else None
+        elif self._is_for_elected_alone(key, roster, now_ns):
+            rank = 0 if roster.elected == asker else None
+        else:
+            rank = self._rank(key, roster, asker, now_ns)
+        if rank is None:
+            return None
+        former = self._formers.get(key)
+        return Free(
+            key=key,
+            rank=rank,
+            term=self._known_term(key),
+            former=former.holder if former else None,
+            lapsed_ns=now_ns - former.ended_ns if former else 0,
+            was_released=former is not None and former.was_released,
+        )
+
+    def _known_term(self, key: Key) -> int:
+        return max(self._terms.get(key, 0), self._rosters[key].observed_term)
+
+    def _rank(self, key: Key, roster: Roster, asker: str, now_ns: int) -> int | None:
+        if asker not in roster.order:
+            return None
+        better = roster.order[: roster.order.index(asker)]
+        return sum(self._stands_by(candidate, key, now_ns) for candidate in better)
+
+    def _is_for_elected_alone(self, key: Key, roster: Roster, now_ns: int) -> bool:
+        if roster.elected is None or key in self._formers:
+            return False
+        return now_ns - self._known_since_ns[key] < _ELECTED_ALONE_HEARTBEATS * self._timing.heartbeat_ns
+
+    def _best_standby(self, key: Key, holder: str, now_ns: int) -> str | None:
+        for candidate in self._rosters[key].order:
+            if candidate != holder and self._stands_by(candidate, key, now_ns):
+                return candidate
+        return None
+
+    def _stands_by(self, candidate: str, key: Key, now_ns: int) -> bool:
+        stance = self._stances.get(candidate)
+        if stance is None or key not in stance.polls:
+            return False
+        return now_ns - stance.at_ns < _POLL_FRESH_HEARTBEATS * self._timing.heartbeat_ns
+
+    def _reserved_for(self, key: Key, now_ns: int) -> str | None:
+        reservation = self._reservations.get(key)
+        if reservation is None or reservation.until_ns <= now_ns:
+            return None
+        return reservation.successor
