@@ -1,0 +1,41 @@
+"""The values in force where a spec says nothing, as `status.effective` shows them.
+
+The API has no defaults in specs; what a spec leaves out is told in its field's description and shown
+here, so that nobody has to guess what runs.
+"""
+
+from __future__ import annotations
+
+from vipapi import timing
+from vipapi.resources import (
+    FailoverDomainEffective,
+    FailoverDomainSpec,
+    VirtualIPEffective,
+    VirtualIPSpec,
+)
+
+
+def of_virtual_ip(spec: VirtualIPSpec) -> VirtualIPEffective:
+    """Return what holds for a VirtualIP."""
+    return VirtualIPEffective(
+        domain=spec.domain,
+        failback_policy=spec.failback.policy,
+        failback_delay_seconds=spec.failback.delay_seconds,
+        announcement_count=spec.announcement.count,
+        announcement_refresh_seconds=spec.announcement.refresh_seconds,
+        on_quorum_loss=spec.on_quorum_loss,
+    )
+
+
+def of_domain(spec: FailoverDomainSpec) -> FailoverDomainEffective:
+    """Return what holds for a domain; raises `ValueError` for unsafe times, as `timing.effective` does."""
+    times = timing.effective(spec)
+    return FailoverDomainEffective(
+        heartbeat_port=spec.heartbeat.port,
+        heartbeat_milliseconds=times.heartbeat_ms,
+        lease_milliseconds=times.lease_ms,
+        grant_milliseconds=times.grant_ms,
+        silence_milliseconds=times.silence_ms,
+        witness_count=spec.witnesses.count,
+        secret_name=spec.key.secret_name,
+    )

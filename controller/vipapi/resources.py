@@ -1,0 +1,414 @@
+"""What the resources of `vipkeeper.io/v1alpha1` say, as typed, frozen structs.
+
+`parse` turns an object as the API server gives it (a dict of JSON) into the struct of its kind. The
+schemas in `crds/` and these structs are held to each other field by field by a test. Reading is
+tolerant of fields it does not know, so that a controller older than the CRDs still works, and
+strict about the type and the choice of those it does.
+
+A spec has no defaults in the API (they would make GitOps diffs). Here an absent field reads as its
+effective value, which is what its description promises: `spec.failback.policy` is always there. The
+status structs are also what is written back: their absent fields are left out.
+
+`VIPNode.status` is the keeper's report (`vipapi.nodestatus`) without the node's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from vipapi.conditions import Condition
+from vipapi.healthchecks import HealthCheck
+from vipapi.nodestatus import DomainStatus, HoldingStatus, InterfaceStatus, Problem, Report
+from vipapi.selectors import LabelSelector
+
+GROUP = "vipkeeper.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+FINALIZER = f"{GROUP}/release"
+
+
+class ObjectMeta(msgspec.Struct, frozen=True, rename="camel"):
+    """The part of an object's metadata that decisions need."""
+
+    name: str
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+    finalizers: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+
+    @property
+    def is_deleting(self) -> bool:
+        """Whether somebody asked for the object's deletion."""
+        return self.deletion_timestamp is not None
+
+
+# ---- VirtualIP
+
+
+class Candidate(msgspec.Struct, frozen=True, rename="camel"):
+    """Nodes that may hold the addresses, by name or by labels; the first entry that fits a node counts."""
+
+    node_name: str | None = None
+    node_selector: LabelSelector | None = None
+    priority: int = 100
+
+    def __post_init__(self) -> None:
+        if (self.node_name is None) == (self.node_selector is None):
+            raise ValueError("must have exactly one of `nodeName` and `nodeSelector`")
+
+
+class Failback(msgspec.Struct, frozen=True, rename="camel"):
+    """What happens when a better node is healthy again."""
+
+    policy: Literal["Manual", "Automatic"] = "Manual"
+    delay_seconds: int = 300
+
+
+class Announcement(msgspec.Struct, frozen=True, rename="camel"):
+    """How the network is told where the addresses are."""
+
+    count: int = 5
+    refresh_seconds: int = 60
+
+
+class Spread(msgspec.Struct, frozen=True, rename="camel"):
+    """VirtualIPs of one group keep apart while enough nodes are eligible."""
+
+    group: str
+
+
+class VirtualIPSpec(msgspec.Struct, frozen=True, rename="camel"):
+    """What the user wants: see the CRD's descriptions. `vipapi.addresses` reads the addresses."""
+
+    addresses: tuple[str, ...]
+    domain: str = "default"
+    interface: str | None = None
+    candidates: tuple[Candidate, ...] = ()
+    failback: Failback = Failback()
+    health_checks: tuple[HealthCheck, ...] = ()
+    announcement: Announcement = Announcement()
+    spread: Spread | None = None
+    on_quorum_loss: Literal["Release"] = "Release"
+    suspend: bool = False
+
+    def __post_init__(self) -> None:
+        for check in self.health_checks:
+            probes = (check.http_get, check.tcp_socket, check.icmp, check.exec, check.link)
+            if sum(probe is not None for probe in probes) != 1:
+                raise ValueError(
+                    f"the health check `{check.name}` must have exactly one probe of a kind known here"
+                )
+
+
+class Election(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The standing order: obeyed only while the lease is at `based_on_term`."""
+
+    based_on_term: int
+    owner: str | None = None
+    succession: tuple[str, ...] = ()
+
+
+class CandidateStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """One candidate in the last decision: whether it could hold the addresses, and why."""
+
+    node_name: str
+    eligible: bool
+    reason: str
+    message: str
+    score: int | None = None
+
+
+class LastFailover(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The last change of owner."""
+
+    to: str
+    reason: str
+    term: int
+    started_at: datetime
+    duration_milliseconds: int | None = None
+    from_node: str | None = msgspec.field(name="from", default=None)
+
+
+class VirtualIPEffective(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The values in force where the spec says nothing."""
+
+    domain: str
+    failback_policy: str
+    failback_delay_seconds: int
+    announcement_count: int
+    announcement_refresh_seconds: int
+    on_quorum_loss: str
+
+
+class VirtualIPStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What the controller found: `owner` and `term` are observed, `election` is the order."""
+
+    observed_generation: int = -1
+    owner: str | None = None
+    term: int | None = None
+    election: Election | None = None
+    candidates: tuple[CandidateStatus, ...] = ()
+    last_failover: LastFailover | None = None
+    effective: VirtualIPEffective | None = None
+    conditions: tuple[Condition, ...] = ()
+
+
+class VirtualIP(msgspec.Struct, frozen=True, rename="camel"):
+    """One or more addresses that live together on exactly one healthy node."""
+
+    metadata: ObjectMeta
+    spec: VirtualIPSpec
+    status: VirtualIPStatus = VirtualIPStatus()
+
+
+# ---- FailoverDomain
+
+
+class Heartbeat(msgspec.Struct, frozen=True, rename="camel"):
+    """Where the keepers talk: an interface (absent: that of the node's InternalIP) and a UDP port."""
+
+    interface: str | None = None
+    port: int = 7946
+
+
+class DomainTiming(msgspec.Struct, frozen=True, rename="camel"):
+    """All four lease times in place of a profile; `vipapi.timing` turns either into what is in force."""
+
+    heartbeat_milliseconds: int
+    lease_milliseconds: int
+    grant_milliseconds: int
+    silence_milliseconds: int
+
+
+class Witnesses(msgspec.Struct, frozen=True, rename="camel"):
+    """How many nodes vote, and which may."""
+
+    count: int = 3
+    node_selector: LabelSelector = LabelSelector()
+
+
+class HeartbeatKey(msgspec.Struct, frozen=True, rename="camel"):
+    """The Secret, in the operator's namespace, whose keys authenticate the heartbeats."""
+
+    secret_name: str = "vipkeeper-heartbeat"  # noqa: S105 -- the Secret's name
+
+
+class FailoverDomainSpec(msgspec.Struct, frozen=True, rename="camel"):
+    """What the user wants of a domain; empty `allowed_addresses` allow every address."""
+
+    node_selector: LabelSelector = LabelSelector()
+    allowed_addresses: tuple[str, ...] = ()
+    heartbeat: Heartbeat = Heartbeat()
+    profile: Literal["Fast", "Balanced", "Relaxed"] | None = None
+    timing: DomainTiming | None = None
+    witnesses: Witnesses = Witnesses()
+    key: HeartbeatKey = HeartbeatKey()
+
+    def __post_init__(self) -> None:
+        if self.profile is not None and self.timing is not None:
+            raise ValueError("must have only one of `profile` and `timing`")
+
+
+class DomainNode(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A node of a domain and the address that its keeper's heartbeats come from and go to."""
+
+    node_name: str
+    address: str
+
+
+class FailoverDomainEffective(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The values in force where the spec says nothing."""
+
+    heartbeat_port: int
+    heartbeat_milliseconds: int
+    lease_milliseconds: int
+    grant_milliseconds: int
+    silence_milliseconds: int
+    witness_count: int
+    secret_name: str
+
+
+class FailoverDomainStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What the controller found; epoch 0 (absent) means that no witnesses are chosen yet."""
+
+    observed_generation: int = -1
+    epoch: int = 0
+    config_hash: str = ""
+    witnesses: tuple[DomainNode, ...] = ()
+    members: tuple[DomainNode, ...] = ()
+    effective: FailoverDomainEffective | None = None
+    conditions: tuple[Condition, ...] = ()
+
+
+class FailoverDomain(msgspec.Struct, frozen=True, rename="camel"):
+    """Nodes that share a layer-2 segment."""
+
+    metadata: ObjectMeta
+    spec: FailoverDomainSpec = FailoverDomainSpec()
+    status: FailoverDomainStatus = FailoverDomainStatus()
+
+
+# ---- Switchover
+
+
+class VirtualIPRef(msgspec.Struct, frozen=True, rename="camel"):
+    """A VirtualIP by name."""
+
+    name: str
+
+
+class SwitchoverSpec(msgspec.Struct, frozen=True, rename="camel"):
+    """One move: which VirtualIP, to which node."""
+
+    to: str
+    virtual_ip_ref: VirtualIPRef = msgspec.field(name="virtualIPRef")
+    type: Literal["Move"] = "Move"
+
+
+class SwitchoverStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What came of it."""
+
+    observed_generation: int = -1
+    from_node: str | None = msgspec.field(name="from", default=None)
+    to: str | None = None
+    outage_milliseconds: int | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    conditions: tuple[Condition, ...] = ()
+
+
+class Switchover(msgspec.Struct, frozen=True, rename="camel"):
+    """One planned move: requested, carried out, its result kept."""
+
+    metadata: ObjectMeta
+    spec: SwitchoverSpec
+    status: SwitchoverStatus = SwitchoverStatus()
+
+
+# ---- VIPNode
+
+
+class VIPNodeStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The keeper's report without the node's name; a fresh object has an empty one."""
+
+    observed_generation: int = -1
+    version: str = ""
+    incarnation: int = 0
+    candidacy: Literal["Candidate", "WitnessOnly"] | None = None
+    interfaces: tuple[InterfaceStatus, ...] = ()
+    domains: tuple[DomainStatus, ...] = ()
+    virtual_ips: tuple[HoldingStatus, ...] = msgspec.field(name="virtualIPs", default=())
+    problems: tuple[Problem, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+
+
+class VIPNode(msgspec.Struct, frozen=True, rename="camel"):
+    """What one node sees and holds; its name is the node's."""
+
+    metadata: ObjectMeta
+    status: VIPNodeStatus = VIPNodeStatus()
+
+
+def node_status(report: Report, *, generation: int, conditions: tuple[Condition, ...]) -> VIPNodeStatus:
+    """Return the VIPNode status that tells this report."""
+    return VIPNodeStatus(
+        observed_generation=generation,
+        version=report.version,
+        incarnation=report.incarnation,
+        candidacy=report.candidacy,
+        interfaces=report.interfaces,
+        domains=report.domains,
+        virtual_ips=report.virtual_ips,
+        problems=report.problems,
+        conditions=conditions,
+    )
+
+
+# ---- core/v1 Node
+
+
+class NodeAddress(msgspec.Struct, frozen=True, rename="camel"):
+    """One address that the kubelet reported."""
+
+    type: str
+    address: str
+
+
+class NodeSpec(msgspec.Struct, frozen=True, rename="camel"):
+    """Whether the node is cordoned."""
+
+    unschedulable: bool = False
+
+
+class NodeStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """The node's addresses."""
+
+    addresses: tuple[NodeAddress, ...] = ()
+
+
+class Node(msgspec.Struct, frozen=True, rename="camel"):
+    """A core/v1 Node, as far as vipkeeper reads it."""
+
+    metadata: ObjectMeta
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+    @property
+    def is_cordoned(self) -> bool:
+        """Whether `kubectl cordon` or `drain` was said."""
+        return self.spec.unschedulable
+
+    @property
+    def internal_addresses(self) -> tuple[str, ...]:
+        """The node's InternalIPs, in the kubelet's order, preferred first."""
+        return tuple(entry.address for entry in self.status.addresses if entry.type == "InternalIP")
+
+
+Resource = VirtualIP | FailoverDomain | Switchover | VIPNode | Node
+Kind = TypeVar("Kind", VirtualIP, FailoverDomain, Switchover, VIPNode, Node)
+
+_PLACE = re.compile(r"^(?P<reason>.*?)(?: - at `\$\.?(?P<place>.*)`)?$", re.DOTALL)
+
+
+def parse(kind: type[Kind], obj: Mapping[str, Any]) -> Kind:
+    """Read an object of the API server into the struct of its kind: `parse(VirtualIP, body)`.
+
+    Raises `ValueError` that names the object, the place in it and the reason.
+    """
+    try:
+        return msgspec.convert(_without_nulls(obj), type=kind)
+    except msgspec.ValidationError as error:
+        found = _PLACE.match(str(error))
+        assert found is not None
+        place = found["place"] or "the object"
+        raise ValueError(f"{kind.__name__} {_name(obj)}: {place}: {found['reason']}") from error
+
+
+def to_dict(status: msgspec.Struct) -> dict[str, Any]:
+    """Return a status struct as JSON-ready dicts and lists, for a server-side apply."""
+    builtins = msgspec.to_builtins(status)
+    assert isinstance(builtins, dict)
+    return builtins
+
+
+def _without_nulls(value: Any) -> Any:
+    """Kubernetes reads an explicit null as an absent field, and so do we."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
+
+
+def _name(obj: Mapping[str, Any]) -> str:
+    metadata = obj.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    return name if isinstance(name, str) else "(without a name)"
