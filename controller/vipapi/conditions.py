@@ -115,6 +115,8 @@ class Reason(enum.StrEnum):
     """No node-agent of vipkeeper has reported from the node."""
     AGENT_UNREACHABLE = "AgentUnreachable"
     """A majority of the witnesses does not hear the node's keeper."""
+    NOT_REPORTED = "NotReported"
+    """The node's keeper has not reported on this VirtualIP yet."""
     CHECK_FAILED = "CheckFailed"
     """A required health check fails on the node."""
     CHECK_PENDING = "CheckPending"

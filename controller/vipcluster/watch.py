@@ -1,0 +1,280 @@
+"""The door to the API server for watching: the only module that imports kopf.
+
+kopf streams the changes; what there is stands in our own `Shelf` of each resource. kopf is used for
+nothing else, because everything else it offers writes: its `on.create/update/delete` copy specs into
+annotations, daemons and timers add finalizers, indexes make start-up superlinear, return values land
+in status. `on.event` handlers that return nothing write nothing at all.
+
+Three threads stand behind a `Watch`: kopf's, with an event loop of its own; one that lists; and the
+callers', who take `documents` and `wait` for news. Listing is ours for two reasons. A change says
+nothing about completeness, and nothing may be called missing before the first complete listing. And
+kopf does not tell of objects that were deleted while it was away: when the server has forgotten the
+version to resume from (always, when the server itself was restarted), kopf lists anew and shows what
+is there, not what is gone. So whenever kopf lists, so do we, and besides once a minute in any case.
+
+An API server that is away is waited for: kopf retries every half second, is started anew when it gives
+up, and the lists are retried every second. What does not heal is told as `failure`: a refusal by
+RBAC, or a kind that is not installed, that lasts longer than `PATIENCE_S`. A process that cannot see
+should end and say why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import kopf
+
+from vipcluster.client import ApiError, Forbidden, NotFound
+from vipcluster.store import Shelf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vipcluster.client import Cluster, Connection, Resource
+    from vipcluster.store import Document
+
+RESYNC_S = 60.0
+RETRY_S = 1.0
+PATIENCE_S = 10.0
+RECONNECT_S = 0.5
+
+_logger = logging.getLogger(__name__)
+
+
+class Watch:
+    """Keeps a `Shelf` for each resource up to date.
+
+    Namespaced resources are watched in `namespace` only. `on_news` is called, from threads of the
+    watch, whenever `wait` would return: for callers that wait in an event loop of their own.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        resources: Sequence[Resource],
+        *,
+        namespace: str = "",
+        resync_s: float = RESYNC_S,
+        on_news: Callable[[], None] | None = None,
+    ) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._resync_s = resync_s
+        self._on_news = on_news
+        self._changed = threading.Condition()
+        self._shelves = {resource: Shelf() for resource in resources}
+        self._has_news = False
+        self._to_list = set(resources)
+        self._failure: ApiError | None = None
+        self._is_stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._stop_kopf: Callable[[], None] | None = None
+
+    def start(self) -> None:
+        """Begin to list and to watch."""
+        for target in (self._keep_listing, self._keep_watching):
+            thread = threading.Thread(target=target, name=f"watch{target.__name__}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End both threads; returns when they have ended, or after the timeout (they are daemons)."""
+        self._is_stopping.set()
+        with self._changed:
+            stop_kopf = self._stop_kopf
+            self._changed.notify_all()
+        if stop_kopf is not None:
+            stop_kopf()
+        for thread in self._threads:
+            thread.join(timeout_s)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the first complete listing of every resource has arrived."""
+        with self._changed:
+            return all(shelf.is_complete for shelf in self._shelves.values())
+
+    @property
+    def failure(self) -> ApiError | None:
+        """What keeps the watch from seeing and will not heal by itself; None while all is well."""
+        with self._changed:
+            return self._failure
+
+    def documents(self, resource: Resource) -> tuple[Document, ...]:
+        """Return every object of a resource, in the order of their names. Not to be modified."""
+        with self._changed:
+            return self._shelves[resource].documents()
+
+    def put(self, resource: Resource, document: Document) -> None:
+        """Take in an object that the API server answered a write with, ahead of the watch."""
+        with self._changed:
+            self._shelves[resource].put(document)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until there is news since the last call; returns whether there was."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_news or self._is_stopping.is_set(), timeout_s)
+            news, self._has_news = self._has_news, False
+            return news
+
+    def wake(self) -> None:
+        """Make `wait` return now."""
+        with self._changed:
+            self._tell()
+
+    def relist(self) -> None:
+        """List every resource anew, soon."""
+        with self._changed:
+            self._to_list.update(self._shelves)
+            self._changed.notify_all()
+
+    def _tell(self) -> None:
+        self._has_news = True
+        self._changed.notify_all()
+        if self._on_news is not None:
+            self._on_news()
+
+    def _keep_listing(self) -> None:
+        failing_since: float | None = None
+        next_resync = time.monotonic() + self._resync_s
+        while not self._is_stopping.is_set():
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: bool(self._to_list) or self._is_stopping.is_set(), next_resync - time.monotonic()
+                )
+                if time.monotonic() >= next_resync:
+                    self._to_list.update(self._shelves)
+                wanted, self._to_list = sorted(self._to_list), set()
+            if time.monotonic() >= next_resync:
+                next_resync = time.monotonic() + self._resync_s
+            try:
+                while wanted and not self._is_stopping.is_set():
+                    self._list(wanted[-1])
+                    wanted.pop()
+            except ApiError as error:
+                failing_since = self._judge(error, failing_since)
+                self._is_stopping.wait(RETRY_S)
+                with self._changed:
+                    self._to_list.update(wanted)
+            else:
+                failing_since = None
+
+    def _list(self, resource: Resource) -> None:
+        listing = self._cluster.list(resource, namespace=self._namespace if resource.is_namespaced else "")
+        with self._changed:
+            self._failure = None
+            if self._shelves[resource].replace(listing.documents, listing.version):
+                self._tell()
+
+    def _judge(self, error: ApiError, failing_since: float | None) -> float | None:
+        """Log a failed listing once; make it the `failure` when it is of the lasting kind and has lasted."""
+        now = time.monotonic()
+        if failing_since is None:
+            _logger.warning("The watch is interrupted", extra={"error": str(error)})
+            failing_since = now
+        if isinstance(error, Forbidden | NotFound) and now - failing_since >= PATIENCE_S:
+            with self._changed:
+                self._failure = error
+                self._tell()
+        return failing_since
+
+    def _keep_watching(self) -> None:
+        while not self._is_stopping.is_set():
+            try:
+                asyncio.run(self._watch())
+            except Exception as error:  # noqa: BLE001 - whatever ended kopf, it is started anew; the lists judge
+                _logger.debug("The watch ended and is begun anew", extra={"error": repr(error)})
+            self._is_stopping.wait(RECONNECT_S)
+
+    async def _watch(self) -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+        def stop_kopf() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended already
+                loop.call_soon_threadsafe(stop.set)
+
+        with self._changed:
+            self._stop_kopf = stop_kopf
+            if self._is_stopping.is_set():
+                return
+        await kopf.operator(
+            registry=self._registry(),
+            settings=_settings(),
+            standalone=True,
+            stop_flag=stop,
+            clusterwide=not self._namespace,
+            namespaces=[self._namespace] if self._namespace else [],
+        )
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+
+        async def login(**_: Any) -> kopf.ConnectionInfo:
+            return _credentials(self._cluster.connection())
+
+        kopf.on.login(registry=registry)(login)
+        for resource in self._shelves:
+            kopf.on.event(
+                resource.group,
+                resource.version,
+                resource.plural,
+                registry=registry,
+                id=f"see-{resource.plural}",
+            )(self._seer(resource))
+        return registry
+
+    def _seer(self, resource: Resource) -> Callable[..., Any]:
+        async def see(event: kopf.RawEvent, **_: Any) -> None:
+            with self._changed:
+                self._see(resource, event["type"], dict(event["object"]))
+
+        return see
+
+    def _see(self, resource: Resource, change: str | None, document: Document) -> None:
+        shelf = self._shelves[resource]
+        news = shelf.remove(document) if change == "DELETED" else shelf.put(document)
+        if change is None and resource not in self._to_list:
+            # kopf has listed anew: it may have missed deletions.
+            self._to_list.add(resource)
+            self._changed.notify_all()
+        if news:
+            self._tell()
+
+
+def _credentials(connection: Connection) -> kopf.ConnectionInfo:
+    return kopf.ConnectionInfo(
+        server=connection.server,
+        ca_path=connection.ca_path,
+        ca_data=connection.ca_data,
+        certificate_path=connection.certificate_path,
+        private_key_path=connection.private_key_path,
+        token=connection.token,
+        insecure=connection.is_insecure,
+    )
+
+
+def _settings() -> kopf.OperatorSettings:
+    """Return kopf's settings: it reads, it never writes, and it comes back fast."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.peering.standalone = True
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 5
+    settings.networking.error_backoffs = [RECONNECT_S] * 20
+    settings.watching.server_timeout = 300
+    settings.watching.connect_timeout = 5
+    settings.watching.reconnect_backoff = 0.2
+    settings.watching.chunk_size = 500
+    settings.queueing.exit_timeout = 0.5
+    settings.execution.max_workers = 1
+    return settings
+
+
+# kopf logs every retry of every watch as an error; what matters of it, this module says once.
+logging.getLogger("kopf").setLevel(logging.CRITICAL)
