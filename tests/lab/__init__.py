@@ -1,0 +1,7 @@
+"""The lab: a real control plane and real nodes on one machine, with faults and with the truth seen from outside.
+
+`topology` makes the nodes, `controlplane` runs etcd and kube-apiserver, `agents` starts vipkeeper's
+own processes, `faults` breaks things, and the measuring processes (`prober`, `requester`, `capture`,
+`addresswatch`) write down what really happened; `analysis` reads it. `enclosure` is why nothing is
+left behind, whatever happens to the lab. `python -m lab` is the command.
+"""
