@@ -1,0 +1,198 @@
+"""The door to HTTP: one GET over asyncio's streams, its bytes read and written by h11.
+
+What passes: a status of `expectedStatuses`, by default any of 200 to 399; a redirect is an answer
+and is not followed. Where `bodyRegex` is given it must also be found somewhere in the first
+`BODY_BYTES` of the body, read as UTF-8; without it the body is not waited for.
+
+HTTPS follows the kubelet: the certificate is *not* verified, for a health check asks whether the
+service works, and its certificate seldom names 127.0.0.1. With `tlsServerName` it is: the name is
+sent as SNI and the certificate must be valid for it under the system's trusted authorities (those
+that OpenSSL finds; `SSL_CERT_FILE` names others).
+
+Nothing here can hold the event loop up. Sizes are bounded, by h11 for the header and here for the
+body. A regular expression can take exponential time on a body of forty bytes, and Python's engine
+knows no limit, so an interval timer looks at it every few milliseconds and ends it, by an exception
+from the signal's handler, once it has used `REGEX_CPU_S` of this thread's processor time. The signal
+is SIGALRM, and the loop must run in the main thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import re
+import signal
+import ssl
+import time
+from typing import TYPE_CHECKING
+
+import h11
+
+from vipagent.health import Result
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from vipapi.healthchecks import HTTPGet
+
+BODY_BYTES = 64 * 1024
+REGEX_CPU_S = 0.004
+_READ_BYTES = 16 * 1024
+_LOOK_S = 0.002
+# A body of one-byte chunks is thousands of events in one read; in between, the loop has other work.
+_EVENTS_A_TURN = 16
+
+
+def url(probe: HTTPGet) -> str:
+    """Return the address that is asked."""
+    host = probe.host or "127.0.0.1"
+    scheme = (probe.scheme or "HTTP").lower()
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{probe.port}{_path(probe)}"
+
+
+def _path(probe: HTTPGet) -> str:
+    path = probe.path or "/"
+    return path if path.startswith("/") else f"/{path}"
+
+
+async def get(probe: HTTPGet) -> Result:
+    """Ask once and judge the answer.
+
+    Waits as long as the server takes: the caller bounds the time. Raises `OSError` where there is no
+    connection (a failed TLS handshake is one, too).
+    """
+    host = probe.host or "127.0.0.1"
+    context = await _tls(probe)
+    try:
+        reader, writer = await asyncio.open_connection(
+            host,
+            probe.port,
+            ssl=context,
+            server_hostname=(probe.tls_server_name or host) if context else None,
+        )
+    except ssl.SSLCertVerificationError as error:
+        message = f"{url(probe)}: the certificate is not valid for {probe.tls_server_name}: "
+        return Result(is_ok=False, message=message + error.verify_message)
+    except ssl.SSLError as error:
+        return Result(is_ok=False, message=f"{url(probe)}: no TLS: {error.reason or error}")
+    try:
+        connection = h11.Connection(our_role=h11.CLIENT)
+        request = connection.send(_request(probe))
+        assert request is not None
+        writer.write(request + (connection.send(h11.EndOfMessage()) or b""))
+        return await _judge(probe, connection, reader)
+    except h11.ProtocolError as error:
+        return Result(is_ok=False, message=f"{url(probe)}: not HTTP: {error}")
+    finally:
+        writer.transport.abort()
+
+
+def _request(probe: HTTPGet) -> h11.Request:
+    host = probe.host or "127.0.0.1"
+    given = {header.name.lower() for header in probe.headers}
+    own = {
+        "Host": probe.tls_server_name or f"{f'[{host}]' if ':' in host else host}:{probe.port}",
+        "User-Agent": "vipkeeper-check",
+        "Accept": "*/*",
+        "Connection": "close",
+    }
+    headers = [(name, value) for name, value in own.items() if name.lower() not in given]
+    headers += [(header.name, header.value) for header in probe.headers]
+    return h11.Request(method="GET", target=_path(probe), headers=headers)
+
+
+async def _judge(probe: HTTPGet, connection: h11.Connection, reader: asyncio.StreamReader) -> Result:
+    response = await _next(connection, reader)
+    while isinstance(response, h11.InformationalResponse):
+        response = await _next(connection, reader)
+    if not isinstance(response, h11.Response):
+        return Result(is_ok=False, message=f"{url(probe)}: closed without an answer")
+    if not _is_expected(probe, response.status_code):
+        return Result(is_ok=False, message=f"{url(probe)}: status {response.status_code}")
+    if probe.body_regex is None:
+        return Result(is_ok=True)
+    body = bytearray()
+    for count in itertools.count(1):
+        event = await _next(connection, reader)
+        if not isinstance(event, h11.Data):
+            break
+        body += event.data
+        if len(body) >= BODY_BYTES:
+            break
+        if count % _EVENTS_A_TURN == 0:
+            await asyncio.sleep(0)
+    return _search(probe, probe.body_regex, body[:BODY_BYTES].decode(errors="replace"))
+
+
+async def _next(connection: h11.Connection, reader: asyncio.StreamReader) -> h11.Event | None:
+    """Return the next event, None where the server wants another protocol."""
+    while True:
+        event = connection.next_event()
+        if isinstance(event, h11.Event):
+            return event
+        if event is h11.PAUSED:
+            return None
+        connection.receive_data(await reader.read(_READ_BYTES))
+
+
+def _is_expected(probe: HTTPGet, status: int) -> bool:
+    if probe.expected_statuses:
+        return status in probe.expected_statuses
+    return 200 <= status < 400  # noqa: PLR2004 - HTTP's classes
+
+
+class _TooLongError(Exception):
+    pass
+
+
+def _search(probe: HTTPGet, pattern: str, body: str) -> Result:
+    try:
+        is_found = _bounded_search(pattern, body)
+    except re.error as error:
+        return Result(is_ok=False, message=f"bodyRegex is not a regular expression: {error}")
+    except _TooLongError:
+        message = f"bodyRegex takes more than {REGEX_CPU_S * 1000:.0f} ms on this body: make it simpler"
+        return Result(is_ok=False, message=message)
+    if is_found:
+        return Result(is_ok=True)
+    return Result(is_ok=False, message=f"{url(probe)}: the body does not match bodyRegex")
+
+
+def _bounded_search(pattern: str, text: str) -> bool:
+    began = time.thread_time()
+
+    def look(_number: int, _frame: FrameType | None) -> None:
+        if time.thread_time() - began > REGEX_CPU_S:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise _TooLongError
+
+    before = signal.signal(signal.SIGALRM, look)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, REGEX_CPU_S, _LOOK_S)
+        return re.search(pattern, text) is not None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if before is None else before)
+
+
+async def _tls(probe: HTTPGet) -> ssl.SSLContext | None:
+    if (probe.scheme or "HTTP") != "HTTPS":
+        return None
+    if probe.tls_server_name is None:
+        return _unverified()
+    # Reading the trusted authorities takes some 20 ms, too long for the event loop.
+    return await asyncio.get_running_loop().run_in_executor(None, _verified)
+
+
+@functools.cache
+def _unverified() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+@functools.cache
+def _verified() -> ssl.SSLContext:
+    return ssl.create_default_context()
