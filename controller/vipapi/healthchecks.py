@@ -85,8 +85,8 @@ class HealthCheck(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
 
     @property
     def timeout_ms(self) -> int:
-        """Effective timeout, 1000 ms unless said."""
-        return 1000 if self.timeout_milliseconds is None else self.timeout_milliseconds
+        """Effective timeout, 1000 ms or the period if that is shorter, unless said."""
+        return min(1000, self.period_ms) if self.timeout_milliseconds is None else self.timeout_milliseconds
 
     @property
     def fall(self) -> int:
@@ -106,6 +106,8 @@ class HealthCheck(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     @property
     def probe(self) -> Probe:
         """The one probe that is set."""
-        probes = [p for p in (self.http_get, self.tcp_socket, self.icmp, self.exec, self.link) if p is not None]
+        probes = [
+            p for p in (self.http_get, self.tcp_socket, self.icmp, self.exec, self.link) if p is not None
+        ]
         assert len(probes) == 1, self.name
         return probes[0]
