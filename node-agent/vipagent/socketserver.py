@@ -1,0 +1,78 @@
+"""The door to the courier: a unix socket on which plans arrive and reports leave, one JSON line each.
+
+The keeper serves; a courier that comes back is simply the newest. A line that is too long or not a
+plan is an error for whoever takes it, not for the connection's neighbours. A courier that does not
+read its reports is cut off rather than allowed to fill this process's memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+_LONGEST_LINE: Final = 16 << 20
+_UNREAD_BYTES: Final = 8 << 20
+
+
+class SocketServer:
+    """Serves couriers: hands every line to `take`, and the newest report to every courier."""
+
+    def __init__(self, path: Path, take: Callable[[bytes], Awaitable[None]]) -> None:
+        self._path = path
+        self._take = take
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._report: bytes | None = None
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        """Listen; replaces the socket of a keeper that is gone. Raises `OSError`."""
+        self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+        mask = os.umask(0o177)
+        try:
+            self._server = await asyncio.start_unix_server(self._serve, self._path, limit=_LONGEST_LINE)
+        finally:
+            os.umask(mask)
+
+    @property
+    def couriers(self) -> int:
+        """How many couriers are connected."""
+        return len(self._writers)
+
+    def publish(self, report: bytes) -> None:
+        """Send the report to whoever is connected, and first thing to whoever comes."""
+        self._report = report
+        for writer in list(self._writers):
+            if writer.transport.get_write_buffer_size() > _UNREAD_BYTES:
+                writer.transport.abort()
+            else:
+                writer.write(report + b"\n")
+
+    async def close(self) -> None:
+        """Stop serving and remove the socket."""
+        if self._server is not None:
+            self._server.close()
+        for writer in list(self._writers):
+            writer.close()
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            if self._report is not None:
+                writer.write(self._report + b"\n")
+            while line := await reader.readline():
+                await self._take(line)
+        except (ConnectionError, ValueError):
+            pass  # gone, or a line beyond every bound: it may come again
+        finally:
+            self._writers.discard(writer)
+            writer.close()

@@ -1,0 +1,72 @@
+"""The state folder: what a keeper finds again after a crash, a cut file or a full disk."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from vipagent.disk import Disk, PlanUnreadable
+from vipapi.nodeplan import Plan
+
+
+def test_a_stored_plan_is_found_again(tmp_path: Path) -> None:
+    plan = Plan(node="node-a", node_addresses=("192.0.2.1",))
+    Disk(tmp_path).store_plan(plan)
+    assert Disk(tmp_path).load_plan() == plan
+
+
+def test_a_folder_without_a_plan_has_none(tmp_path: Path) -> None:
+    assert Disk(tmp_path / "new").load_plan() is None
+
+
+@pytest.mark.parametrize("keep", [0, 1, 10, 30], ids=lambda keep: f"{keep} bytes left")
+def test_a_plan_cut_in_half_is_named_and_loses_nothing(tmp_path: Path, keep: int) -> None:
+    disk = Disk(tmp_path)
+    disk.store_plan(Plan(node="node-a"))
+    file = tmp_path / "plan.json"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(PlanUnreadable, match=r"plan\.json is damaged .* until the courier brings the next"):
+        disk.load_plan()
+    disk.store_plan(Plan(node="node-a"))
+    assert disk.load_plan() == Plan(node="node-a")
+
+
+def test_a_plan_of_a_newer_format_is_refused(tmp_path: Path) -> None:
+    Disk(tmp_path).store_plan(Plan(node="node-a", format=99))
+    with pytest.raises(PlanUnreadable, match="upgrade the keeper"):
+        Disk(tmp_path).load_plan()
+
+
+def test_a_full_disk_leaves_the_old_plan(tmp_path: Path) -> None:
+    old, disk = Plan(node="node-a"), Disk(tmp_path)
+    disk.store_plan(old)
+    (tmp_path / "plan.new").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        disk.store_plan(Plan(node="node-b"))
+    assert disk.load_plan() == old
+
+
+def test_what_is_kept_is_for_root_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    Disk(folder).store_plan(Plan(node="node-a"))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "plan.json").stat().st_mode) == 0o600
+
+
+def test_every_start_has_a_higher_incarnation(tmp_path: Path) -> None:
+    numbers = [Disk(tmp_path).next_incarnation() for _ in range(20)]
+    assert numbers == sorted(set(numbers))
+
+
+def test_an_incarnation_grows_even_if_the_clock_was_set_back(tmp_path: Path) -> None:
+    far_ahead = 10**15
+    (tmp_path / "incarnation").write_text(str(far_ahead))
+    assert Disk(tmp_path).next_incarnation() == far_ahead + 1
+
+
+def test_a_damaged_incarnation_is_begun_anew(tmp_path: Path) -> None:
+    first = Disk(tmp_path).next_incarnation()
+    (tmp_path / "incarnation").write_bytes(b"\x00garbage")
+    assert Disk(tmp_path).next_incarnation() >= first
