@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 
     from vipcluster.store import Document
 
-CONNECT_TIMEOUT_S = 3.0
-REQUEST_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 2.0
+READ_TIMEOUT_S = 3.0
+REQUEST_TIMEOUT_S = CONNECT_TIMEOUT_S + READ_TIMEOUT_S
+LIST_TIMEOUT_S = 15.0
 CHUNK = 500
 
 _APPLY = "application/apply-patch+yaml"
@@ -156,7 +158,9 @@ class Cluster:
         documents: list[Document] = []
         query = {"limit": str(CHUNK)}
         while True:
-            answer = self._request("GET", resource.path(namespace=namespace), query=query)
+            answer = self._request(
+                "GET", resource.path(namespace=namespace), query=query, read_timeout_s=LIST_TIMEOUT_S
+            )
             # Items of built-in kinds come without their kind.
             named = {"apiVersion": resource.api_version, "kind": resource.kind}
             documents += [{**named, **item} for item in answer.get("items") or ()]
@@ -247,6 +251,7 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
+        read_timeout_s: float = READ_TIMEOUT_S,
     ) -> Document:
         headers = {"Accept": "application/json", "Content-Type": content_type, **self._api.default_headers}
         self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
@@ -254,7 +259,7 @@ class Cluster:
         what = f"{method} {path}"
         try:
             response = self._api.call_api(
-                method, url, headers, body, _request_timeout=(CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S)
+                method, url, headers, body, _request_timeout=(CONNECT_TIMEOUT_S, read_timeout_s)
             )
             content: bytes = response.read()
         except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:

@@ -1,0 +1,73 @@
+"""What happened, told where people look for it: Kubernetes Events, written by us alone.
+
+An Event is named by a hash of what it says about what, so telling the same thing again finds the
+first Event and raises its series count: a hundred repeats are one Event, also across a restart and
+from another replica. kopf's own events are switched off: they have no action, a wrong type, and come
+one object each time.
+
+Events about cluster-scoped objects live in the namespace `default`, as `kubectl describe` expects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from vipcluster.client import EVENTS, Conflict
+
+if TYPE_CHECKING:
+    from vipcluster.client import Cluster, Resource
+    from vipcluster.store import Document
+
+NAMESPACE = "default"
+_LONGEST_NOTE = 1024
+
+
+class Happening(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that happened to an object. `action` is what was done, `reason` why; both CamelCase."""
+
+    name: str
+    uid: str
+    type: Literal["Normal", "Warning"]
+    action: str
+    reason: str
+    note: str
+
+
+def tell(
+    cluster: Cluster, resource: Resource, happening: Happening, *, controller: str, instance: str
+) -> None:
+    """Write the Event, or count it once more; raises `ApiError`. `controller` is also the field manager."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    event: Document = {
+        "metadata": {"name": _name(resource, happening), "namespace": NAMESPACE},
+        "eventTime": now,
+        "type": happening.type,
+        "action": happening.action,
+        "reason": happening.reason,
+        "note": happening.note[:_LONGEST_NOTE],
+        "regarding": {
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "name": happening.name,
+            "uid": happening.uid,
+        },
+        "reportingController": f"vipkeeper.io/{controller}",
+        "reportingInstance": instance,
+    }
+    try:
+        cluster.create(EVENTS, event, namespace=NAMESPACE, manager=controller)
+    except Conflict:
+        known = cluster.get(EVENTS, event["metadata"]["name"], namespace=NAMESPACE)
+        count = (known.get("series") or {}).get("count", 1) + 1
+        series = {"series": {"count": count, "lastObservedTime": now}}
+        cluster.merge(EVENTS, event["metadata"]["name"], series, namespace=NAMESPACE, manager=controller)
+
+
+def _name(resource: Resource, happening: Happening) -> str:
+    said = (resource.kind, happening.uid, happening.type, happening.action, happening.reason, happening.note)
+    digest = hashlib.blake2b("\0".join(said).encode(), digest_size=8).hexdigest()
+    return f"{happening.name}.{digest}"
