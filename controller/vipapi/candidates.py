@@ -1,0 +1,63 @@
+"""Which nodes a VirtualIP may live on, and with which priority: `spec.candidates` against the cluster.
+
+Each entry names a node or selects nodes by labels; the first entry that fits a node gives its priority.
+No entries mean every node of the domain with priority 100. A node that is named but does not exist, or
+that the domain does not select, is kept in the answer and marked: somebody wants to be told.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from vipapi.resources import FailoverDomainSpec, Node, VirtualIPSpec
+    from vipapi.selectors import LabelSelector
+
+DEFAULT_PRIORITY = 100
+
+
+class Nominee(msgspec.Struct, frozen=True, kw_only=True):
+    """One node that the VirtualIP's spec means. Only those present and in the domain are candidates."""
+
+    node: str
+    priority: int
+    is_present: bool = True
+    is_in_domain: bool = True
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether the node may hold the address as far as the specs say."""
+        return self.is_present and self.is_in_domain
+
+
+def members(domain: FailoverDomainSpec, nodes: Iterable[Node]) -> tuple[Node, ...]:
+    """Return the nodes that the domain selects, by name."""
+    selected = (node for node in nodes if domain.node_selector.matches(node.metadata.labels))
+    return tuple(sorted(selected, key=lambda node: node.metadata.name))
+
+
+def nominate(spec: VirtualIPSpec, domain: FailoverDomainSpec, nodes: Iterable[Node]) -> tuple[Nominee, ...]:
+    """Return every node that the spec means, by name."""
+    everywhere = {node.metadata.name: node for node in nodes}
+    inside = {node.metadata.name: node for node in members(domain, everywhere.values())}
+    if not spec.candidates:
+        return tuple(Nominee(node=name, priority=DEFAULT_PRIORITY) for name in inside)
+    priorities: dict[str, int] = {}
+    for candidate in spec.candidates:
+        for name in _meant(candidate.node_name, candidate.node_selector, inside):
+            priorities.setdefault(name, candidate.priority)
+    return tuple(
+        Nominee(node=name, priority=priority, is_present=name in everywhere, is_in_domain=name in inside)
+        for name, priority in sorted(priorities.items())
+    )
+
+
+def _meant(name: str | None, selector: LabelSelector | None, inside: Mapping[str, Node]) -> list[str]:
+    if name is not None:
+        return [name]
+    assert selector is not None
+    return [node.metadata.name for node in inside.values() if selector.matches(node.metadata.labels)]
