@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vipapi import nodeplan
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vipapi.nodeplan import Plan
 
 

@@ -31,7 +31,7 @@ class Wire:
         is_ipv6 = address.version == 6  # noqa: PLR2004 - the version's own name
         self._socket = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
         try:
-            self._socket.setblocking(False)
+            self._socket.settimeout(0)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
             if is_ipv6:
