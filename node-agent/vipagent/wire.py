@@ -43,6 +43,12 @@ class Wire:
             self._socket.close()
             raise
 
+    @property
+    def bound_port(self) -> int:
+        """The port that it is bound to: its own, or the kernel's choice where 0 was asked for."""
+        port: int = self._socket.getsockname()[1]
+        return port
+
     def fileno(self) -> int:
         """For the event loop."""
         return self._socket.fileno()

@@ -1,0 +1,93 @@
+"""The courier's socket: lines in, the newest report out, over a real unix socket."""
+
+import asyncio
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from vipagent.socketserver import SocketServer
+
+
+def _with_server(
+    path: Path, scenario: Callable[[SocketServer, "asyncio.Queue[bytes]"], Awaitable[None]]
+) -> None:
+    async def run() -> None:
+        lines: asyncio.Queue[bytes] = asyncio.Queue()
+        server = SocketServer(path, lines.put)
+        await server.open()
+        try:
+            async with asyncio.timeout(10):
+                await scenario(server, lines)
+        finally:
+            await server.close()
+
+    asyncio.run(run())
+
+
+def test_lines_arrive_whole_and_in_order(tmp_path: Path) -> None:
+    async def scenario(_server: SocketServer, lines: "asyncio.Queue[bytes]") -> None:
+        _reader, writer = await asyncio.open_unix_connection(tmp_path / "keeper.sock")
+        large = b'{"a":"' + b"x" * 300_000 + b'"}\n'
+        writer.write(b"{}\n" + large)
+        assert [await lines.get(), await lines.get()] == [b"{}\n", large]
+        writer.close()
+
+    _with_server(tmp_path / "keeper.sock", scenario)
+
+
+def test_who_connects_late_gets_the_newest_report_first(tmp_path: Path) -> None:
+    async def scenario(server: SocketServer, _lines: "asyncio.Queue[bytes]") -> None:
+        server.publish(b"old")
+        server.publish(b"new")
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "keeper.sock")
+        assert await reader.readline() == b"new\n"
+        server.publish(b"newer")
+        assert await reader.readline() == b"newer\n"
+        writer.close()
+
+    _with_server(tmp_path / "keeper.sock", scenario)
+
+
+def test_a_courier_that_breaks_off_leaves_the_next_one_alone(tmp_path: Path) -> None:
+    async def scenario(_server: SocketServer, lines: "asyncio.Queue[bytes]") -> None:
+        _reader, first = await asyncio.open_unix_connection(tmp_path / "keeper.sock")
+        first.write(b"half a li")
+        first.transport.abort()
+        _reader, second = await asyncio.open_unix_connection(tmp_path / "keeper.sock")
+        second.write(b"whole\n")
+        heard = await lines.get()
+        while heard != b"whole\n":
+            heard = await lines.get()
+        second.close()
+
+    _with_server(tmp_path / "keeper.sock", scenario)
+
+
+def test_a_courier_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
+    async def scenario(server: SocketServer, _lines: "asyncio.Queue[bytes]") -> None:
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "keeper.sock", limit=1)
+        server.publish(b"first")
+        await reader.read(1)
+        for _ in range(40):
+            server.publish(b"x" * (1 << 20))
+        while server.couriers:
+            await asyncio.sleep(0)
+        writer.close()
+
+    _with_server(tmp_path / "keeper.sock", scenario)
+
+
+def test_a_socket_left_by_a_dead_keeper_is_replaced_and_is_for_root_alone(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "keeper.sock"
+    path.parent.mkdir()
+    path.touch()
+
+    async def scenario(_server: SocketServer, lines: "asyncio.Queue[bytes]") -> None:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        _reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"{}\n")
+        assert await lines.get() == b"{}\n"
+        writer.close()
+
+    _with_server(path, scenario)
+    assert not path.exists()
