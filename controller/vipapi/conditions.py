@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from vipapi.bounds import CONDITION_TEXT, clip
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -197,7 +199,7 @@ def set_condition(
         type=kind,
         status=status,
         reason=str(reason),
-        message=message,
+        message=clip(message, CONDITION_TEXT),
         last_transition_time=(
             before.last_transition_time
             if before is not None and before.status == status
@@ -227,7 +229,8 @@ def merge(old: Iterable[Condition], new: Iterable[Condition]) -> tuple[Condition
             if was is not None and was.status == condition.status
             else _whole_seconds(condition.last_transition_time)
         )
-        merged.append(msgspec.structs.replace(condition, last_transition_time=since))
+        message = clip(condition.message, CONDITION_TEXT)
+        merged.append(msgspec.structs.replace(condition, message=message, last_transition_time=since))
     return tuple(merged)
 
 

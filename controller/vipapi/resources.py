@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from vipapi import bounds
 from vipapi.conditions import Condition
 from vipapi.healthchecks import HealthCheck
 from vipapi.nodestatus import DomainStatus, HoldingStatus, InterfaceStatus, Problem, Report
@@ -106,6 +107,20 @@ class VirtualIPSpec(msgspec.Struct, frozen=True, rename="camel"):
                 raise ValueError(
                     f"the health check `{check.name}` must have exactly one probe of a kind known here"
                 )
+            if check.http_get is not None and check.http_get.body_regex is not None:
+                _compile(check)
+
+
+def _compile(check: HealthCheck) -> None:
+    # The API server reads it as RE2, the keeper as Python's re: a few spellings are only in the first.
+    assert check.http_get is not None
+    assert check.http_get.body_regex is not None
+    try:
+        re.compile(check.http_get.body_regex)
+    except re.error as error:
+        raise ValueError(
+            f"the `bodyRegex` of the health check `{check.name}` cannot be used: {error}"
+        ) from None
 
 
 class Election(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -318,16 +333,17 @@ class VIPNode(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def node_status(report: Report, *, generation: int, conditions: tuple[Condition, ...]) -> VIPNodeStatus:
-    """Return the VIPNode status that tells this report."""
+    """Return the VIPNode status that tells this report, cut to what the schema can hold."""
+    bounded = bounds.fit(report)
     return VIPNodeStatus(
         observed_generation=generation,
-        version=report.version,
-        incarnation=report.incarnation,
-        candidacy=report.candidacy,
-        interfaces=report.interfaces,
-        domains=report.domains,
-        virtual_ips=report.virtual_ips,
-        problems=report.problems,
+        version=bounded.version,
+        incarnation=bounded.incarnation,
+        candidacy=bounded.candidacy,
+        interfaces=bounded.interfaces,
+        domains=bounded.domains,
+        virtual_ips=bounded.virtual_ips,
+        problems=bounded.problems,
         conditions=conditions,
     )
 

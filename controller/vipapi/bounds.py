@@ -1,0 +1,76 @@
+"""How much a status can hold, and how a report is cut to that size.
+
+Every list and every string of the schemas in `crds/` is bounded, and the API server refuses a whole
+write for one entry too many. So what comes from outside (a hook's output, an error's text, a machine
+with a thousand interfaces) is cut here before it is written: texts end in an ellipsis, lists lose
+their end, and of the VirtualIPs those that the node holds are kept first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from vipapi.nodestatus import DomainStatus, HoldingStatus, InterfaceStatus, Report
+
+TEXT = 1024
+"""The longest message of a candidate, a check or a problem, in characters."""
+CONDITION_TEXT = 32768
+"""The longest message of a condition, in characters."""
+NODES = 1024
+"""The most nodes in a list of candidates, members or peers."""
+VIRTUAL_IPS = 1024
+"""The most VirtualIPs in a VIPNode's status."""
+INTERFACES = 256
+"""The most interfaces of a node, and the most addresses of one interface."""
+DOMAINS = 64
+"""The most domains of a node."""
+PROBLEMS = 64
+"""The most problems of a node."""
+CHECKS = 16
+"""The most checks and the most addresses of a VirtualIP."""
+
+
+def clip(text: str, longest: int = TEXT) -> str:
+    """Return the text, or its beginning and an ellipsis where it is longer than that."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def fit(report: Report) -> Report:
+    """Return the report as `VIPNode.status` can hold it; an ordinary one comes back as it is."""
+    owned_first = report.virtual_ips
+    if len(owned_first) > VIRTUAL_IPS:
+        owned_first = tuple(sorted(owned_first, key=lambda holding: holding.state == "Standby"))
+    return msgspec.structs.replace(
+        report,
+        version=report.version[:64],
+        interfaces=tuple(_interface(each) for each in report.interfaces[:INTERFACES]),
+        domains=tuple(_domain(each) for each in report.domains[:DOMAINS]),
+        virtual_ips=tuple(_holding(each) for each in owned_first[:VIRTUAL_IPS]),
+        problems=tuple(
+            msgspec.structs.replace(each, message=clip(each.message)) for each in report.problems[:PROBLEMS]
+        ),
+    )
+
+
+def _interface(interface: InterfaceStatus) -> InterfaceStatus:
+    return msgspec.structs.replace(interface, addresses=interface.addresses[:INTERFACES])
+
+
+def _domain(domain: DomainStatus) -> DomainStatus:
+    return msgspec.structs.replace(
+        domain, reachable_peers=domain.reachable_peers[:NODES], grants=domain.grants[:VIRTUAL_IPS]
+    )
+
+
+def _holding(holding: HoldingStatus) -> HoldingStatus:
+    return msgspec.structs.replace(
+        holding,
+        message=clip(holding.message),
+        bound=holding.bound[:CHECKS],
+        checks=tuple(
+            msgspec.structs.replace(each, message=clip(each.message)) for each in holding.checks[:CHECKS]
+        ),
+    )
