@@ -1,0 +1,307 @@
+"""Kernel: the door to this node's links, addresses, routes and packet filters, through pyroute2.
+
+It speaks rtnetlink in the keeper's own loop (`AsyncIPRoute`: pyroute2's synchronous classes refuse to
+run inside one). Verbs: `observe` looks at everything, `bind` and `unbind` add and remove an address,
+`guard` and `guarded` attach the fence and read it back, `watch` tells when to look again.
+
+An address is bound as /32 or /128 with `noprefixroute`, so that it brings no subnet along; IPv6 with
+`nodad`, so that it answers at once, and a preferred lifetime of 0, so that it is never chosen as a
+source. Its IFA_PROTO mark tells ours from others', and its valid lifetime makes the kernel remove
+it some seconds after a keeper's death: a broom, for the fence closed long before.
+
+The fence's programs are attached through clsact at the first priority under a name of ours. A keeper
+replaces what an earlier one left in one step of the kernel, so no packet ever meets a link without
+either. Filters of others are never touched; one that comes before ours (an earlier place at the first
+priority, or a tcx program, which the kernel runs before clsact) could take packets past the fence,
+and `guarded` says so.
+
+Every failure to look or to act is a `KernelRefused`; an absent address to unbind is none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import struct
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.nlsocket import NetlinkRequest
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+from pyroute2.netlink.rtnl.tcmsg import tcmsg
+
+from vipagent import rtnetlink
+from vipagent.nodeview import BoundAddress, GuardRole, LinkIndex, NodeView, Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from vipagent.fence import Fence
+    from vipagent.nodeview import IPAddress
+    from vipagent.rtnetlink import Filter
+
+_GETLINK, _GETADDR, _GETROUTE, _GETFILTER = 18, 22, 26, 46
+_REQUEST_DUMP: Final = 0x301
+_DUMP_INTERRUPTED: Final = 0x10
+_MESSAGE_ERROR, _MESSAGE_DONE = 2, 3
+_LOOKS: Final = 5
+
+_NO_PREFIX_ROUTE, _NO_DAD = 0x200, 0x02
+
+# linux/rtnetlink.h: RTMGRP_LINK, _TC, _IPV4_IFADDR, _IPV6_IFADDR
+_GROUPS: Final = 0x1 | 0x8 | 0x10 | 0x100
+
+_CLSACT: Final = 0xFFFF0000
+_INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
+_PRIORITY: Final = 1
+_HANDLES: Final = (0x76, 0x77)
+_NAME: Final = "vipkeeper"
+
+
+class KernelRefused(Exception):  # noqa: N818 - a failure of the outside, told with its cause
+    """The kernel did not do or tell what it was asked; the cause is chained."""
+
+
+class Kernel:
+    """An open door; made by `Kernel.open`."""
+
+    def __init__(self, route: AsyncIPRoute, events: AsyncIPRoute) -> None:
+        self._route = route
+        self._events = events
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls) -> AsyncIterator[Kernel]:
+        """Open the door in the running loop and the current network namespace."""
+        try:
+            async with AsyncIPRoute() as route, AsyncIPRoute() as events:
+                await route.setup_endpoint()
+                await events.bind(groups=_GROUPS)
+                yield cls(route, events)
+        except NetlinkError as cause:
+            raise KernelRefused(f"cannot open rtnetlink: {cause}") from cause
+
+    async def observe(self) -> NodeView:
+        """Look at every link, address and default gateway."""
+        links = [rtnetlink.read_link(body) for body in await self._dump(ifinfmsg(), _GETLINK)]
+        addresses: dict[LinkIndex, list[BoundAddress]] = {}
+        for body in await self._dump(ifaddrmsg(), _GETADDR):
+            index, address = rtnetlink.read_address(body)
+            addresses.setdefault(index, []).append(address)
+        routes = [rtnetlink.read_default_route(body) for body in await self._dump(rtmsg(), _GETROUTE)]
+        return NodeView(
+            links=tuple(replace(link, addresses=tuple(addresses.get(link.index, ()))) for link in links),
+            gateways=tuple(sorted((r for r in routes if r is not None), key=lambda each: each.metric)),
+        )
+
+    async def bind(self, address: IPAddress, link_index: int, *, lifetime_s: int) -> None:
+        """Add an address with our mark, or give it a new lifetime."""
+        is_ipv4 = address.version == 4  # noqa: PLR2004 - the IP version
+        try:
+            await self._route.addr(
+                "replace",
+                index=link_index,
+                address=str(address),
+                prefixlen=address.max_prefixlen,
+                proto=rtnetlink.ADDRESS_MARK,
+                flags=_NO_PREFIX_ROUTE if is_ipv4 else _NO_PREFIX_ROUTE | _NO_DAD,
+                preferred_lft=lifetime_s if is_ipv4 else 0,
+                valid_lft=lifetime_s,
+            )
+        except (NetlinkError, OSError) as cause:
+            raise KernelRefused(f"cannot bind {address} on link {link_index}: {_why(cause)}") from cause
+
+    async def unbind(self, address: IPAddress, link_index: int) -> None:
+        """Remove an address that was bound by `bind`; an absent one, or link, is fine."""
+        try:
+            await self._route.addr(
+                "delete", index=link_index, address=str(address), prefixlen=address.max_prefixlen
+            )
+        except (NetlinkError, OSError) as cause:
+            if _code(cause) not in (errno.EADDRNOTAVAIL, errno.ENODEV):
+                raise KernelRefused(f"cannot unbind {address} on link {link_index}: {_why(cause)}") from cause
+
+    async def guard(self, link_index: int, fence: Fence, role: GuardRole) -> None:
+        """Attach the fence to a link for its role, in place of what an earlier keeper left there."""
+        try:
+            await self._add_clsact(link_index)
+            if role is GuardRole.CARRIER:
+                await self._attach(link_index, _INGRESS, fence.ingress_fd)
+                await self._attach(link_index, _EGRESS, fence.egress_fd)
+            else:
+                await self._attach(link_index, _EGRESS, fence.other_egress_fd)
+                for stale in await self._ours(link_index, _INGRESS):
+                    await self._detach(link_index, _INGRESS, stale)
+        except (NetlinkError, OSError) as cause:
+            raise KernelRefused(f"cannot guard link {link_index}: {_why(cause)}") from cause
+
+    async def guarded(self, link_index: int, fence: Fence, role: GuardRole) -> Refusal | None:
+        """Read the fence back: None if it is attached for this role and first, else what is wrong."""
+        wanted = {_EGRESS: fence.other_egress_fd}
+        if role is GuardRole.CARRIER:
+            wanted = {_INGRESS: fence.ingress_fd, _EGRESS: fence.egress_fd}
+        for parent, program_fd in wanted.items():
+            direction = "ingress" if parent == _INGRESS else "egress"
+            filters = await self._filters(link_index, parent)
+            if not any(each.program_id == fence.ids[program_fd] for each in filters):
+                return Refusal(
+                    "FenceMissing", f"the fence is not attached to link {link_index} ({direction})"
+                )
+            if filters[0].program_id != fence.ids[program_fd]:
+                return Refusal(
+                    "FenceBypassed",
+                    f"another tc filter ({filters[0].kind} {filters[0].program_name}) comes before the fence "
+                    f"on link {link_index} ({direction}): give it a priority after {_PRIORITY}",
+                )
+            if fence.programs_ahead(link_index, direction):
+                return Refusal(
+                    "FenceBypassed",
+                    f"a tcx program comes before the fence on link {link_index} ({direction}): "
+                    "let its owner attach through clsact, or detach it",
+                )
+        if role is GuardRole.OTHER and await self._ours(link_index, _INGRESS):
+            return Refusal("FenceMissing", f"link {link_index} is still guarded as a carrier")
+        return None
+
+    async def watch(self) -> AsyncIterator[None]:
+        """Yield after each change of a link, an address or a filter; several changes may yield once.
+
+        A refresh of an address changes nothing and yields nothing. Where the kernel had more to tell
+        than the socket could hold, it yields: look at everything.
+        """
+        seen: dict[Any, Any] = {}
+        while True:
+            try:
+                async for message in self._events.get():
+                    if _is_news(message, seen):
+                        yield
+            except (NetlinkError, OSError) as cause:
+                if _code(cause) != errno.ENOBUFS:
+                    raise KernelRefused(f"cannot watch the kernel: {_why(cause)}") from cause
+                seen.clear()
+                yield
+
+    async def _dump(self, question: Any, kind: int) -> list[bytes]:
+        """Ask for a list, whole: one that changed while it was told is asked for again."""
+        for _look in range(_LOOKS):
+            request = NetlinkRequest(
+                self._route, question, msg_type=kind, msg_flags=_REQUEST_DUMP, parser=self._raw_parser()
+            )
+            bodies: list[bytes] = []
+            is_whole = True
+            try:
+                await request.send()
+                async for message in request.response():
+                    bodies.append(message["body"])
+                    is_whole = is_whole and not message["header"]["flags"] & _DUMP_INTERRUPTED
+            except (NetlinkError, OSError) as cause:
+                raise KernelRefused(f"cannot look at the kernel: {_why(cause)}") from cause
+            if is_whole:
+                return bodies
+        raise KernelRefused(f"cannot look at the kernel: it changed during each of {_LOOKS} looks")
+
+    def _raw_parser(self) -> Callable[[bytes, int, int], Any]:
+        """Return a parser that leaves a message's body to us (`rtnetlink` says why)."""
+
+        def parse(data: bytes, offset: int, length: int) -> Any:
+            kind, flags, sequence = struct.unpack_from("=HHI", data, offset + 4)
+            if kind == _MESSAGE_ERROR:
+                return self._route.marshal.parse_one_message(kind, flags, sequence, data, offset, length)
+            header = {"type": kind, "flags": flags, "sequence_number": sequence, "error": None}
+            if kind == _MESSAGE_DONE:
+                (code,) = struct.unpack_from("=i", data, offset + 16)
+                if code < 0:
+                    header["error"] = NetlinkError(-code, "dump failed")
+            return {"header": header, "body": data[offset + 16 : offset + length]}
+
+        return parse
+
+    async def _add_clsact(self, link_index: int) -> None:
+        try:
+            await self._route.tc("add", "clsact", link_index)
+        except NetlinkError as cause:
+            if cause.code != errno.EEXIST:
+                raise
+
+    async def _attach(self, link_index: int, parent: int, program_fd: int) -> None:
+        """Put our program first; a replaced filter keeps its place, a new one goes before the others."""
+        filters = await self._filters(link_index, parent)
+        ours = [each for each in filters if _is_ours(each)]
+        is_first = bool(ours) and filters[0] is ours[0]
+        taken = {each.handle for each in ours}
+        handle = ours[0].handle if is_first else next(h for h in _HANDLES if h not in taken)
+        await self._route.tc(
+            "replace-filter",
+            "bpf",
+            link_index,
+            handle,
+            parent=parent,
+            prio=_PRIORITY,
+            fd=program_fd,
+            name=f"{_NAME}-{'in' if parent == _INGRESS else 'out'}",
+            direct_action=True,
+        )
+        for stale in ours:
+            if stale.handle != handle:
+                await self._detach(link_index, parent, stale)
+
+    async def _detach(self, link_index: int, parent: int, stale: Filter) -> None:
+        await self._route.tc(
+            "del-filter", "bpf", link_index, stale.handle, parent=parent, prio=stale.priority
+        )
+
+    async def _ours(self, link_index: int, parent: int) -> list[Filter]:
+        return [each for each in await self._filters(link_index, parent) if _is_ours(each)]
+
+    async def _filters(self, link_index: int, parent: int) -> list[Filter]:
+        """List the filters that a packet meets, in order; a link without clsact has none."""
+        question = tcmsg()
+        question["index"], question["parent"] = link_index, parent
+        try:
+            bodies = await self._dump(question, _GETFILTER)
+        except KernelRefused as refused:
+            if _code(refused.__cause__) in (errno.EINVAL, errno.ENOENT, errno.ENODEV):
+                return []
+            raise
+        filters = [rtnetlink.read_filter(body) for body in bodies if len(body) > rtnetlink.FILTER_HEADER]
+        return [each for each in filters if each.handle and each.chain == 0]
+
+
+def _is_ours(each: Filter) -> bool:
+    return each.program_name.startswith(_NAME) and each.handle in _HANDLES
+
+
+def _is_news(message: Any, seen: dict[Any, Any]) -> bool:
+    """Tell a change from the echo of a refresh: an address that is as it was, but for its lifetime."""
+    event = message["event"]
+    if event not in ("RTM_NEWADDR", "RTM_DELADDR"):
+        return True
+    key = (message["index"], message.get("local") or message.get("address"), message["prefixlen"])
+    state = (event, message.get("flags"), message.get("proto"))
+    is_news = seen.get(key) != state
+    if event == "RTM_NEWADDR":
+        seen[key] = state
+    else:
+        seen.pop(key, None)
+    return is_news
+
+
+def _code(cause: BaseException | None) -> int | None:
+    if isinstance(cause, NetlinkError):
+        return int(cause.code)
+    return cause.errno if isinstance(cause, OSError) else None
+
+
+def _why(cause: Exception) -> str:
+    match _code(cause):
+        case errno.EPERM | errno.EACCES:
+            return f"not permitted: give the keeper the capability NET_ADMIN, and enable IPv6 where it is for IPv6 ({cause})"
+        case errno.ENODEV:
+            return f"there is no such link any more ({cause})"
+        case _:
+            return str(cause)
