@@ -69,11 +69,14 @@ class Probes:
 
     async def run(self, probe: Probe, timeout_s: float) -> Result:
         """Probe once; raises nothing but `CancelledError`."""
+        limit = None
         try:
+            if isinstance(probe, Exec):
+                await self._hooks.ready()
             async with asyncio.timeout(timeout_s) as limit:
                 return await self._run(probe)
         except TimeoutError as error:
-            if limit.expired():
+            if limit is not None and limit.expired():
                 return Result(is_ok=False, message=_too_late(probe, timeout_s))
             return Result(is_ok=False, message=f"{target(probe)}: {_said(error)}")
         except OSError as error:

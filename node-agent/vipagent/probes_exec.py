@@ -4,7 +4,7 @@ The keeper itself starts no hook. To start a program a process must wait until t
 loaded from its disk, and a check's program may lie on a disk that hangs; a keeper that waits does not
 renew its leases. So hooks are run by a small process of their own (`probes_hooks`), started at the
 first exec check, asked over a socket pair with one JSON line per run, and started again should it die.
-It ends with the keeper, also by kill -9, and takes the running hooks with it.
+It ends with the keeper, also after a kill -9 of that, and takes the running hooks with it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _REPLY_BYTES = 16 * 1024
+_START_S = 20.0
+_REAP_S = 0.01
+_REAP_TRIES = 200
 
 
 class HookRunner:
@@ -40,6 +43,13 @@ class HookRunner:
         self._writer: asyncio.StreamWriter | None = None
         self._listener: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
+        self._is_up = asyncio.Event()
+
+    async def ready(self) -> None:
+        """Have the process running; a start takes some 70 ms, more on a busy node, and is no hook's fault."""
+        await self._connected()
+        async with asyncio.timeout(_START_S):
+            await self._is_up.wait()
 
     async def run(self, probe: Exec) -> Result:
         """Run the hook and return how it ended; cancellation kills its whole process group."""
@@ -68,8 +78,9 @@ class HookRunner:
                 ours, theirs = socket.socketpair()
                 with theirs:
                     self._process = _start(theirs, self._hooks_dir)
-                reader, self._writer = await asyncio.open_connection(sock=ours, limit=_REPLY_BYTES)
-                self._listener = asyncio.create_task(self._listen(reader, self._writer, self._process))
+                reader, writer = await asyncio.open_connection(sock=ours, limit=_REPLY_BYTES)
+                self._listener = asyncio.create_task(self._listen(reader, writer, self._process))
+                self._writer = writer
             return self._writer
 
     @staticmethod
@@ -86,6 +97,9 @@ class HookRunner:
         try:
             while line := await reader.readline():
                 answer = json.loads(line)
+                if answer["run"] is None:
+                    self._is_up.set()
+                    continue
                 ending = self._waiting.get(answer["run"])
                 if ending is not None and not ending.done():
                     ending.set_result(Result(is_ok=answer["ok"], message=answer["message"]))
@@ -93,13 +107,15 @@ class HookRunner:
             _log.warning("the connection to the process that runs hooks broke")
         finally:
             self._writer = None
+            self._is_up.set()  # who waited for it runs into its end
+            self._is_up = asyncio.Event()
+            # It kills what runs and ends when the connection closes.
             writer.transport.abort()
-            process.kill()
-            await _reap(process)
             for ending in self._waiting.values():
                 if not ending.done():
                     message = "the process that runs hooks ended; it is started again"
                     ending.set_result(Result(is_ok=False, message=message))
+            await _reap(process)
 
 
 def _start(theirs: socket.socket, hooks_dir: Path) -> subprocess.Popen[bytes]:
@@ -108,5 +124,10 @@ def _start(theirs: socket.socket, hooks_dir: Path) -> subprocess.Popen[bytes]:
 
 
 async def _reap(process: subprocess.Popen[bytes]) -> None:
+    for _ in range(_REAP_TRIES):
+        if process.poll() is not None:
+            return
+        await asyncio.sleep(_REAP_S)
+    process.kill()
     while process.poll() is None:  # noqa: ASYNC110 - killed just before: it is gone within a few of these
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(_REAP_S)

@@ -1,8 +1,9 @@
 """The process that runs hooks: `python -m vipagent.probes_hooks HOOKS_DIR`, started by the keeper.
 
 It speaks JSON lines on its standard input, a socket: `{"run": 7, "hook": "check-disk", "args": []}`
-asks for a run and `{"kill": 7}` ends it; `{"run": 7, "ok": false, "message": "..."}` answers. When
-the socket closes, everything that runs is killed and the process ends.
+asks for a run and `{"kill": 7}` ends it; `{"run": 7, "ok": false, "message": "..."}` answers. The
+first line that it sends, `{"run": null}`, says that it is up. When the socket closes, everything that
+runs is killed and the process ends.
 
 A hook is a file right in the hooks folder. One that is missing, is not executable, or that anybody
 on the node could have written (its own permissions or the folder's) is refused with a sentence that
@@ -188,6 +189,7 @@ async def serve(hooks_dir: Path, connection: socket.socket) -> None:
         reply: dict[str, Any] = {"run": number, "ok": is_ok, "message": message}
         writer.write(json.dumps(reply).encode() + b"\n")
 
+    writer.write(b'{"run": null}\n')
     while line := await reader.readline():
         question = json.loads(line)
         if "kill" in question:
