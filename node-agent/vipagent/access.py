@@ -1,0 +1,38 @@
+"""Which of this node's addresses its heartbeats come from, in one domain.
+
+The interface that the domain names, else the Node's InternalIPs in their order. An address that the
+members already know stays, as long as the node has it: peers send there. Addresses of ours are
+virtual, and IPv6 link-local ones need a scope; neither is ever a heartbeat address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vipagent.nodeview import IPAddress, NodeView
+    from vipapi.nodeplan import DomainPlan
+
+
+def heartbeat_address(
+    domain: DomainPlan, *, node: str, node_addresses: tuple[str, ...], view: NodeView
+) -> IPAddress | None:
+    """Return the address to bind to and report; None while the node has none that would do."""
+    usable = {
+        bound.ip: link.name
+        for link in view.links
+        for bound in link.addresses
+        if not (bound.is_ours or bound.ip.is_loopback or bound.ip.is_link_local)
+    }
+    if domain.heartbeat_interface is not None:
+        usable = {ip: name for ip, name in usable.items() if name == domain.heartbeat_interface}
+        preferred = sorted(usable, key=lambda ip: (ip.version, list(usable).index(ip)))
+    else:
+        preferred = [ipaddress.ip_address(address) for address in node_addresses]
+    known = [
+        ipaddress.ip_address(member.address)
+        for member in (*domain.witnesses, *domain.members)
+        if member.node == node
+    ]
+    return next((ip for ip in (*known, *preferred) if ip in usable), None)
