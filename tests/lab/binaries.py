@@ -238,9 +238,8 @@ def _run_with_progress(command: list[str], name: str, say: Say) -> None:
             if not reader.is_alive():
                 break
             fetched = sum(line.startswith("go: downloading") for line in lines)
-            say(
-                f"  {name}: {fetched} modules fetched, {len(lines) - fetched} packages built, {elapsed_s:.0f} s"
-            )
+            built = len(lines) - fetched
+            say(f"  {name}: {fetched} modules fetched, {built} packages compiled, {elapsed_s:.0f} s")
     if build.returncode != 0:
         tail = "".join(lines[-20:])
         raise BinariesMissingError(f"`{' '.join(command)}` failed:\n{tail}\n{REMEDY}")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lab.binaries import Binaries
 
 READY_S = 60
-EVERYWHERE = "0.0.0.0"  # inside the enclosure
+EVERYWHERE = "0.0.0.0"  # noqa: S104  # inside the enclosure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +132,7 @@ class ControlPlane:
             [
                 self.binaries.kube_apiserver,
                 f"--etcd-servers=http://127.0.0.1:{self.ports.etcd_clients}",
-                f"--bind-address={'127.0.0.1' if self.address == '127.0.0.1' else '0.0.0.0'}",  # inside the enclosure
+                f"--bind-address={'127.0.0.1' if self.address == '127.0.0.1' else EVERYWHERE}",
                 f"--advertise-address={self.address}",
                 f"--secure-port={self.ports.api}",
                 f"--cert-dir={self.folder / 'certificates'}",

@@ -1,0 +1,83 @@
+"""What the measuring processes write down, and how it is read back.
+
+All times are CLOCK_MONOTONIC nanoseconds, which every process on the machine shares. A file is only
+appended to, in whole records, so it can be read while it is being written.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_PROBE = struct.Struct("<QQ32s")
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A question to an address: when it was sent, when it was answered and by whom; None if never."""
+
+    sent_ns: int
+    answered_ns: int | None
+    node: str | None
+
+    def packed(self) -> bytes:
+        return _PROBE.pack(self.sent_ns, self.answered_ns or 0, (self.node or "").encode())
+
+
+@dataclass(frozen=True, slots=True)
+class AddressEvent:
+    """A node's kernel told of an address or a link: `added`, `removed`, `link-up` or `link-down`."""
+
+    at_ns: int
+    node: str
+    event: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A frame on the bridge in which a node spoke as the owner of an address.
+
+    `kind` is `arp-reply`, `arp-announcement` (target = sender), `neighbour-advert` or `reply` (an answer
+    to a probe). `mac` is the frame's source, `node` the port that it came in by.
+    """
+
+    at_ns: int
+    node: str
+    mac: str
+    kind: str
+    address: str
+
+
+def probes_in(path: Path) -> list[Probe]:
+    """Read the probes that have come to their end so far, in the order in which they were sent."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[: len(content) - len(content) % _PROBE.size]
+    return [
+        Probe(sent_ns, answered_ns or None, node.rstrip(b"\0").decode() or None)
+        for sent_ns, answered_ns, node in _PROBE.iter_unpack(whole)
+    ]
+
+
+def line_of(record: AddressEvent | Sighting) -> bytes:
+    """Return the record as the line that `address_events_in` and `sightings_in` read."""
+    return json.dumps(asdict(record)).encode() + b"\n"
+
+
+def address_events_in(path: Path) -> list[AddressEvent]:
+    return [AddressEvent(**each) for each in _lines(path)]
+
+
+def sightings_in(path: Path) -> list[Sighting]:
+    return [Sighting(**each) for each in _lines(path)]
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        yield from (json.loads(line) for line in path.read_bytes().split(b"\n")[:-1])
