@@ -1,0 +1,32 @@
+# Every target prepares what it needs: the Python environment, the nft command, a control plane. All of
+# it is cached outside the tree (${XDG_CACHE_HOME:-~/.cache}/vipkeeper); the first run says what it fetches.
+
+.PHONY: help demo test lint bench lock
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+demo: ## Eight faults on three real nodes, with what each cost a client (KEEP=1 leaves it running)
+	@environment=$$(tests/lab/environment.sh with-nft) && \
+	PYTHONPATH=tests exec $$environment/bin/python -m lab demo $(if $(KEEP),--keep)
+
+bench: ## How long failovers take, over many runs, and what the processes cost (RUNS=40 runs of each)
+	@environment=$$(tests/lab/environment.sh with-nft) && \
+	PYTHONPATH=tests exec $$environment/bin/python -m lab bench $(if $(RUNS),--runs $(RUNS))
+
+test: lint ## Lint, types, import rules and all tests
+	@environment=$$(tests/lab/environment.sh with-nft) && \
+	PYTHONPATH=tests $$environment/bin/python -m lab binaries && \
+	exec $$environment/bin/pytest $(PYTEST)
+
+lint: ## Lint, formatting, types and import rules only
+	@environment=$$(tests/lab/environment.sh) && \
+	echo "ruff check" && $$environment/bin/ruff check && \
+	echo "ruff format --check" && $$environment/bin/ruff format --check && \
+	echo "mypy" && $$environment/bin/mypy && \
+	echo "lint-imports" && $$environment/bin/lint-imports
+
+lock: ## Choose the newest allowed versions anew and write requirements.lock (needs uv on PATH)
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header pyproject.toml --group dev --output-file requirements.lock

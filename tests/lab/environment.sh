@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Makes the Python environment that every target of the Makefile runs in, and prints its path on stdout.
+#
+# It holds exactly the versions of requirements.lock, each checked against its hash, and this checkout as
+# an editable install. It lies in the cache, under a name made of the lock, the project file, the
+# interpreter and the checkout, so that nothing is ever installed into an environment that exists
+# already and two checkouts do not share one. What is missing of Python itself comes from Debian's
+# packages, where there is an apt-get. Progress goes to stderr.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+say() { printf 'vipkeeper: %s\n' "$*" >&2; }
+fail() { say "$*"; exit 1; }
+
+from_debian() {
+    command -v apt-get >/dev/null || fail "$1 is missing: install $2 with this system's package manager"
+    [ "$(id -u)" = 0 ] || fail "$1 is missing: run 'apt-get install $2' as root"
+    say "$1 is missing: installing Debian's $2"
+    apt-get update -qq >&2
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >&2
+}
+
+usable_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            "$candidate" -c 'import sys; print(sys.executable)'
+            return
+        fi
+    done
+    return 1
+}
+
+python=$(usable_python) || { from_debian "Python 3.11 or newer" python3; python=$(usable_python); } ||
+    fail "no Python 3.11 or newer: set PYTHON to one"
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+key=$({ cat requirements.lock pyproject.toml; "$python" -VV; echo "$python $PWD"; } | sha256sum | cut -c1-16)
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/vipkeeper"
+environment="$cache/python/$version-$key"
+
+mkdir -p "$cache/python"
+exec 9>"$environment.lock"
+flock --nonblock 9 || { say "another make is preparing the environment; waiting for it"; flock 9; }
+if [ ! -e "$environment/.complete" ]; then
+    say "creating the Python environment in $environment (once for each requirements.lock)"
+    rm -rf "$environment"
+    "$python" -m venv "$environment" >/dev/null 2>&1 || {
+        rm -rf "$environment"
+        from_debian "Python's venv module" "python$version-venv"
+        "$python" -m venv "$environment" >&2
+    }
+    pip=("$environment/bin/python" -m pip --disable-pip-version-check)
+    say "installing the $(grep -c == requirements.lock) packages of requirements.lock"
+    "${pip[@]}" install --quiet --require-hashes --only-binary :all: -r requirements.lock >&2
+    say "installing vipkeeper itself (editable)"
+    "${pip[@]}" install --quiet --no-deps --no-build-isolation --editable . >&2
+    touch "$environment/.complete"
+fi
+
+if [ "${1:-}" = with-nft ] && ! command -v nft >/dev/null; then
+    from_debian "nft (the lab loses packets with it)" nftables
+fi
+echo "$environment"
