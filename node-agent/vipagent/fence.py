@@ -25,7 +25,7 @@ import os
 import platform
 import struct
 from contextlib import ExitStack
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from vipagent import filters
@@ -33,7 +33,7 @@ from vipagent import filters
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-IPAddress = IPv4Address | IPv6Address
+    from vipagent.nodeview import IPAddress
 
 MAX_ADDRESSES: Final = 4096
 
@@ -61,8 +61,8 @@ def _refusal(cause: OSError, attempt: str) -> FenceRefused:
     match cause.errno:
         case errno.EPERM | errno.EACCES:
             why = (
-                "not permitted. Give the keeper the capabilities BPF and NET_ADMIN (for a pod: "
-                "securityContext.capabilities.add), and a seccomp profile and kernel lockdown that allow bpf(2)"
+                "not permitted. Give the keeper the capabilities BPF and NET_ADMIN (for a pod: securityContext."
+                "capabilities.add); its seccomp profile and the kernel's lockdown must allow bpf(2)"
             )
         case errno.ENOSYS:
             why = "this kernel has no bpf system call. Use one with CONFIG_BPF_SYSCALL"
@@ -159,7 +159,7 @@ class Fence:
             if cause.errno != errno.ENOENT:
                 raise _refusal(cause, f"read the fence of {address}") from cause
             return None
-        return self._deadline.value
+        return int(self._deadline.value)
 
     def verdict(self, program_fd: int, frame: bytes, *, ingress_ifindex: int = 0) -> Literal["pass", "drop"]:
         """Run a program on an Ethernet frame (of 14 bytes or more) without sending it anywhere."""
@@ -224,7 +224,7 @@ def _load_program(resources: ExitStack, name: str, code: bytes) -> int:
 
 def _open(resources: ExitStack, command: int, attributes: bytes, attempt: str) -> int:
     buffer = ctypes.create_string_buffer(attributes, _ATTRIBUTES_SIZE)
-    fd = _system_call(_NUMBER, command, buffer, _ATTRIBUTES_SIZE)
+    fd = int(_system_call(_NUMBER, command, buffer, _ATTRIBUTES_SIZE))
     if fd < 0:
         cause = _last_error()
         raise _refusal(cause, attempt) from cause

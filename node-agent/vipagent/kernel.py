@@ -20,12 +20,11 @@ Every failure to look or to act is a `KernelRefused`; an absent address to unbin
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import struct
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -146,7 +145,7 @@ class Kernel:
         if role is GuardRole.CARRIER:
             wanted = {_INGRESS: fence.ingress_fd, _EGRESS: fence.egress_fd}
         for parent, program_fd in wanted.items():
-            direction = "ingress" if parent == _INGRESS else "egress"
+            direction: Literal["ingress", "egress"] = "ingress" if parent == _INGRESS else "egress"
             filters = await self._filters(link_index, parent)
             if not any(each.program_id == fence.ids[program_fd] for each in filters):
                 return Refusal(
@@ -300,7 +299,7 @@ def _code(cause: BaseException | None) -> int | None:
 def _why(cause: Exception) -> str:
     match _code(cause):
         case errno.EPERM | errno.EACCES:
-            return f"not permitted: give the keeper the capability NET_ADMIN, and enable IPv6 where it is for IPv6 ({cause})"
+            return f"not permitted ({cause}): the keeper needs the capability NET_ADMIN, and the link IPv6"
         case errno.ENODEV:
             return f"there is no such link any more ({cause})"
         case _:

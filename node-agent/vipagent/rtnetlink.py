@@ -9,12 +9,14 @@ in the machine's byte order.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vipagent.nodeview import BoundAddress, Gateway, IPAddress, Link, LinkIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ADDRESS_MARK: Final = 77
 """IFA_PROTO of our addresses: how a keeper knows its own, also those of the keeper before it."""
