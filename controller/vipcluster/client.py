@@ -149,6 +149,15 @@ class Cluster:
             is_insecure=not configuration.verify_ssl,
         )
 
+    def serves(self, resource: Resource) -> bool:
+        """Whether discovery lists the resource: a kind that was just installed takes a moment."""
+        parts = ["apis", resource.group] if resource.group else ["api"]
+        try:
+            answer = self._request("GET", "/" + "/".join([*parts, resource.version]))
+        except NotFound:
+            return False
+        return any(known["name"] == resource.plural for known in answer.get("resources") or ())
+
     def get(self, resource: Resource, name: str, *, namespace: str = "") -> Document:
         """Read one object; raises `NotFound`."""
         return self._request("GET", resource.path(name, namespace=namespace))

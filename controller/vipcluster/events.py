@@ -38,9 +38,18 @@ class Happening(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def tell(
-    cluster: Cluster, resource: Resource, happening: Happening, *, controller: str, instance: str
+    cluster: Cluster,
+    resource: Resource,
+    happening: Happening,
+    *,
+    controller: str,
+    instance: str,
+    manager: str,
 ) -> None:
-    """Write the Event, or count it once more; raises `ApiError`. `controller` is also the field manager."""
+    """Write the Event, or count it once more; raises `ApiError`.
+
+    `controller` and `instance` say who tells it, `manager` is the field manager.
+    """
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     event: Document = {
         "metadata": {"name": _name(resource, happening), "namespace": NAMESPACE},
@@ -59,12 +68,12 @@ def tell(
         "reportingInstance": instance,
     }
     try:
-        cluster.create(EVENTS, event, namespace=NAMESPACE, manager=controller)
+        cluster.create(EVENTS, event, namespace=NAMESPACE, manager=manager)
     except Conflict:
         known = cluster.get(EVENTS, event["metadata"]["name"], namespace=NAMESPACE)
         count = (known.get("series") or {}).get("count", 1) + 1
         series = {"series": {"count": count, "lastObservedTime": now}}
-        cluster.merge(EVENTS, event["metadata"]["name"], series, namespace=NAMESPACE, manager=controller)
+        cluster.merge(EVENTS, event["metadata"]["name"], series, namespace=NAMESPACE, manager=manager)
 
 
 def _name(resource: Resource, happening: Happening) -> str:

@@ -24,7 +24,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from vipcluster.client import LEASES, ApiError, Conflict, NotFound
+from vipcluster.client import LEASES, ApiError, Conflict, Forbidden, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 LEASE_S = 15
 RENEW_DEADLINE_S = 10.0
 RETRY_S = 2.0
+PATIENCE_S = 10.0
 
 
 class Seen(NamedTuple):
@@ -89,6 +90,7 @@ class Leadership:
         self._renewed_at: float | None = None
         self._is_stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._failing_since: float | None = None
         self.error: ApiError | None = None
 
     @property
@@ -105,6 +107,14 @@ class Leadership:
     def is_lost(self) -> bool:
         """Whether this process led and does no longer: it should end."""
         return self.was_won and not self.is_held
+
+    @property
+    def refusal(self) -> ApiError | None:
+        """What keeps this process from ever leading and will not heal by itself, once it has lasted."""
+        error, since = self.error, self._failing_since
+        if since is None or _clock() < since + PATIENCE_S:
+            return None
+        return error if isinstance(error, Forbidden | NotFound) else None
 
     def start(self) -> None:
         """Begin to try."""
@@ -142,11 +152,11 @@ class Leadership:
         while not self._is_stopping.is_set() and not self.is_lost:
             try:
                 self.step()
-                self.error = None
+                self.error, self._failing_since = None, None
             except Conflict:
-                pass  # another replica was faster; seen at the next step
+                self.error = None  # another replica was faster; seen at the next step
             except ApiError as error:
-                self.error = error
+                self.error, self._failing_since = error, self._failing_since or _clock()
             if self.is_held != was_held:
                 was_held = not was_held
                 self._on_change()

@@ -113,7 +113,8 @@ class Watch:
     def put(self, resource: Resource, document: Document) -> None:
         """Take in an object that the API server answered a write with, ahead of the watch."""
         with self._changed:
-            self._shelves[resource].put(document)
+            if self._shelves[resource].put(document):
+                self._tell()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until there is news since the last call; returns whether there was."""
@@ -186,7 +187,9 @@ class Watch:
     def _keep_watching(self) -> None:
         while not self._is_stopping.is_set():
             try:
-                asyncio.run(self._watch())
+                # kopf looks once what the server serves and would never watch a kind that came later.
+                if all(self._cluster.serves(resource) for resource in self._shelves):
+                    asyncio.run(self._watch())
             except Exception as error:  # noqa: BLE001 - whatever ended kopf, it is started anew; the lists judge
                 _logger.debug("The watch ended and is begun anew", extra={"error": repr(error)})
             self._is_stopping.wait(RECONNECT_S)

@@ -1,0 +1,248 @@
+"""The controller's shell: `vipkeeper-controller`, or `python -m vipcontroller`.
+
+One loop: an occasion comes (anything changed, a time is due, the leadership was won), everything is
+looked at, everything is decided, what differs is written. Writes stop the moment the leadership is not
+certain, and the process ends when it was lost: its successor decides from what it finds.
+
+Exit status: 0 after SIGTERM or SIGINT, 1 when the leadership was lost, 2 for a command line or
+configuration that cannot work, 3 when the API server refuses what the controller needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import socket
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from vipapi import listen
+from vipcluster.client import (
+    FAILOVER_DOMAINS,
+    NODES,
+    SECRETS,
+    SWITCHOVERS,
+    VIP_NODES,
+    VIRTUAL_IPS,
+    ApiError,
+    BadConfiguration,
+    Conflict,
+    Forbidden,
+    NotFound,
+    connect,
+)
+from vipcluster.leader import Leadership
+from vipcluster.watch import Watch
+from vipcontroller.decisions import Memory, Moment, reconcile
+from vipcontroller.metrics import Metrics
+from vipcontroller.scribe import MANAGER, RESOURCES, Scribe
+from vipcontroller.world import Reader
+from vipcontroller.writes import SecretWrite
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vipcluster.client import Cluster
+    from vipcontroller.world import Problem, World
+    from vipcontroller.writes import Write
+
+WATCHED = (VIRTUAL_IPS, FAILOVER_DOMAINS, SWITCHOVERS, VIP_NODES, NODES)
+LEASE_NAME = "vipkeeper-controller"
+IDLE_S = 1.0
+RETRY_S = 1.0
+SECRETS_S = 60.0
+
+_logger = logging.getLogger("vipcontroller")
+
+
+class Controller:
+    """The loop and what it looks at."""
+
+    def __init__(self, cluster: Cluster, *, namespace: str, identity: str, metrics: Metrics) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._metrics = metrics
+        self._watch = Watch(cluster, WATCHED)
+        self._leadership = Leadership(
+            cluster,
+            namespace=namespace,
+            name=LEASE_NAME,
+            identity=identity,
+            manager=MANAGER,
+            on_change=self._watch.wake,
+        )
+        self._scribe = Scribe(cluster, namespace=namespace, instance=identity)
+        self._reader = Reader()
+        self._memory = Memory()
+        self._secrets: dict[str, tuple[bool, float]] = {}
+        self._told: frozenset[Problem] = frozenset()
+        self._is_stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Make `run` return 0 soon; may be called from a signal handler."""
+        self._is_stopping.set()
+
+    def run(self) -> int:
+        """Run until stopped or until it cannot go on; returns the exit status."""
+        self._watch.start()
+        self._leadership.start()
+        try:
+            return self._loop()
+        finally:
+            self._leadership.stop()
+            self._watch.stop()
+
+    def _loop(self) -> int:
+        pause_s, was_leader = 0.0, False
+        while not self._is_stopping.is_set():
+            self._watch.wait(pause_s)
+            is_leader = self._leadership.is_held
+            if is_leader != was_leader:
+                self._metrics.led(is_leader=is_leader)
+                _logger.info("This replica leads" if is_leader else "This replica does not lead")
+                was_leader = is_leader
+            if self._leadership.is_lost:
+                _logger.error(
+                    "The leadership was lost: %s", self._leadership.error or "another replica has it"
+                )
+                return 1
+            refusal = self._watch.failure or self._leadership.refusal
+            if refusal is not None:
+                _logger.error(
+                    "The API server refuses what the controller needs: %s", _remedy(refusal, self._namespace)
+                )
+                return 3
+            pause_s = IDLE_S
+            if is_leader and self._watch.is_complete:
+                pause_s = self._look()
+        return 0
+
+    def _look(self) -> float:
+        """Look at everything, decide, write; returns how long there is nothing to do, at most."""
+        started = time.perf_counter()
+        world = self._world()
+        now = Moment(datetime.now(UTC), time.monotonic())
+        decisions = reconcile(world, self._memory, now)
+        self._memory = decisions.memory
+        self._metrics.looked(time.perf_counter() - started, problems=len(decisions.problems))
+        self._metrics.show(world.virtual_ips)
+        self._tell_problems(decisions.problems)
+        done = [self._write(write) for write in decisions.writes if self._leadership.is_held]
+        pause_s = IDLE_S if all(done) else RETRY_S
+        return pause_s if decisions.due is None else max(0.0, min(pause_s, decisions.due - time.monotonic()))
+
+    def _world(self) -> World:
+        domains = self._watch.documents(FAILOVER_DOMAINS)
+        world = self._reader.read(
+            virtual_ips=self._watch.documents(VIRTUAL_IPS),
+            domains=domains,
+            switchovers=self._watch.documents(SWITCHOVERS),
+            vip_nodes=self._watch.documents(VIP_NODES),
+            nodes=self._watch.documents(NODES),
+        )
+        names = {domain.spec.key.secret_name for domain in world.domains.values()}
+        return world.lacking(frozenset(name for name in names if self._is_missing(name)))
+
+    def _is_missing(self, name: str) -> bool:
+        """Whether a Secret is known not to exist; looked up when its name is new, and once a minute."""
+        is_missing, looked = self._secrets.get(name, (False, float("-inf")))
+        if time.monotonic() < looked + SECRETS_S:
+            return is_missing
+        try:
+            self._cluster.get(SECRETS, name, namespace=self._namespace)
+            is_missing = False
+        except NotFound:
+            is_missing = True
+        except ApiError as error:
+            _logger.warning("Could not look for the Secret %s: %s", name, error)
+            return is_missing
+        self._secrets[name] = (is_missing, time.monotonic())
+        return is_missing
+
+    def _write(self, write: Write) -> bool:
+        """Carry one write out; one that fails is logged, and missing again at the next look."""
+        kind = "Secret" if isinstance(write, SecretWrite) else write.kind
+        name = write.name if isinstance(write, SecretWrite) else write.metadata.name
+        try:
+            document = self._scribe.carry_out(write)
+        except (Conflict, NotFound):
+            self._metrics.wrote(kind, "conflict")
+            return False
+        except ApiError as error:
+            self._metrics.wrote(kind, "error")
+            _logger.warning("Could not write %s %s: %s", kind, name, error)
+            return False
+        self._metrics.wrote(kind, "ok")
+        if isinstance(write, SecretWrite):
+            self._secrets.pop(name, None)
+            self._watch.wake()
+            return True
+        if document is not None and not _is_gone(document):
+            self._watch.put(RESOURCES[write.kind], document)
+        for telling in write.tellings:
+            _logger.info("%s %s: %s", kind, name, telling.note)
+            try:
+                self._scribe.tell(write, telling)
+                self._metrics.told(telling.type, "ok")
+            except ApiError as error:
+                self._metrics.told(telling.type, "error")
+                _logger.warning("Could not tell an Event about %s %s: %s", kind, name, error)
+        return True
+
+    def _tell_problems(self, problems: Sequence[Problem]) -> None:
+        """Log what is wrong with objects, once while it lasts."""
+        for problem in problems:
+            if problem not in self._told:
+                _logger.warning("Could not decide %s %s: %s", problem.kind, problem.name, problem.message)
+        self._told = frozenset(problems)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the controller; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    metrics = Metrics()
+    try:
+        cluster = connect(options.kubeconfig, user_agent="vipkeeper-controller")
+        metrics.serve(*listen.parse(options.metrics))
+    except (BadConfiguration, ValueError, OSError) as error:
+        _logger.error("Cannot start: %s", error)  # noqa: TRY400 - a sentence for people, not a trace
+        return 2
+    controller = Controller(cluster, namespace=options.namespace, identity=options.identity, metrics=metrics)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: controller.stop())
+    return controller.run()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vipkeeper-controller", description="Elects an owner for each VirtualIP."
+    )
+    parser.add_argument("--namespace", default="vipkeeper-system", help="where the Lease and the Secrets are")
+    parser.add_argument(
+        "--identity", default=socket.gethostname(), help="this replica's name, such as the pod's"
+    )
+    parser.add_argument("--metrics", default="127.0.0.1:9945", help="address:port to serve metrics on")
+    parser.add_argument("--kubeconfig", help="default: the pod's service account, else KUBECONFIG")
+    return parser
+
+
+def _remedy(refusal: ApiError, namespace: str) -> str:
+    if isinstance(refusal, Forbidden):
+        return f"{refusal}. Grant it with the RBAC manifests that come with the chart"
+    return f"{refusal}. Install the CRDs, and create the namespace {namespace}"
+
+
+def _is_gone(document: object) -> bool:
+    """Whether an answer shows an object that its last finalizer had kept: it does not exist any more."""
+    assert isinstance(document, dict)
+    metadata = document["metadata"]
+    return "deletionTimestamp" in metadata and not metadata.get("finalizers")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Whose an address is: which VirtualIPs are accepted, and what is wrong with the others.
+
+An address belongs to one VirtualIP, across all domains. Whoever was accepted keeps it; among those who
+were not, the oldest wins, by creation time and then by name. A VirtualIP that is being deleted keeps
+its addresses until its finalizer is gone, for its owner may still hold them. An object that is not
+accepted enters no plan, so the address that was there first keeps working.
+
+An address outside the domain's `allowedAddresses` is refused at any time, also when the range was
+narrowed later: the range is a limit on what may be taken over, not advice.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, NamedTuple
+
+from vipapi import addresses, conditions
+from vipapi.conditions import Reason
+from vipapi.resources import FINALIZER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vipapi.addresses import IPAddress, VirtualAddress
+    from vipapi.resources import FailoverDomain, VirtualIP
+    from vipcontroller.world import World
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+class Verdict(NamedTuple):
+    """Whether a VirtualIP is accepted. `rival` names the VirtualIP that has its address, if one has."""
+
+    is_accepted: bool
+    reason: str
+    message: str
+    rival: str | None = None
+
+
+def judge(world: World) -> Mapping[str, Verdict]:
+    """Return the verdict on every VirtualIP, by UID."""
+    holders: dict[IPAddress, VirtualIP] = {}
+    verdicts: dict[str, Verdict] = {}
+    for virtual_ip in sorted(world.virtual_ips, key=_seniority):
+        wanted, objection = _wanted(virtual_ip, world)
+        if objection is None:
+            objection = _rivalry(wanted, holders)
+        if objection is None:
+            holders.update((address.ip, virtual_ip) for address in wanted)
+            objection = Verdict(
+                is_accepted=True, reason=Reason.ACCEPTED, message="the addresses are this object's"
+            )
+        verdicts[virtual_ip.metadata.uid] = objection
+    return verdicts
+
+
+def _seniority(virtual_ip: VirtualIP) -> tuple[bool, dt.datetime, str]:
+    metadata = virtual_ip.metadata
+    return not _was_accepted(virtual_ip), metadata.creation_timestamp or _EPOCH, metadata.name
+
+
+def _was_accepted(virtual_ip: VirtualIP) -> bool:
+    if virtual_ip.metadata.is_deleting:
+        return FINALIZER in virtual_ip.metadata.finalizers
+    return conditions.is_true(virtual_ip.status.conditions, "Accepted")
+
+
+def _wanted(virtual_ip: VirtualIP, world: World) -> tuple[tuple[VirtualAddress, ...], Verdict | None]:
+    """Return the addresses, and what in the object itself or its domain forbids them."""
+    try:
+        wanted = addresses.parse_all(virtual_ip.spec.addresses)
+    except ValueError as error:
+        return (), Verdict(is_accepted=False, reason=Reason.INVALID_SPEC, message=f"spec.addresses: {error}")
+    if virtual_ip.metadata.is_deleting:
+        return wanted, None
+    unreadable = world.unreadable.get(virtual_ip.metadata.uid)
+    if unreadable is not None and not _was_accepted(virtual_ip):
+        return (), Verdict(is_accepted=False, reason=Reason.INVALID_SPEC, message=unreadable)
+    name = virtual_ip.spec.domain
+    domain = world.domains.get(name)
+    if domain is None:
+        message = (
+            f"there is no FailoverDomain {name!r}: create it, or make this VirtualIP in another `domain`"
+        )
+        return (), Verdict(is_accepted=False, reason=Reason.DOMAIN_NOT_FOUND, message=message)
+    return wanted, _out_of_bounds(wanted, domain)
+
+
+def _out_of_bounds(wanted: tuple[VirtualAddress, ...], domain: FailoverDomain) -> Verdict | None:
+    name = domain.metadata.name
+    try:
+        allowed = tuple(addresses.parse_range(text) for text in domain.spec.allowed_addresses)
+    except ValueError as error:
+        message = f"`allowedAddresses` of FailoverDomain {name!r}: {error}"
+        return Verdict(is_accepted=False, reason=Reason.ADDRESS_NOT_ALLOWED, message=message)
+    outside = addresses.outside(wanted, allowed)
+    if not outside:
+        return None
+    message = (
+        f"{_list(outside)} outside `allowedAddresses` of FailoverDomain {name!r} ({_list(allowed)}): "
+        "use an address inside, or extend the range"
+    )
+    return Verdict(is_accepted=False, reason=Reason.ADDRESS_NOT_ALLOWED, message=message)
+
+
+def _rivalry(wanted: tuple[VirtualAddress, ...], holders: Mapping[IPAddress, VirtualIP]) -> Verdict | None:
+    taken = [address.ip for address in wanted if address.ip in holders]
+    if not taken:
+        return None
+    rival = holders[taken[0]].metadata.name
+    message = (
+        f"{_list(taken)} belongs to VirtualIP {rival!r}, which had it first and keeps it: "
+        "use another address here, or delete one of the two"
+    )
+    return Verdict(is_accepted=False, reason=Reason.ADDRESS_CONFLICT, message=message, rival=rival)
+
+
+def _list(items: object) -> str:
+    assert isinstance(items, list | tuple)
+    return ", ".join(str(item) for item in items)

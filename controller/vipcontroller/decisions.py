@@ -1,0 +1,285 @@
+"""The whole decision: one snapshot of the world in, everything that should be written out.
+
+`reconcile` looks at everything each time. It knows nothing of what it said the last time except
+`Memory`, which only makes an automatic failback wait, and which may be forgotten: a controller that was
+restarted counts the delay anew. So doubled, late and missed occasions change nothing, and neither does
+another controller taking over.
+
+Of one object's problem its neighbours feel nothing: whatever is expected to be wrong is a value, and a
+broken invariant in one object's decision is caught, told and counted as a `Problem`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from vipapi import conditions
+from vipapi.election import Facts, elect
+from vipapi.resources import FINALIZER
+from vipcontroller import domains, releases, switchovers, virtualips
+from vipcontroller.claims import judge
+from vipcontroller.observation import View, view
+from vipcontroller.sheets import gather, might_improve
+from vipcontroller.world import Problem, World, holdings
+from vipcontroller.writes import FinalizerWrite, SecretWrite, StatusWrite, Write
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from vipapi.election import Candidate, Election
+    from vipapi.resources import FailoverDomain, Switchover, VirtualIP
+
+SETTLE_S = 3.0
+"""How long a first choice waits for keepers that have just learned of the address or of their domain."""
+
+_NOWHERE = View(frozenset(), {}, is_quorate=False)
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """Since when, by VirtualIP UID and node, a node has beaten the owner."""
+
+    better: Mapping[str, Mapping[str, float]] = {}
+
+
+class Moment(NamedTuple):
+    """Now: `wall` for what is written, `tick` (seconds on a clock that only grows) for what is waited for."""
+
+    wall: dt.datetime
+    tick: float
+
+
+class Decisions(msgspec.Struct, frozen=True, kw_only=True):
+    """What should be written, in this order, what to remember, and the tick to look again at the latest."""
+
+    writes: tuple[Write, ...]
+    memory: Memory
+    due: float | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+def reconcile(world: World, memory: Memory, now: Moment) -> Decisions:
+    """Decide everything."""
+    look = _Look(world, memory, now)
+    for domain in world.domains.values():
+        look.guard("FailoverDomain", domain.metadata.name, lambda domain=domain: look.domain(domain))
+    for virtual_ip in sorted(world.virtual_ips, key=look.order):
+        look.guard("VirtualIP", virtual_ip.metadata.name, lambda one=virtual_ip: look.virtual_ip(one))
+    look.orphans()
+    return Decisions(
+        writes=tuple(look.writes),
+        memory=Memory(look.better),
+        due=min(look.dues, default=None),
+        problems=(*world.problems, *look.problems),
+    )
+
+
+class _Look:
+    """One look at the world, while it is being made."""
+
+    def __init__(self, world: World, memory: Memory, now: Moment) -> None:
+        self.world = world
+        self.memory = memory
+        self.now = now
+        self.writes: list[Write] = [SecretWrite(name) for name in sorted(_secrets(world))]
+        self.better: dict[str, Mapping[str, float]] = {}
+        self.dues: list[float] = []
+        self.problems: list[Problem] = []
+        self.views = {domain.metadata.name: view(world, domain) for domain in world.domains.values()}
+        self.holdings = holdings(world)
+        self.verdicts = judge(world)
+        self.loads: dict[str, Counter[str]] = {}
+        self.switchovers: dict[str, list[Switchover]] = {}
+        for switchover in world.switchovers:
+            if not switchovers.is_ended(switchover):
+                self.switchovers.setdefault(switchover.spec.virtual_ip_ref.name, []).append(switchover)
+        for virtual_ip in world.virtual_ips:
+            self._count(virtual_ip, self._resident(virtual_ip), 1)
+
+    def guard(self, kind: str, name: str, decide: object) -> None:
+        """Run one object's decision so that a broken invariant in it stops no other."""
+        assert callable(decide)
+        try:
+            decide()
+        except Exception as error:  # noqa: BLE001 - told and counted by whoever runs the decision
+            self.problems.append(Problem(kind, name, f"{type(error).__name__}: {error}"))
+
+    def order(self, virtual_ip: VirtualIP) -> tuple[bool, str]:
+        """Those that somebody owns come first: they stay, and the others spread around them."""
+        return self._resident(virtual_ip) is None, virtual_ip.metadata.name
+
+    def domain(self, domain: FailoverDomain) -> None:
+        """Decide one FailoverDomain."""
+        write = domains.decide(domain, self.world, self.views[domain.metadata.name], self.now.wall)
+        if write is not None:
+            self.writes.append(write)
+
+    def virtual_ip(self, virtual_ip: VirtualIP) -> None:
+        """Decide one VirtualIP and the Switchovers that name it."""
+        uid, verdict = virtual_ip.metadata.uid, self.verdicts[virtual_ip.metadata.uid]
+        view_ = self.views.get(virtual_ip.spec.domain, _NOWHERE)
+        held = self.holdings.get(uid, {})
+        findings = virtualips.Findings(
+            virtual_ip=virtual_ip,
+            verdict=verdict,
+            problem=self.world.unreadable.get(uid),
+            is_quorate=view_.is_quorate,
+            observed=view_.owners.get(uid),
+            holdings=held,
+        )
+        if virtual_ip.metadata.is_deleting:
+            self._steer(virtual_ip, findings)
+            self._release(virtual_ip, findings, view_)
+            return
+        if verdict.is_accepted and FINALIZER not in virtual_ip.metadata.finalizers:
+            # Accepting it before the finalizer stands would let it go without its release.
+            finalizers = (*virtual_ip.metadata.finalizers, FINALIZER)
+            self.writes.append(
+                FinalizerWrite(kind="VirtualIP", metadata=virtual_ip.metadata, finalizers=finalizers)
+            )
+            return
+        if verdict.is_accepted and findings.problem is None:
+            findings = self._elect(virtual_ip, findings, view_)
+        else:
+            self._steer(virtual_ip, findings)
+        self._write(findings)
+
+    def orphans(self) -> None:
+        """Decide the Switchovers whose VirtualIP does not exist."""
+        known = {virtual_ip.metadata.name for virtual_ip in self.world.virtual_ips}
+        for name, open_ones in sorted(self.switchovers.items()):
+            if name not in known:
+                self._follow(switchovers.steer(open_ones, None, self.now.wall))
+
+    def _elect(
+        self, virtual_ip: VirtualIP, findings: virtualips.Findings, view_: View
+    ) -> virtualips.Findings:
+        domain = self.world.domains[virtual_ip.spec.domain]
+        observed, order = findings.observed, virtual_ip.status.election
+        resident = self._resident(virtual_ip)
+        self._count(virtual_ip, resident, -1)
+        candidates = gather(
+            virtual_ip,
+            domain,
+            self.world,
+            view=view_,
+            holdings=findings.holdings,
+            loads=self.loads.get(_group(virtual_ip), {}),
+        )
+        findings = findings._replace(candidates=candidates)
+        target = self._steer(virtual_ip, findings)
+        facts = Facts(
+            name=virtual_ip.metadata.name,
+            candidates=candidates,
+            owner=None if observed is None else observed.holder,
+            ordered=None if order is None else order.owner,
+            target=target,
+            returns=virtual_ip.spec.failback.policy == "Automatic",
+            delay_s=float(virtual_ip.spec.failback.delay_seconds),
+            is_suspended=virtual_ip.spec.suspend,
+            has_to_wait=self._has_to_wait(virtual_ip, domain, candidates),
+            better=self.memory.better.get(virtual_ip.metadata.uid, {}),
+        )
+        election: Election = elect(facts, self.now.tick)
+        if election.better:
+            self.better[virtual_ip.metadata.uid] = election.better
+        if election.due is not None:
+            self.dues.append(election.due)
+        self._count(virtual_ip, election.owner, 1)
+        return findings._replace(election=election)
+
+    def _has_to_wait(
+        self, virtual_ip: VirtualIP, domain: FailoverDomain, candidates: tuple[Candidate, ...]
+    ) -> bool:
+        """Whether a first choice should wait for reports that are to be expected at any moment."""
+        starts = (
+            conditions.find(virtual_ip.status.conditions, "Accepted"),
+            conditions.find(domain.status.conditions, "Quorate"),
+        )
+        ends = [self._settled(start) for start in starts if start is not None and start.status == "True"]
+        if not might_improve(candidates, virtual_ip.spec.health_checks):
+            return False
+        if len(ends) < len(starts):
+            return True
+        if max(ends) <= self.now.tick:
+            return False
+        self.dues.append(max(ends))
+        return True
+
+    def _settled(self, start: conditions.Condition) -> float:
+        """Return the tick at which something that started then is settled.
+
+        Its time is cut to seconds, and may come from another machine's clock: a start that lies in the
+        future is not waited for.
+        """
+        age_s = (self.now.wall - start.last_transition_time).total_seconds()
+        return self.now.tick + (SETTLE_S + 1.0 - age_s if age_s >= 0 else 0.0)
+
+    def _steer(self, virtual_ip: VirtualIP, findings: virtualips.Findings) -> str | None:
+        situation = switchovers.Situation(
+            virtual_ip=virtual_ip,
+            is_accepted=findings.verdict.is_accepted,
+            observed=findings.observed,
+            candidates=findings.candidates,
+            outage_ms=virtualips.outage_ms(findings),
+        )
+        open_ones = self.switchovers.get(virtual_ip.metadata.name, [])
+        return self._follow(switchovers.steer(open_ones, situation, self.now.wall))
+
+    def _follow(self, course: switchovers.Course) -> str | None:
+        self.writes.extend(course.writes)
+        if course.due_in_s is not None:
+            self.dues.append(self.now.tick + course.due_in_s)
+        return course.target
+
+    def _release(self, virtual_ip: VirtualIP, findings: virtualips.Findings, view_: View) -> None:
+        if FINALIZER not in virtual_ip.metadata.finalizers:
+            return
+        hindrance = releases.hindrance(
+            virtual_ip, holdings=findings.holdings, alive=view_.alive, observed=findings.observed
+        )
+        if hindrance is not None:
+            self._write(findings._replace(hindrance=hindrance))
+            return
+        self.writes.append(
+            FinalizerWrite(
+                kind="VirtualIP",
+                metadata=virtual_ip.metadata,
+                finalizers=releases.without_finalizer(virtual_ip),
+            )
+        )
+
+    def _write(self, findings: virtualips.Findings) -> None:
+        virtual_ip = findings.virtual_ip
+        after = virtualips.describe(findings, self.now.wall)
+        if after == virtual_ip.status:
+            return
+        tellings = virtualips.tell(virtual_ip.status, after, findings.election)
+        self.writes.append(
+            StatusWrite(kind="VirtualIP", metadata=virtual_ip.metadata, status=after, tellings=tellings)
+        )
+
+    def _resident(self, virtual_ip: VirtualIP) -> str | None:
+        """Return the node where the VirtualIP is or is to be."""
+        order = virtual_ip.status.election
+        if order is not None and order.owner is not None:
+            return order.owner
+        observed = self.views.get(virtual_ip.spec.domain, _NOWHERE).owners.get(virtual_ip.metadata.uid)
+        return None if observed is None else observed.holder
+
+    def _count(self, virtual_ip: VirtualIP, node: str | None, by: int) -> None:
+        """Count an address of a spread group on a node."""
+        group = _group(virtual_ip)
+        if group and node is not None:
+            self.loads.setdefault(group, Counter())[node] += by
+
+
+def _group(virtual_ip: VirtualIP) -> str:
+    return "" if virtual_ip.spec.spread is None else virtual_ip.spec.spread.group
+
+
+def _secrets(world: World) -> set[str]:
+    return {domain.spec.key.secret_name for domain in world.domains.values()} & world.missing_secrets

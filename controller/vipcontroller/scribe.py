@@ -1,0 +1,96 @@
+"""Carries decisions out: each write as one request to the API server, and the Events that belong to it.
+
+A write names the resource version that it was decided on, so of two controllers, or of a controller and
+a user, whoever comes second is told `Conflict` and decides anew. Events follow the write that they tell
+of; one that cannot be told is logged by the caller and lost, for it is only news.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import secrets
+from typing import TYPE_CHECKING
+
+from vipapi import resources
+from vipcluster.client import FAILOVER_DOMAINS, SECRETS, SWITCHOVERS, VIRTUAL_IPS, Conflict
+from vipcluster.events import Happening, tell
+from vipcontroller.writes import FinalizerWrite, SecretWrite, StatusWrite
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vipcluster.client import Cluster, Resource
+    from vipcluster.store import Document
+    from vipcontroller.writes import Telling, Write
+
+MANAGER = "vipkeeper-controller"
+KEY_BYTES = 32
+FIRST_KEY_ID = "1"
+
+RESOURCES: Mapping[str, Resource] = {
+    "VirtualIP": VIRTUAL_IPS,
+    "FailoverDomain": FAILOVER_DOMAINS,
+    "Switchover": SWITCHOVERS,
+}
+
+
+class Scribe:
+    """Writes under the controller's field manager. `instance` names this process in Events."""
+
+    def __init__(self, cluster: Cluster, *, namespace: str, instance: str) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._instance = instance
+
+    def carry_out(self, write: Write) -> Document | None:
+        """Do one write and return the object as it is now; raises `ApiError`, `Conflict` among them."""
+        if isinstance(write, StatusWrite):
+            return self._cluster.apply_status(
+                RESOURCES[write.kind],
+                write.metadata.name,
+                resources.to_dict(write.status),
+                manager=MANAGER,
+                uid=write.metadata.uid,
+                resource_version=write.metadata.resource_version,
+            )
+        if isinstance(write, FinalizerWrite):
+            return self._cluster.set_finalizers(
+                RESOURCES[write.kind],
+                write.metadata.name,
+                write.finalizers,
+                resource_version=write.metadata.resource_version,
+                manager=MANAGER,
+            )
+        self._make_secret(write)
+        return None
+
+    def tell(self, write: StatusWrite | FinalizerWrite, telling: Telling) -> None:
+        """Tell one Event; raises `ApiError`."""
+        happening = Happening(
+            name=write.metadata.name,
+            uid=write.metadata.uid,
+            type=telling.type,
+            action=telling.action,
+            reason=telling.reason,
+            note=telling.note,
+        )
+        tell(
+            self._cluster,
+            RESOURCES[write.kind],
+            happening,
+            controller="controller",
+            manager=MANAGER,
+            instance=self._instance,
+        )
+
+    def _make_secret(self, write: SecretWrite) -> None:
+        """Make a heartbeat Secret: key ids as names, random bytes as values."""
+        key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+        document = {
+            "metadata": {"name": write.name, "namespace": self._namespace},
+            "type": "vipkeeper.io/heartbeat-key",
+            "data": {FIRST_KEY_ID: key},
+        }
+        with contextlib.suppress(Conflict):  # somebody made it meanwhile: then that is the key
+            self._cluster.create(SECRETS, document, namespace=self._namespace, manager=MANAGER)

@@ -1,0 +1,91 @@
+"""The fact sheets that the election decides on: one for every candidate of a VirtualIP.
+
+This is where what was reported (VIPNodes), what the cluster says (Nodes) and what a majority of the
+witnesses hears come together. The score is the keeper's own; what its failing weighted checks cost is
+reckoned from the spec, so that a fall by failure can be told from a low priority.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vipapi.candidates import nominate
+from vipapi.conditions import Reason
+from vipapi.election import Candidate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from vipapi.candidates import Nominee
+    from vipapi.healthchecks import HealthCheck
+    from vipapi.nodestatus import HoldingStatus
+    from vipapi.resources import FailoverDomain, VirtualIP
+    from vipcontroller.observation import View
+    from vipcontroller.world import World
+
+SETTLING = frozenset({Reason.AGENT_UNREACHABLE, Reason.NOT_REPORTED, Reason.CHECK_PENDING})
+"""Obstacles that a fresh address or a fresh domain goes through on its way to a first owner."""
+
+HIGHEST_SCORE = 254
+
+
+def gather(
+    virtual_ip: VirtualIP,
+    domain: FailoverDomain,
+    world: World,
+    *,
+    view: View,
+    holdings: Mapping[str, HoldingStatus],
+    loads: Mapping[str, int],
+) -> tuple[Candidate, ...]:
+    """Return a sheet for each node that the VirtualIP's spec means."""
+    return tuple(
+        _sheet(nominee, virtual_ip, world, view=view, holding=holdings.get(nominee.node), loads=loads)
+        for nominee in nominate(virtual_ip.spec, domain.spec, world.nodes.values())
+    )
+
+
+def might_improve(candidates: Sequence[Candidate], checks: Sequence[HealthCheck]) -> bool:
+    """Whether a node that is still settling could yet outrank the best eligible one."""
+    bonus = sum(check.weight for check in checks if check.weight is not None and check.weight > 0)
+    best = max((candidate.rank_score for candidate in candidates if candidate.is_eligible), default=0)
+    return any(
+        candidate.obstacle is not None
+        and candidate.obstacle.reason in SETTLING
+        and min(candidate.priority + bonus, HIGHEST_SCORE) >= best
+        for candidate in candidates
+    )
+
+
+def _sheet(
+    nominee: Nominee,
+    virtual_ip: VirtualIP,
+    world: World,
+    *,
+    view: View,
+    holding: HoldingStatus | None,
+    loads: Mapping[str, int],
+) -> Candidate:
+    node, vip_node = world.nodes.get(nominee.node), world.vip_nodes.get(nominee.node)
+    return Candidate(
+        node=nominee.node,
+        priority=nominee.priority,
+        score=holding.score if holding is not None and holding.score else None,
+        lost=0 if holding is None else _lost(virtual_ip.spec.health_checks, holding),
+        is_present=nominee.is_present,
+        is_deleting=node is not None and node.metadata.is_deleting,
+        is_in_domain=nominee.is_in_domain,
+        has_agent=vip_node is not None,
+        is_alive=nominee.node in view.alive,
+        is_witness_only=vip_node is not None and vip_node.status.candidacy == "WitnessOnly",
+        is_cordoned=node is not None and node.is_cordoned,
+        fitness=None if holding is None else holding.fitness,
+        reason="" if holding is None else holding.reason,
+        message="" if holding is None else holding.message,
+        group_load=loads.get(nominee.node, 0),
+    )
+
+
+def _lost(checks: Sequence[HealthCheck], holding: HoldingStatus) -> int:
+    failing = {check.name for check in holding.checks if check.result == "Failing"}
+    return sum(abs(check.weight) for check in checks if check.weight is not None and check.name in failing)
