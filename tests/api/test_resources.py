@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, get_args, get_origin, get_type_hints
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.schema import objections
+from api.shapes import shape_of, values_of
+from apiserver.definitions import definitions, schema_of
+from apiserver.specs import checked, domain, switchover, virtual_ip
+from vipapi import bounds, nodestatus, resources
+from vipapi.resources import (
+    FailoverDomain,
+    FailoverDomainStatus,
+    Node,
+    Switchover,
+    SwitchoverStatus,
+    VIPNode,
+    VIPNodeStatus,
+    VirtualIP,
+    VirtualIPStatus,
+    node_status,
+    parse,
+    to_dict,
+)
+
+KINDS = {"VirtualIP": VirtualIP, "FailoverDomain": FailoverDomain, "Switchover": Switchover, "VIPNode": VIPNode}
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_kind_of_the_api_has_its_struct(kind: str) -> None:
+    assert set(definitions()) == set(KINDS)
+    properties = schema_of(definitions()[kind])["properties"]
+    fields = {field.encode_name for field in msgspec.structs.fields(KINDS[kind])}
+    assert fields == set(properties) - {"apiVersion", "kind"}
+
+
+@pytest.mark.parametrize("part", ["spec", "status"])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_schema_and_struct_have_the_same_fields_types_and_choices(kind: str, part: str) -> None:
+    schema = schema_of(definitions()[kind])["properties"].get(part)
+    field = {each.name: each for each in msgspec.structs.fields(KINDS[kind])}.get(part)
+    assert (schema is None) == (field is None)
+    if field is not None:
+        assert shape_of(field.type) == _shape(schema)
+
+
+def _shape(schema: dict[str, Any]) -> Any:
+    """Return the schema in the form that `shape_of` gives a type."""
+    match schema["type"]:
+        case "object" if "additionalProperties" in schema:
+            return {"{}": _shape(schema["additionalProperties"])}
+        case "object":
+            return {name: _shape(child) for name, child in schema.get("properties", {}).items()}
+        case "array":
+            return [_shape(schema["items"])]
+        case "string" if "enum" in schema:
+            return ("string", *sorted(schema["enum"]))
+        case "string" if schema.get("format") == "date-time":
+            return "date-time"
+        case plain:
+            return plain
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_what_the_schema_requires_the_struct_requires(kind: str) -> None:
+    spec = schema_of(definitions()[kind])["properties"].get("spec")
+    if spec is not None:
+        _assert_required(spec, get_type_hints(KINDS[kind])["spec"], ".spec")
+
+
+def _assert_required(schema: dict[str, Any], struct: Any, path: str) -> None:
+    struct = next((each for each in get_args(struct) if each is not type(None)), struct)
+    if get_origin(struct) is tuple:
+        struct = get_args(struct)[0]
+    if not (isinstance(struct, type) and issubclass(struct, msgspec.Struct)):
+        return
+    schema = schema.get("items", schema)
+    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    required = {name for name, field in fields.items() if field.required}
+    assert required == set(schema.get("required", ())), path
+    for name, child in schema["properties"].items():
+        _assert_required(child, fields[name].type, f"{path}.{name}")
+
+
+STATUSES = {
+    "VirtualIP": VirtualIPStatus,
+    "FailoverDomain": FailoverDomainStatus,
+    "Switchover": SwitchoverStatus,
+    "VIPNode": VIPNodeStatus,
+}
+
+
+@pytest.mark.parametrize("kind", sorted(STATUSES))
+@given(data=st.data())
+def test_any_status_that_is_written_fits_the_schema_and_reads_back_the_same(
+    kind: str, data: st.DataObject
+) -> None:
+    status = data.draw(values_of(STATUSES[kind]))
+    written = to_dict(status)
+    assert objections(written, schema_of(definitions()[kind])["properties"]["status"]) == []
+    body = {"metadata": {"name": "x"}, "status": written, "spec": _MINIMAL.get(kind, {})}
+    assert parse(KINDS[kind], body).status == status  # type: ignore[type-var] # one of the kinds
+
+
+_MINIMAL = {"VirtualIP": virtual_ip()["spec"], "Switchover": switchover()["spec"]}
+
+
+@given(values_of(nodestatus.Report, longest_text=1100, longest_list=20))
+def test_any_report_fits_the_status_of_its_node(report: nodestatus.Report) -> None:
+    written = to_dict(node_status(report, generation=1, conditions=()))
+    assert objections(written, schema_of(definitions()["VIPNode"])["properties"]["status"]) == []
+
+
+def test_a_report_too_long_keeps_what_the_node_holds() -> None:
+    holdings = tuple(
+        nodestatus.HoldingStatus(
+            uid=str(n), name=f"vip-{n}", state="Owner" if n >= 1490 else "Standby", fitness="Fit", message="x" * 2000
+        )
+        for n in range(1500)
+    )
+    report = nodestatus.Report(node="a", version="1" * 99, incarnation=1, virtual_ips=holdings)
+    fitted = bounds.fit(report)
+    assert len(fitted.virtual_ips) == bounds.VIRTUAL_IPS
+    assert sum(holding.state == "Owner" for holding in fitted.virtual_ips) == 10
+    written = to_dict(node_status(report, generation=1, conditions=()))
+    assert objections(written, schema_of(definitions()["VIPNode"])["properties"]["status"]) == []
+
+
+def test_the_limits_are_the_schema_s() -> None:
+    vip = schema_of(definitions()["VirtualIP"])["properties"]["status"]["properties"]
+    fod = schema_of(definitions()["FailoverDomain"])["properties"]["status"]["properties"]
+    node = schema_of(definitions()["VIPNode"])["properties"]["status"]["properties"]
+    assert vip["candidates"]["maxItems"] == bounds.NODES
+    assert vip["candidates"]["items"]["properties"]["message"]["maxLength"] == bounds.TEXT
+    assert vip["election"]["properties"]["succession"]["maxItems"] == bounds.NODES
+    assert vip["conditions"]["items"]["properties"]["message"]["maxLength"] == bounds.CONDITION_TEXT
+    assert fod["members"]["maxItems"] == bounds.NODES
+    assert node["virtualIPs"]["maxItems"] == bounds.VIRTUAL_IPS
+    assert node["interfaces"]["maxItems"] == bounds.INTERFACES
+    assert node["domains"]["maxItems"] == bounds.DOMAINS
+    assert node["problems"]["maxItems"] == bounds.PROBLEMS
+
+
+def named(obj: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    return {**obj, "metadata": {"name": "web", **metadata}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "obj", "told"),
+    [
+        pytest.param(
+            VirtualIP,
+            named(virtual_ip(candidates=[{"nodeName": "a", "priority": "high"}])),
+            "VirtualIP web: spec.candidates[0].priority: Expected `int`, got `str`",
+            id="type",
+        ),
+        pytest.param(
+            VirtualIP, named({"spec": {}}), "VirtualIP web: spec: Object missing required field `addresses`", id="missing"
+        ),
+        pytest.param(
+            VirtualIP,
+            named(virtual_ip(failback={"policy": "Never"})),
+            "VirtualIP web: spec.failback.policy: Invalid enum value 'Never'",
+            id="choice",
+        ),
+        pytest.param(
+            VirtualIP,
+            named(virtual_ip(candidates=[{}])),
+            "VirtualIP web: spec.candidates[0]: must have exactly one of `nodeName` and `nodeSelector`",
+            id="candidate-union",
+        ),
+        pytest.param(
+            VirtualIP,
+            named(checked(tcpSocket=None, grpc={"port": 1})),
+            "VirtualIP web: spec: the health check `app` must have exactly one probe of a kind known here",
+            id="a-probe-of-a-newer-version",
+        ),
+        pytest.param(
+            VirtualIP,
+            named(virtual_ip(healthChecks=[{"name": "app", "httpGet": {"port": 1, "bodyRegex": "(?P<a>b"}}])),
+            "VirtualIP web: spec: the `bodyRegex` of the health check `app` cannot be used: missing )",
+            id="regular-expression",
+        ),
+        pytest.param(
+            FailoverDomain,
+            named(domain(profile="Fast", timing={f"{n}Milliseconds": 1 for n in ("heartbeat", "lease", "grant", "silence")})),
+            "FailoverDomain web: spec: must have only one of `profile` and `timing`",
+            id="profile-and-timing",
+        ),
+        pytest.param(Switchover, {"spec": {}}, "Switchover (without a name): ", id="nameless"),
+        pytest.param(Node, {"metadata": {"name": 7}}, "Node (without a name): metadata.name: Expected `str`", id="node"),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_its_place(kind: Any, obj: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=r".") as refusal:
+        parse(kind, obj)
+    assert told in str(refusal.value)
+
+
+def test_what_is_not_known_is_passed_over() -> None:
+    metadata = {
+        "managedFields": [{"manager": "kubectl"}],
+        "annotations": {"a": "b"},
+        "ownerReferences": [],
+        "selfLink": None,
+        "newInKubernetes2": {"deep": [1]},
+        "labels": None,
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+        "deletionTimestamp": "2026-01-01T00:00:01Z",
+    }
+    found = parse(VirtualIP, {**named(virtual_ip(newSwitch={"on": True}), **metadata), "status": {"newer": 1}})
+    assert found.metadata.labels == {}
+    assert found.metadata.creation_timestamp == datetime(2026, 1, 1, tzinfo=UTC)
+    assert found.metadata.is_deleting
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["metadata", "name", "spec", "addresses", "status", "conditions"]), inner),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize("kind", [VirtualIP, FailoverDomain, Switchover, VIPNode, Node])
+@given(obj=st.dictionaries(st.sampled_from(["metadata", "spec", "status", "kind"]), JSON))
+def test_any_json_is_an_object_or_a_value_error(kind: Any, obj: dict[str, Any]) -> None:
+    try:
+        parse(kind, obj)
+    except ValueError as refusal:
+        assert str(refusal).startswith(f"{kind.__name__} ")  # noqa: PT017 -- either outcome is right
+
+
+def test_a_node_is_read_as_the_cluster_gives_it() -> None:
+    node = parse(
+        Node,
+        {
+            "metadata": {"name": "node-a", "labels": {"role": "edge"}},
+            "spec": {"unschedulable": True, "taints": [{"key": "x", "effect": "NoSchedule"}]},
+            "status": {
+                "addresses": [
+                    {"type": "Hostname", "address": "node-a"},
+                    {"type": "InternalIP", "address": "192.0.2.101"},
+                    {"type": "InternalIP", "address": "2001:db8::65"},
+                ],
+                "nodeInfo": {"kernelVersion": "6.18"},
+            },
+        },
+    )
+    assert node.is_cordoned
+    assert node.internal_addresses == ("192.0.2.101", "2001:db8::65")
+
+
+def test_an_absent_field_reads_as_its_effective_value() -> None:
+    spec = parse(VirtualIP, named(virtual_ip())).spec
+    assert (spec.domain, spec.failback.policy, spec.failback.delay_seconds) == ("default", "Manual", 300)
+    assert (spec.announcement.count, spec.announcement.refresh_seconds) == (5, 60)
+    assert (spec.on_quorum_loss, spec.suspend, spec.candidates) == ("Release", False, ())
+    assert parse(FailoverDomain, named(domain())).spec.witnesses.count == 3
+    assert parse(Switchover, named(switchover())).spec.type == "Move"
+
+
+@pytest.mark.parametrize(
+    ("check", "period", "timeout"),
+    [
+        pytest.param({}, 1000, 1000, id="nothing-said"),
+        pytest.param({"periodMilliseconds": 200}, 200, 200, id="a-short-period-shortens-the-timeout"),
+        pytest.param({"periodMilliseconds": 5000}, 5000, 1000, id="a-long-one-does-not-lengthen-it"),
+        pytest.param({"periodMilliseconds": 200, "timeoutMilliseconds": 50}, 200, 50, id="both-said"),
+    ],
+)
+def test_a_probe_ends_before_the_next_one_starts(check: dict[str, int], period: int, timeout: int) -> None:
+    [found] = parse(VirtualIP, named(checked(**check))).spec.health_checks
+    assert (found.period_ms, found.timeout_ms) == (period, timeout)
+
+
+def test_the_names_of_the_api_stand_in_one_place() -> None:
+    for definition in definitions().values():
+        assert definition["spec"]["group"] == resources.GROUP
+        assert definition["spec"]["versions"][0]["name"] == resources.VERSION

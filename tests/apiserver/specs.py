@@ -1,0 +1,492 @@
+"""Good and bad objects: each bad one with the sentence that it must be refused with.
+
+The sentences are those of the CRDs where a rule of ours refuses, and the API server's own where a
+type, a bound or a list does. The tables of addresses are also what `vipapi.addresses` is held to.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+Object = dict[str, Any]
+
+A_HOST = "must not be the first address of its prefix, which belongs to the network itself"
+BROADCAST = "must not be the last address of its prefix, which is the network's broadcast address"
+ADDRESS = "must be an IPv4 or IPv6 address, with or without a prefix length"
+CANONICAL = "must be in canonical form (RFC 5952: lower case, the longest run of zeros as `::`)"
+UNICAST = "must be the unicast address of a host: not loopback"
+LENGTH = "must have a prefix length greater than or equal to 1"
+
+GOOD_ADDRESSES = [
+    "192.0.2.10/24",
+    "192.0.2.10",
+    "192.0.2.10/32",
+    "192.0.2.0/31",
+    "192.0.2.1/31",
+    "192.0.2.1/30",
+    "192.0.2.255/23",
+    "192.0.3.0/23",
+    "192.0.2.0",
+    "10.0.0.255/8",
+    "10.255.255.254/8",
+    "10.255.255.255",
+    "2001:db8::10/64",
+    "2001:db8::10",
+    "2001:db8::/127",
+    "2001:db8::/128",
+    "fd00::1/8",
+    "2001:db8::ffff:ffff:ffff:ffff/64",
+]
+BAD_ADDRESSES = [
+    pytest.param("web", ADDRESS, id="a-word"),
+    pytest.param("192.0.2.10/33", ADDRESS, id="prefix-too-long"),
+    pytest.param("2001:db8::10/129", ADDRESS, id="ipv6-prefix-too-long"),
+    pytest.param("192.0.2.10/", ADDRESS, id="empty-prefix"),
+    pytest.param("192.0.2.10/024", ADDRESS, id="prefix-with-leading-zero"),
+    pytest.param("192.0.2.10/+24", ADDRESS, id="prefix-with-a-sign"),
+    pytest.param("192.0.2.10/255.255.255.0", ADDRESS, id="netmask"),
+    pytest.param("192.000.002.010", ADDRESS, id="leading-zeros"),
+    pytest.param("192.0.2", ADDRESS, id="three-numbers"),
+    pytest.param("192.0.2.256", ADDRESS, id="number-out-of-range"),
+    pytest.param(" 192.0.2.10", ADDRESS, id="a-space"),
+    pytest.param("::ffff:192.0.2.10", ADDRESS, id="ipv4-mapped"),
+    pytest.param("fe80::1%eth0", ADDRESS, id="zone"),
+    pytest.param("2001:DB8::10", CANONICAL, id="upper-case"),
+    pytest.param("2001:db8:0:0:0:0:0:10/64", CANONICAL, id="zeros-written-out"),
+    pytest.param("2001:0db8::10", CANONICAL, id="ipv6-leading-zero"),
+    pytest.param("127.0.0.1", UNICAST, id="loopback"),
+    pytest.param("::1", UNICAST, id="ipv6-loopback"),
+    pytest.param("169.254.1.1/16", UNICAST, id="link-local"),
+    pytest.param("fe80::1/64", UNICAST, id="ipv6-link-local"),
+    pytest.param("224.0.0.18", UNICAST, id="multicast"),
+    pytest.param("ff02::1", UNICAST, id="ipv6-multicast"),
+    pytest.param("0.0.0.0", UNICAST, id="unspecified"),
+    pytest.param("::", UNICAST, id="ipv6-unspecified"),
+    pytest.param("255.255.255.255", UNICAST, id="broadcast"),
+    pytest.param("192.0.2.10/0", LENGTH, id="prefix-zero"),
+    pytest.param("192.0.2.0/24", A_HOST, id="first-of-its-network"),
+    pytest.param("192.0.2.128/25", A_HOST, id="first-of-half-a-network"),
+    pytest.param("2001:db8::/64", A_HOST, id="routers-anycast"),
+    pytest.param("192.0.2.255/24", BROADCAST, id="last-of-its-network"),
+    pytest.param("192.0.2.127/25", BROADCAST, id="last-of-half-a-network"),
+    pytest.param("10.1.255.255/15", BROADCAST, id="last-of-a-wide-network"),
+    pytest.param("192.0.2.3/30", BROADCAST, id="last-of-four"),
+]
+
+
+def virtual_ip(**spec: Any) -> Object:
+    return _object("VirtualIP", {"addresses": ["192.0.2.10/24"], **spec})
+
+
+def domain(**spec: Any) -> Object:
+    return _object("FailoverDomain", spec)
+
+
+def switchover(**spec: Any) -> Object:
+    return _object("Switchover", {"virtualIPRef": {"name": "web"}, "to": "node-b", **spec})
+
+
+def _object(kind: str, spec: Object) -> Object:
+    spec = {name: value for name, value in spec.items() if value is not None}
+    return {
+        "apiVersion": "vipkeeper.io/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": "tried"},
+        "spec": spec,
+    }
+
+
+def checked(**check: Any) -> Object:
+    """Return a VirtualIP with one health check, by default a TCP one."""
+    return virtual_ip(healthChecks=[{"name": "app", "tcpSocket": {"port": 80}, **check}])
+
+
+def asked(**http_get: Any) -> Object:
+    """Return a VirtualIP with one HTTP check."""
+    return virtual_ip(healthChecks=[{"name": "app", "httpGet": {"port": 80, **http_get}}])
+
+
+def selected(**selector: Any) -> Object:
+    """Return a VirtualIP with one candidate entry that selects nodes."""
+    return virtual_ip(candidates=[{"nodeSelector": selector}])
+
+
+def timed(heartbeat: int, lease: int, grant: int, silence: int) -> Object:
+    return domain(
+        timing={
+            "heartbeatMilliseconds": heartbeat,
+            "leaseMilliseconds": lease,
+            "grantMilliseconds": grant,
+            "silenceMilliseconds": silence,
+        }
+    )
+
+
+GOOD = [
+    pytest.param(virtual_ip(), id="vip-minimal"),
+    pytest.param(virtual_ip(addresses=[f"192.0.2.{n}/24" for n in range(10, 26)]), id="vip-sixteen-addresses"),
+    pytest.param(virtual_ip(addresses=["192.0.2.10/24", "2001:db8::10/64"]), id="vip-both-families"),
+    pytest.param(
+        virtual_ip(
+            domain="rack-1.example",
+            interface="bond0.100",
+            candidates=[
+                {"nodeName": "node-a", "priority": 254},
+                {"nodeSelector": {}, "priority": 1},
+                {
+                    "nodeSelector": {
+                        "matchLabels": {"role": "edge", "example.org/empty": ""},
+                        "matchExpressions": [
+                            {"key": "zone", "operator": "In", "values": ["a", "b"]},
+                            {"key": "node-role.kubernetes.io/control-plane", "operator": "DoesNotExist"},
+                        ],
+                    }
+                },
+            ],
+            failback={"policy": "Automatic", "delaySeconds": 0},
+            healthChecks=[
+                {
+                    "name": "app",
+                    "httpGet": {
+                        "port": 8443,
+                        "path": "/healthz?full=1",
+                        "host": "app.example.org",
+                        "scheme": "HTTPS",
+                        "tlsServerName": "app.example.org",
+                        "headers": [{"name": "X-Probe", "value": "vip keeper"}, {"name": "Empty", "value": ""}],
+                        "expectedStatuses": [200, 204],
+                        "bodyRegex": '"status": *"(ok|degraded)"',
+                    },
+                    "periodMilliseconds": 50,
+                    "timeoutMilliseconds": 50,
+                    "failureThreshold": 1,
+                    "successThreshold": 100,
+                },
+                {"name": "db", "tcpSocket": {"host": "2001:db8::9", "port": 5432}, "weight": 253},
+                {"name": "uplink", "icmp": {"target": "gateway"}, "weight": -253},
+                {"name": "router", "icmp": {"target": "2001:db8::1"}},
+                {"name": "disk", "exec": {"hook": "check-disk", "args": ["/data", ""]}},
+                {"name": "nic", "link": {"interface": "eth1"}},
+            ],
+            announcement={"count": 10, "refreshSeconds": 1},
+            spread={"group": "edge"},
+            onQuorumLoss="Release",
+            suspend=True,
+        ),
+        id="vip-everything",
+    ),
+    pytest.param(checked(timeoutMilliseconds=1000), id="vip-timeout-as-long-as-the-period-in-force"),
+    pytest.param(domain(), id="domain-empty"),
+    pytest.param(
+        domain(
+            nodeSelector={"matchLabels": {"rack": "1"}},
+            allowedAddresses=["192.0.2.0/24", "2001:db8::/64", "198.51.100.7/32", "0.0.0.0/0"],
+            heartbeat={"interface": "eth0", "port": 65535},
+            profile="Fast",
+            witnesses={"count": 7, "nodeSelector": {}},
+            key={"secretName": "rack-1.heartbeat"},
+        ),
+        id="domain-everything",
+    ),
+    pytest.param(timed(49, 100, 123, 123), id="domain-timing-at-the-edge"),
+    pytest.param(switchover(), id="switchover"),
+    pytest.param(switchover(type="Move"), id="switchover-with-type"),
+]
+
+NODE_NAME = "must be the name of a node as `kubectl get nodes` shows it"
+INTERFACE = "must be the name of a network interface as `ip link` shows it: up to 15 characters"
+LABEL_VALUE = "must be a label value: up to 63 letters, digits, `-`, `_` or `.`"
+HOST = "must be an IP address or a DNS name without scheme, port or brackets"
+HOOK = "must be the plain name of a file in the node's hook folder, without `/`"
+VALUES = "must have at least one entry for the operators In and NotIn, and none for Exists and DoesNotExist"
+NAME = "must be lower-case letters, digits and `-`, beginning and ending with a letter or digit"
+
+BAD = [
+    # addresses
+    pytest.param(virtual_ip(addresses=None), "spec.addresses: Required value", id="vip-no-addresses"),
+    pytest.param(virtual_ip(addresses=[]), "should have at least 1 items", id="vip-empty-addresses"),
+    pytest.param(
+        virtual_ip(addresses=[f"192.0.2.{n}" for n in range(10, 27)]),
+        "must have at most 16 items",
+        id="vip-seventeen-addresses",
+    ),
+    pytest.param(
+        virtual_ip(addresses=["192.0.2.10", "192.0.2.10"]), "spec.addresses[1]: Duplicate value", id="vip-twice"
+    ),
+    pytest.param(
+        virtual_ip(addresses=["192.0.2.10/24", "192.0.2.10"]),
+        "must not name an address twice, not even with two prefix lengths",
+        id="vip-twice-with-two-prefixes",
+    ),
+    # names
+    pytest.param(virtual_ip(domain="Default"), "must be the name of a FailoverDomain", id="vip-domain-name"),
+    pytest.param(virtual_ip(domain=""), "should be at least 1 chars long", id="vip-empty-domain"),
+    pytest.param(virtual_ip(interface="eth0/1"), INTERFACE, id="vip-interface-slash"),
+    pytest.param(virtual_ip(interface=".."), INTERFACE, id="vip-interface-dots"),
+    pytest.param(virtual_ip(interface="a-name-of-sixteen"), "may not be more than 15", id="vip-interface-long"),
+    pytest.param(virtual_ip(spread={"group": "Edge!"}), NAME, id="vip-group-name"),
+    pytest.param(virtual_ip(spread={}), "spec.spread.group: Required value", id="vip-group-missing"),
+    # candidates
+    pytest.param(virtual_ip(candidates=[]), "should have at least 1 items", id="vip-no-candidates"),
+    pytest.param(
+        virtual_ip(candidates=[{"priority": 100}]),
+        "must have exactly one of `nodeName` and `nodeSelector`",
+        id="vip-candidate-without-node",
+    ),
+    pytest.param(
+        virtual_ip(candidates=[{"nodeName": "node-a", "nodeSelector": {}}]),
+        "must have exactly one of `nodeName` and `nodeSelector`",
+        id="vip-candidate-with-both",
+    ),
+    pytest.param(
+        virtual_ip(candidates=[{"nodeName": "node-a"}, {"nodeName": "node-a", "priority": 1}]),
+        "must not name a node twice",
+        id="vip-candidate-twice",
+    ),
+    pytest.param(virtual_ip(candidates=[{"nodeName": "Node A"}]), NODE_NAME, id="vip-node-name"),
+    pytest.param(
+        virtual_ip(candidates=[{"nodeName": "node-a", "priority": 255}]),
+        "should be less than or equal to 254",
+        id="vip-priority-high",
+    ),
+    pytest.param(
+        virtual_ip(candidates=[{"nodeName": "node-a", "priority": 0}]),
+        "should be greater than or equal to 1",
+        id="vip-priority-low",
+    ),
+    pytest.param(
+        virtual_ip(candidates=[{"nodeName": "node-a", "priority": 1.5}]), "must be of type integer", id="vip-float"
+    ),
+    pytest.param(selected(matchLabels={"role": "-edge"}), LABEL_VALUE, id="selector-label-value"),
+    pytest.param(
+        selected(matchExpressions=[{"key": "a b", "operator": "Exists"}]),
+        "must be a label's name with an optional DNS prefix",
+        id="selector-key",
+    ),
+    pytest.param(
+        selected(matchExpressions=[{"key": "role", "operator": "Gt", "values": ["1"]}]),
+        'supported values: "In", "NotIn", "Exists", "DoesNotExist"',
+        id="selector-operator",
+    ),
+    pytest.param(
+        selected(matchExpressions=[{"key": "role", "operator": "In"}]), VALUES, id="selector-in-nothing"
+    ),
+    pytest.param(
+        selected(matchExpressions=[{"key": "role", "operator": "Exists", "values": ["edge"]}]),
+        VALUES,
+        id="selector-exists-with-values",
+    ),
+    pytest.param(
+        selected(matchExpressions=[{"key": "role", "operator": "In", "values": ["edge "]}]),
+        LABEL_VALUE,
+        id="selector-value",
+    ),
+    # failback, announcement, the rest
+    pytest.param(
+        virtual_ip(failback={"policy": "Never"}), 'supported values: "Manual", "Automatic"', id="vip-failback"
+    ),
+    pytest.param(
+        virtual_ip(failback={"delaySeconds": -1}), "should be greater than or equal to 0", id="vip-delay-low"
+    ),
+    pytest.param(
+        virtual_ip(failback={"delaySeconds": 86401}), "should be less than or equal to 86400", id="vip-delay-high"
+    ),
+    pytest.param(
+        virtual_ip(announcement={"count": 0}), "should be greater than or equal to 1", id="vip-no-announcement"
+    ),
+    pytest.param(
+        virtual_ip(announcement={"refreshSeconds": 3601}),
+        "should be less than or equal to 3600",
+        id="vip-refresh-too-seldom",
+    ),
+    pytest.param(virtual_ip(onQuorumLoss="Hold"), 'supported values: "Release"', id="vip-quorum-loss"),
+    pytest.param(virtual_ip(suspend="yes"), "must be of type boolean", id="vip-suspend-string"),
+    # health checks
+    pytest.param(
+        virtual_ip(healthChecks=[{"name": "app"}]),
+        "must have exactly one of `httpGet`, `tcpSocket`, `icmp`, `exec` and `link`",
+        id="check-without-probe",
+    ),
+    pytest.param(
+        checked(icmp={"target": "gateway"}),
+        "must have exactly one of `httpGet`, `tcpSocket`, `icmp`, `exec` and `link`",
+        id="check-with-two-probes",
+    ),
+    pytest.param(
+        virtual_ip(healthChecks=[{"name": "a", "link": {"interface": "eth0"}}] * 2),
+        "spec.healthChecks[1]: Duplicate value",
+        id="check-name-twice",
+    ),
+    pytest.param(checked(name="My App"), NAME, id="check-name"),
+    pytest.param(checked(weight=0), "must not be 0: leave `weight` out to make the check required", id="weight-0"),
+    pytest.param(checked(weight=254), "should be less than or equal to 253", id="weight-high"),
+    pytest.param(checked(weight=-254), "should be greater than or equal to -253", id="weight-low"),
+    pytest.param(checked(periodMilliseconds=49), "should be greater than or equal to 50", id="period-low"),
+    pytest.param(
+        checked(timeoutMilliseconds=1001),
+        "must be less than or equal to `periodMilliseconds` (1000 if absent)",
+        id="timeout-beyond-the-period-in-force",
+    ),
+    pytest.param(
+        checked(periodMilliseconds=200, timeoutMilliseconds=201),
+        "must be less than or equal to `periodMilliseconds` (1000 if absent)",
+        id="timeout-beyond-the-period",
+    ),
+    pytest.param(checked(failureThreshold=0), "should be greater than or equal to 1", id="failure-threshold"),
+    pytest.param(checked(successThreshold=101), "should be less than or equal to 100", id="success-threshold"),
+    pytest.param(checked(tcpSocket={}), "tcpSocket.port: Required value", id="tcp-port-missing"),
+    pytest.param(
+        checked(tcpSocket={"port": 65536}), "should be less than or equal to 65535", id="tcp-port-high"
+    ),
+    pytest.param(checked(tcpSocket={"port": "http"}), "must be of type integer", id="tcp-port-by-name"),
+    pytest.param(checked(tcpSocket={"port": 1, "host": "tcp://db:1"}), HOST, id="tcp-host-url"),
+    pytest.param(checked(tcpSocket={"port": 1, "host": "192.0.2.300"}), HOST, id="tcp-host-not-an-ip"),
+    pytest.param(asked(host="[2001:db8::1]"), HOST, id="http-host-brackets"),
+    pytest.param(asked(path="healthz"), "must begin with `/` and have no spaces", id="http-path"),
+    pytest.param(asked(path="/a b"), "must begin with `/` and have no spaces", id="http-path-space"),
+    pytest.param(asked(scheme="https"), 'supported values: "HTTP", "HTTPS"', id="http-scheme"),
+    pytest.param(
+        asked(tlsServerName="a.example"), "must be left out unless `scheme` is HTTPS", id="http-server-name-of-http"
+    ),
+    pytest.param(
+        asked(scheme="HTTPS", tlsServerName="a b"), "must be a DNS name such as `app.example.org`", id="http-server-name"
+    ),
+    pytest.param(
+        asked(headers=[{"name": "X Probe", "value": ""}]),
+        "must be a header's name without spaces or `:`",
+        id="http-header-name",
+    ),
+    pytest.param(
+        asked(headers=[{"name": "content-Length", "value": "0"}]),
+        "must not be Connection, Content-Length or Transfer-Encoding",
+        id="http-header-of-the-probe",
+    ),
+    pytest.param(
+        asked(headers=[{"name": "X", "value": "a\r\nHost: evil"}]),
+        "must be printable ASCII without line breaks",
+        id="http-header-injection",
+    ),
+    pytest.param(asked(expectedStatuses=[]), "should have at least 1 items", id="http-no-statuses"),
+    pytest.param(asked(expectedStatuses=[100]), "should be greater than or equal to 200", id="http-status-100"),
+    pytest.param(asked(expectedStatuses=[200, 200]), "Duplicate value: 200", id="http-status-twice"),
+    pytest.param(
+        asked(bodyRegex="(ok"), "must be a regular expression of RE2", id="http-regex-that-does-not-compile"
+    ),
+    pytest.param(asked(bodyRegex="x" * 513), "may not be more than 512", id="http-regex-long"),
+    pytest.param(
+        checked(tcpSocket=None, icmp={"target": "router"}),
+        "must be an IP address such as `192.0.2.1`, or the word `gateway`",
+        id="icmp-target",
+    ),
+    pytest.param(checked(tcpSocket=None, exec={"hook": "/bin/sh"}), HOOK, id="exec-path"),
+    pytest.param(checked(tcpSocket=None, exec={"hook": ".."}), HOOK, id="exec-parent-folder"),
+    pytest.param(
+        checked(tcpSocket=None, exec={"hook": "a", "args": ["b\0c"]}),
+        "must not contain a NUL character",
+        id="exec-nul",
+    ),
+    pytest.param(checked(tcpSocket=None, link={"interface": "eth 0"}), INTERFACE, id="link-interface"),
+    # what comes with later pieces, and typing errors
+    pytest.param(virtual_ip(adresses=["192.0.2.10"]), 'unknown field "spec.adresses"', id="vip-unknown-field"),
+    pytest.param(virtual_ip(allowedNamespaces={}), 'unknown field "spec.allowedNamespaces"', id="vip-not-yet"),
+    pytest.param(checked(grpc={"port": 1}), 'unknown field "spec.healthChecks[0].grpc"', id="check-not-yet"),
+    # FailoverDomain
+    pytest.param(domain(allowedAddresses=[]), "should have at least 1 items", id="domain-allows-nothing"),
+    pytest.param(
+        domain(allowedAddresses=["192.0.2.0"]),
+        "must be a network with its prefix length, such as `192.0.2.0/24`",
+        id="domain-range-without-prefix",
+    ),
+    pytest.param(
+        domain(allowedAddresses=["192.0.2.1/24"]), "must not have host bits, such as `192.0.2.0/24`", id="domain-host-bits"
+    ),
+    pytest.param(
+        domain(allowedAddresses=["2001:DB8::/64"]),
+        "must be in canonical form, such as `2001:db8::/64`",
+        id="domain-range-upper-case",
+    ),
+    pytest.param(
+        domain(allowedAddresses=["192.0.2.0/24", "192.0.2.0/24"]), "[1]: Duplicate value", id="domain-range-twice"
+    ),
+    pytest.param(domain(profile="Turbo"), 'supported values: "Fast", "Balanced", "Relaxed"', id="domain-profile"),
+    pytest.param(
+        domain(profile="Fast", timing=timed(50, 250, 310, 320)["spec"]["timing"]),
+        "must be left out where `timing` is set: remove one of the two",
+        id="domain-profile-and-timing",
+    ),
+    pytest.param(
+        domain(timing={"heartbeatMilliseconds": 50, "leaseMilliseconds": 250, "grantMilliseconds": 310}),
+        "spec.timing.silenceMilliseconds: Required value",
+        id="domain-three-times",
+    ),
+    pytest.param(timed(50, 100, 123, 123), "must be less than half of `leaseMilliseconds`", id="domain-heartbeat"),
+    pytest.param(
+        timed(20, 1000, 1222, 1300),
+        "must be greater than or equal to 1.223 times `leaseMilliseconds`",
+        id="domain-grant",
+    ),
+    pytest.param(
+        timed(20, 100, 123, 122), "must be greater than or equal to `grantMilliseconds`", id="domain-silence"
+    ),
+    pytest.param(timed(9, 100, 123, 123), "should be greater than or equal to 10", id="domain-heartbeat-low"),
+    pytest.param(timed(20, 60001, 120000, 120000), "should be less than or equal to 60000", id="domain-lease-high"),
+    pytest.param(domain(witnesses={"count": 2}), "must be odd: 1, 3, 5 or 7", id="domain-even-witnesses"),
+    pytest.param(domain(witnesses={"count": 9}), "should be less than or equal to 7", id="domain-nine-witnesses"),
+    pytest.param(domain(heartbeat={"port": 0}), "should be greater than or equal to 1", id="domain-port"),
+    pytest.param(domain(heartbeat={"interface": "a:b"}), INTERFACE, id="domain-interface"),
+    pytest.param(domain(key={"secretName": "My_Key"}), "must be the name of a Secret", id="domain-secret"),
+    pytest.param(
+        domain(gateway={"probe": "Auto"}), 'unknown field "spec.gateway"', id="domain-not-yet"
+    ),
+    # Switchover
+    pytest.param(switchover(to=None), "spec.to: Required value", id="switchover-without-target"),
+    pytest.param(switchover(to="Node B"), NODE_NAME, id="switchover-node-name"),
+    pytest.param(
+        switchover(virtualIPRef=None), "spec.virtualIPRef: Required value", id="switchover-without-vip"
+    ),
+    pytest.param(
+        switchover(virtualIPRef={"name": "Web"}), "must be the name of a VirtualIP", id="switchover-vip-name"
+    ),
+    pytest.param(switchover(type="Drill"), 'supported values: "Move"', id="switchover-not-yet"),
+]
+
+BAD_CHANGES = [
+    pytest.param(
+        virtual_ip(),
+        virtual_ip(domain="other"),
+        "must not change: delete this VirtualIP and create it anew in the other domain",
+        id="vip-domain-set",
+    ),
+    pytest.param(
+        virtual_ip(domain="other"),
+        virtual_ip(),
+        "must not change: delete this VirtualIP and create it anew in the other domain",
+        id="vip-domain-unset",
+    ),
+    pytest.param(
+        domain(), domain(profile="Fast"), "must not change, and `timing` neither", id="domain-profile-set"
+    ),
+    pytest.param(
+        domain(profile="Relaxed", witnesses={"count": 3}),
+        domain(witnesses={"count": 3}),
+        "must not change, and `timing` neither", id="domain-profile-unset"
+    ),
+    pytest.param(
+        timed(20, 100, 123, 123),
+        timed(20, 100, 124, 124),
+        "must not change, and `timing` neither",
+        id="domain-timing-changed",
+    ),
+    pytest.param(
+        switchover(), switchover(to="node-c"), "must not change: create another Switchover instead", id="switchover"
+    ),
+]
+
+GOOD_CHANGES = [
+    pytest.param(virtual_ip(), virtual_ip(domain="default"), id="vip-domain-said-aloud"),
+    pytest.param(virtual_ip(domain="other"), virtual_ip(domain="other", addresses=["192.0.2.9"]), id="vip-addresses"),
+    pytest.param(domain(), domain(profile="Balanced", witnesses={"count": 5}), id="domain-profile-said-aloud"),
+    pytest.param(switchover(), switchover(), id="switchover-applied-again"),
+]
