@@ -2,13 +2,14 @@
 
 As root, pytest moves into an enclosure (`lab.enclosure`) before it collects anything: its tests can make
 and break networks freely, nothing they send leaves the machine, and killing pytest in whatever way
-leaves no process and no namespace behind.
+leaves no process and no namespace behind. A failed test with a lab shows the ends of the lab's logs.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,14 @@ import pytest
 
 from lab import binaries, enclosure, kernelcalls
 from lab.api import manifests_in
+from lab.cluster import Lab
 from lab.controlplane import ControlPlane, free_ports
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 ROOT = Path(__file__).parents[1]
+LOG_TAIL = 2000
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -30,10 +33,26 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         enclosure.enter()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    running = item.funcargs.get("lab") if isinstance(item, pytest.Function) and call.excinfo else None
+    if isinstance(running, Lab):
+        for log in sorted(running.folder.rglob("*.log")):
+            if tail := log.read_text(errors="replace")[-LOG_TAIL:]:
+                report.sections.append((f"end of {log.relative_to(running.folder)}", tail))
+    return report
+
+
 @pytest.fixture(scope="session")
 def control_plane_binaries(request: pytest.FixtureRequest) -> binaries.Binaries:
     """etcd, kube-apiserver and kubectl, built if need be."""
     capture = request.config.pluginmanager.getplugin("capturemanager")
+    assert enclosure.is_entered(), (
+        "tests with a control plane or a lab make network namespaces: run pytest as root"
+    )
 
     def say(line: str) -> None:
         with capture.global_and_fixture_disabled():
@@ -64,3 +83,11 @@ def apiserver(bare_control_plane: ControlPlane) -> Iterator[ControlPlane]:
     api.erase_group("vipkeeper.io")
     for node in api.list("v1", "Node"):
         api.delete("v1", "Node", node["metadata"]["name"])
+
+
+@pytest.fixture(scope="module")
+def lab(control_plane_binaries: binaries.Binaries) -> Iterator[Lab]:
+    """A lab of three nodes with an API server of its own, shared by the tests of a module."""
+    folder = Path(tempfile.mkdtemp(dir=enclosure.scratch_folder()))
+    with Lab(control_plane_binaries, folder, nodes=3) as running:
+        yield running

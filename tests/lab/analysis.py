@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MILLISECOND = 1_000_000
 INTERVAL_NS = 2 * MILLISECOND
-SILENCE_NS = 5 * INTERVAL_NS
+SILENCE_INTERVALS = 5
 SETTLED_NS = 1000 * MILLISECOND
 
 
@@ -122,7 +122,7 @@ def silences(
     ]
     if not before:
         gaps.insert(0, Outage(since_ns, chain[0].latest_ns, None, chain[0].node))
-    if not after and until_ns - chain[-1].latest_ns > SILENCE_NS:
+    if not after and until_ns - chain[-1].latest_ns > SILENCE_INTERVALS * interval_ns:
         gaps.append(Outage(chain[-1].latest_ns + interval_ns, None, chain[-1].node, None))
     return gaps
 
@@ -132,7 +132,7 @@ def outages(
 ) -> list[Outage]:
     """Return the gaps that are longer than a few probes."""
     gaps = silences(probes, since_ns=since_ns, until_ns=until_ns, interval_ns=interval_ns)
-    return [gap for gap in gaps if gap.length_ms * MILLISECOND > SILENCE_NS - interval_ns]
+    return [gap for gap in gaps if gap.length_ms * MILLISECOND > (SILENCE_INTERVALS - 1) * interval_ns]
 
 
 def longest_silence(

@@ -55,8 +55,16 @@ class Api:
         content_type: str = JSON,
         patience_s: float = 10,
     ) -> Object:
-        """Return the decoded answer; raises `RefusedError`, or OSError when the server is not there."""
-        status, text = self.raw(method, path, body, content_type=content_type, patience_s=patience_s)
+        """Return the decoded answer; raises `RefusedError`, or OSError when the server is not there.
+
+        A server that has just started, or a kind that was just defined, answers "try again" for a moment.
+        """
+        deadline = time.monotonic() + patience_s
+        while True:
+            status, text = self.raw(method, path, body, content_type=content_type, patience_s=patience_s)
+            if status != http.client.TOO_MANY_REQUESTS or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
         answer: Object = json.loads(text) if text.startswith(b"{") else {"text": text.decode()}
         if status >= http.client.BAD_REQUEST:
             raise RefusedError(status, answer.get("reason", ""), answer.get("message", text.decode()))

@@ -117,6 +117,7 @@ class Lab:
         for measurement in self._measurements:
             measurement.stop()
         self.plane.stop()
+        self.segment.remove(self.host)
         self.segment.close()
 
     def __enter__(self) -> Self:

@@ -35,8 +35,8 @@ PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True, slots=True)
 class _Entered:
-    outside: int
-    init: int
+    network: int
+    number: int
     scratch: Path
 
 
@@ -53,8 +53,8 @@ def is_entered() -> bool:
 
 
 def process_id_outside() -> int:
-    """Return the process id, in the machine's own /proc, of the enclosure's process 1."""
-    return _entered[0].init
+    """Return the process id, in the machine's own /proc, of the program in the enclosure."""
+    return _entered[0].number
 
 
 def scratch_folder() -> Path:
@@ -64,7 +64,7 @@ def scratch_folder() -> Path:
 
 def outside_network() -> int:
     """Return a descriptor of the network namespace that the program was started in."""
-    return _entered[0].outside
+    return _entered[0].network
 
 
 def enter() -> None:
@@ -96,16 +96,16 @@ def enter() -> None:
     kernelcalls.die_with_parent(signal.SIGKILL)
     if select.select([outer], [], [], 0)[0]:
         os._exit(1)  # the outer process died before the kernel knew that we follow it
-    number_outside = int(Path("/proc/self").readlink().name)
-    kernelcalls.unshare(kernelcalls.CLONE_NEWNS | kernelcalls.CLONE_NEWNET)
-    kernelcalls.mount_own_proc()
-    kernelcalls.bring_loopback_up()
     inner = os.fork()
     if inner:
         os._exit(_wait_for(inner))
     os.close(outer)
+    number_outside = int(Path("/proc/self").readlink().name)
+    kernelcalls.unshare(kernelcalls.CLONE_NEWNS | kernelcalls.CLONE_NEWNET)
+    kernelcalls.mount_own_proc()
+    kernelcalls.bring_loopback_up()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {*PASSED_ON, signal.SIGCHLD})
-    _entered.append(_Entered(outside=outside, init=number_outside, scratch=scratch))
+    _entered.append(_Entered(network=outside, number=number_outside, scratch=scratch))
 
 
 def _wait_for(child: int) -> int:

@@ -66,14 +66,14 @@ class Measurement:
         """Start a client on a host; it asks every address and the control address."""
         asked = {**self.addresses, CONTROL: self.gateway.ipv4}
         targets = [f"{label}={address}" for label, address in asked.items()]
-        command = [sys.executable, "-m", "lab.prober", self.folder / host.name, *targets]
+        command: list[str | Path] = [sys.executable, "-m", "lab.prober", self.folder / host.name, *targets]
         process = host.start(command, name=f"prober-{self.folder.name}", environment=environment())
         self.started.append(process)
 
     def request_from(self, host: Host, urls: Mapping[str, str]) -> None:
         """Start an HTTP client on a host."""
         targets = [f"{label}={url}" for label, url in urls.items()]
-        command = [sys.executable, "-m", "lab.requester", self.folder / host.name, *targets]
+        command: list[str | Path] = [sys.executable, "-m", "lab.requester", self.folder / host.name, *targets]
         process = host.start(command, name=f"requester-{self.folder.name}", environment=environment())
         self.started.append(process)
 

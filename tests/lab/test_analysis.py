@@ -18,12 +18,11 @@ from lab.records import Probe, Sighting
 
 
 def probes(text: str) -> list[Probe]:
-    """Read a letter for each probe, 2 ms apart from 100 ms on: the node that answered within 1 ms, or a dot."""
+    """Read a letter for each probe, every 2 ms from 100 ms on: the node that answered, or a dot."""
+    moments = [(100 + 2 * index) * MILLISECOND for index in range(len(text))]
     return [
-        Probe(at, at + MILLISECOND, f"node-{letter}") if letter != "." else Probe(at, None, None)
-        for at, letter in (
-            (100 * MILLISECOND + index * 2 * MILLISECOND, letter) for index, letter in enumerate(text)
-        )
+        Probe(at, None, None) if letter == "." else Probe(at, at + MILLISECOND, f"node-{letter}")
+        for at, letter in zip(moments, text, strict=True)
     ]
 
 

@@ -156,6 +156,11 @@ class Segment:
         """Give the host its carrier back."""
         self._set_port(host, "up")
 
+    def remove(self, host: Host) -> None:
+        """Unplug a host for good, so that its namespace, if it lives on, has no trace of the segment."""
+        with kernelcalls.entered(self.network), IPRoute() as netlink:
+            netlink.link("del", ifname=host.name)
+
     def close(self) -> None:
         """Kill every process on the segment and let its namespaces go."""
         for host in self.hosts.values():
