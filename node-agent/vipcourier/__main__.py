@@ -1,0 +1,77 @@
+"""vipkeeper-courier: reads its options and runs the courier.
+
+Exit status: 0 after an orderly stop, 1 when something that it needs is missing (said in the last line
+of its log, with the remedy), 2 for unusable options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from vipapi import listen
+from vipcluster.client import BadConfiguration, connect
+from vipcourier import metrics
+from vipcourier.courier import MANAGER, Blind, Courier
+
+_log = logging.getLogger("vipcourier")
+
+
+def main() -> None:
+    """Run the courier until SIGTERM or SIGINT."""
+    options = _options(sys.argv[1:])
+    logging.basicConfig(
+        level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    try:
+        metrics.serve(*options.metrics)
+    except OSError as error:
+        _log.critical(
+            "The metrics cannot be served at %s port %d: %s: give --metrics", *options.metrics, error
+        )
+        sys.exit(1)
+    try:
+        asyncio.run(_run(options))
+    except (BadConfiguration, Blind) as error:
+        _log.critical("%s", error)
+        sys.exit(1)
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="vipkeeper-courier",
+        description="Carries the plan to the keeper and its report to the API server.",
+    )
+    parser.add_argument("--node", required=True, help="this node's name, as Kubernetes has it")
+    parser.add_argument(
+        "--socket", type=Path, default=Path("/run/vipkeeper/keeper.sock"), help="where the keeper listens"
+    )
+    parser.add_argument("--namespace", default="vipkeeper-system", help="where the heartbeat Secrets are")
+    parser.add_argument(
+        "--metrics", type=listen.parse, default=("127.0.0.1", 9947), help="address:port of the metrics"
+    )
+    parser.add_argument(
+        "--kubeconfig", help="a kubeconfig; otherwise the pod's service account, or KUBECONFIG"
+    )
+    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    return parser.parse_args(arguments)
+
+
+async def _run(options: argparse.Namespace) -> None:
+    cluster = connect(options.kubeconfig, user_agent=MANAGER)
+    courier = Courier(node=options.node, namespace=options.namespace, socket=options.socket, cluster=cluster)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    _log.info("Courier of %s started", options.node)
+    await courier.run(stop)
+    _log.info("Courier stopped")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""The courier's shell: three loops between the watch on the cluster, the link and the API server.
+
+- Whenever the watch has news, and only once it has a complete listing of every kind, the plan is made
+  anew and offered to the link if it differs from the last.
+- Whenever the keeper reports (or falls silent), the VIPNode's status is decided anew and applied if it
+  differs. The VIPNode is made when it is missing. It is not watched: nobody else writes it, and to watch
+  it would bring every node's every change to every courier. It is read again every `REREAD_S`, so that
+  one deleted or edited by hand is put right.
+- The link keeps itself connected.
+
+An API server that is away is waited for: the keeper has its plan, and the newest report is applied when
+the server is back. What no waiting heals (RBAC, a missing kind) ends the process through `Blind`, for a
+courier that cannot see should be seen; the keeper goes on without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vipapi import nodeplan
+from vipapi.resources import VIPNode, VIPNodeStatus, parse, to_dict
+from vipcluster.client import (
+    FAILOVER_DOMAINS,
+    NODES,
+    SECRETS,
+    VIP_NODES,
+    VIRTUAL_IPS,
+    ApiError,
+    Conflict,
+    Forbidden,
+    NotFound,
+)
+from vipcluster.watch import Watch
+from vipcourier import metrics, status
+from vipcourier.link import Link
+from vipcourier.planning import Planner, Sources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+
+    from vipapi.nodestatus import Report
+    from vipcluster.client import Cluster
+
+MANAGER = "vipkeeper-courier"
+WATCHED = (VIRTUAL_IPS, FAILOVER_DOMAINS, NODES, SECRETS)
+PLAN_PAUSE_S = 0.01
+WRITE_PAUSE_S = 0.05
+REREAD_S = 30.0
+FIRST_RETRY_S = 0.2
+LAST_RETRY_S = 2.0
+REMEDIES = {
+    Forbidden: "bind the courier's service account to its ClusterRole and, for Secrets, its Role",
+    NotFound: "install vipkeeper's CRDs",
+}
+
+_log = logging.getLogger(__name__)
+
+
+class Blind(Exception):  # noqa: N818 - reads as what the courier is
+    """The courier cannot see what it needs, and waiting does not help; the message says what does."""
+
+
+class _Own(NamedTuple):
+    """This node's VIPNode as the API server last showed it."""
+
+    uid: str
+    generation: int
+    version: str
+    status: VIPNodeStatus
+
+
+class Courier:
+    """One node's courier. Made inside a running event loop; `run` returns when `stop` is set."""
+
+    def __init__(self, *, node: str, namespace: str, socket: Path, cluster: Cluster) -> None:
+        self._node = node
+        self._cluster = cluster
+        self._loop = asyncio.get_running_loop()
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="api")
+        self._planner = Planner(node)
+        self._news = asyncio.Event()
+        self._watch = Watch(
+            cluster, WATCHED, namespace=namespace, on_news=self._from_a_thread(self._news.set)
+        )
+        self._link = Link(
+            socket,
+            on_report=self._take_report,
+            on_absence=self._take_absence,
+            on_sent=metrics.plans_sent.inc,
+            on_bad_line=metrics.refused_lines.inc,
+        )
+        self._to_write = asyncio.Event()
+        self._report: Report | None = None
+        self._absence: str | None = "the courier has not reached the keeper yet"
+        self._absent_since = self._loop.time()
+        self._own: _Own | None = None
+        self._written: VIPNodeStatus | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Carry until told to stop; raises `Blind`."""
+        self._watch.start()
+        stopping: Coroutine[Any, Any, Any] = stop.wait()
+        tasks = [
+            asyncio.create_task(each) for each in (stopping, self._plan(), self._write(), self._link.run())
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._writer.shutdown(wait=False, cancel_futures=True)
+            await self._loop.run_in_executor(None, self._watch.stop, 1.0)
+
+    async def _plan(self) -> None:
+        line = b""
+        told: tuple[str, ...] = ()
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if self._watch.failure is not None:
+                failure = self._watch.failure
+                remedy = REMEDIES.get(type(failure), "look at the API server")
+                raise Blind(f"{failure}: {remedy}")
+            if not self._watch.is_complete:
+                continue
+            began = self._loop.time()
+            sources = Sources(*(self._watch.documents(resource) for resource in WATCHED))
+            plan, problems = self._planner.plan(sources)
+            if problems != told:
+                for problem in problems:
+                    _log.error("Left out of the plan, or kept as it was: %s", problem)
+                told = problems
+                metrics.plan_problems.set(len(problems))
+            newest = nodeplan.encode(plan)
+            if newest != line:
+                line = newest
+                metrics.plan_bytes.set(len(line))
+                self._link.offer(line)
+            # A big world costs at most half of this process's time, however often it changes.
+            await asyncio.sleep(max(PLAN_PAUSE_S, self._loop.time() - began))
+
+    def _take_report(self, report: Report) -> None:
+        metrics.reports_received.inc()
+        if report.node != self._node:
+            why = f"the keeper on the socket is that of node {report.node}: give both the same --node"
+            _log.error("A report is dropped: %s", why)
+            self._take_absence(why)
+            return
+        metrics.keeper_connected.set(1)
+        self._report, self._absence = report, None
+        self._to_write.set()
+
+    def _take_absence(self, why: str | None) -> None:
+        if why is None:
+            return
+        metrics.keeper_connected.set(0)
+        if self._absence is None:
+            self._absent_since = self._loop.time()
+        self._absence = why
+        self._loop.call_later(status.PATIENCE_S, self._to_write.set)
+
+    async def _write(self) -> None:
+        retry_s = FIRST_RETRY_S
+        while True:
+            is_due = True
+            try:
+                async with asyncio.timeout(REREAD_S):
+                    await self._to_write.wait()
+            except TimeoutError:
+                is_due = False
+            self._to_write.clear()
+            try:
+                if not is_due:
+                    await self._reread()
+                await self._apply()
+            except ApiError as error:
+                metrics.api_errors.labels(type(error).__name__).inc()
+                remedy = REMEDIES[Forbidden] if isinstance(error, Forbidden) else "it is tried again"
+                _log.log(
+                    logging.WARNING if retry_s == FIRST_RETRY_S else logging.DEBUG,
+                    "The VIPNode could not be written: %s: %s",
+                    error,
+                    remedy,
+                )
+                self._to_write.set()
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, LAST_RETRY_S)
+                continue
+            if retry_s != FIRST_RETRY_S:
+                _log.info("The VIPNode is written again")
+            retry_s = FIRST_RETRY_S
+            await asyncio.sleep(WRITE_PAUSE_S)
+
+    async def _apply(self) -> None:
+        """Write the status where it differs; raises `ApiError`."""
+        if not self._is_known():
+            return
+        if self._own is None:
+            await self._reread()
+        own = self._own
+        assert own is not None
+        wanted = self._wanted(own)
+        if wanted in (own.status, self._written):
+            return
+        try:
+            document = await self._ask(
+                lambda: self._cluster.apply_status(
+                    VIP_NODES, self._node, to_dict(wanted), manager=MANAGER, uid=own.uid
+                )
+            )
+        except (NotFound, Conflict):
+            # Deleted, or made anew: look again, at the next try.
+            self._own = self._written = None
+            raise
+        self._own, self._written = _read(document), wanted
+        metrics.reports_applied.inc()
+
+    async def _reread(self) -> None:
+        """Read the VIPNode, or make it; raises `ApiError`."""
+        try:
+            document = await self._ask(lambda: self._cluster.get(VIP_NODES, self._node))
+        except NotFound:
+            document = await self._ask(
+                lambda: self._cluster.create(VIP_NODES, {"metadata": {"name": self._node}}, manager=MANAGER)
+            )
+            _log.info("Made the VIPNode %s", self._node)
+        own = _read(document)
+        if self._own is None or own.version != self._own.version:
+            self._own, self._written = own, None
+
+    def _is_known(self) -> bool:
+        """Whether there is something to say: a report, or a silence that has lasted."""
+        return self._absence is None or self._loop.time() - self._absent_since >= status.PATIENCE_S
+
+    def _wanted(self, own: _Own) -> VIPNodeStatus:
+        now = datetime.now(UTC)
+        if self._absence is None:
+            assert self._report is not None
+            return status.of_report(self._report, before=own.status, generation=own.generation, now=now)
+        return status.of_silence(self._absence, before=own.status, generation=own.generation, now=now)
+
+    async def _ask(self, request: Callable[[], Any]) -> Any:
+        """Run a request in the one thread that makes them."""
+        return await self._loop.run_in_executor(self._writer, request)
+
+    def _from_a_thread(self, call: Callable[[], None]) -> Callable[[], None]:
+        def from_a_thread() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended already
+                self._loop.call_soon_threadsafe(call)
+
+        return from_a_thread
+
+
+def _read(document: dict[str, Any]) -> _Own:
+    metadata = document["metadata"]
+    try:
+        known = parse(VIPNode, document).status
+    except ValueError:
+        # A status that a newer version wrote: it is replaced whole.
+        known = VIPNodeStatus()
+    return _Own(metadata["uid"], metadata["generation"], metadata["resourceVersion"], known)

@@ -1,0 +1,372 @@
+"""From the cluster's objects to a node's plan: who takes part, what is told, and what never drops out."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vipapi import nodeplan
+from vipapi.nodeplan import CandidatePlan, Key, Member
+from vipcourier.planning import Document, Planned, Planner, Sources, read_keys
+
+KEY_1, KEY_2, KEY_3 = (bytes([n]) * 32 for n in (1, 2, 3))
+
+
+def meta(name: str, **more: Any) -> Document:
+    return {"name": name, "uid": f"uid-{name}", "resourceVersion": "1", "generation": 1, **more}
+
+
+def node(name: str, *, addresses: tuple[str, ...] = (), **labels: str) -> Document:
+    listed = [{"type": "Hostname", "address": name}]
+    listed += [{"type": "InternalIP", "address": address} for address in addresses]
+    return {"metadata": meta(name, labels=labels), "spec": {}, "status": {"addresses": listed}}
+
+
+def nodes(*names: str) -> list[Document]:
+    return [{"nodeName": name, "address": f"192.0.2.{ord(name[0])}"} for name in names]
+
+
+def domain(name: str = "default", *, witnesses: tuple[str, ...] = (), **spec: Any) -> Document:
+    status: Document = {"observedGeneration": 1, "members": nodes("a", "b")}
+    if witnesses:
+        status |= {"epoch": 1, "configHash": "hash", "witnesses": nodes(*witnesses)}
+    return {"metadata": meta(name), "spec": spec, "status": status}
+
+
+def accepted(status: str = "True", generation: int = 1) -> Document:
+    return {
+        "type": "Accepted",
+        "status": status,
+        "reason": "Accepted",
+        "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+        "observedGeneration": generation,
+    }
+
+
+def vip(name: str = "web", *, conditions: list[Document] | None = None, **spec: Any) -> Document:
+    return {
+        "metadata": meta(name),
+        "spec": {"addresses": ["192.0.2.10/24"], **spec},
+        "status": {"conditions": [accepted()] if conditions is None else conditions},
+    }
+
+
+def secret(name: str = "vipkeeper-heartbeat", **data: bytes) -> Document:
+    encoded = {key.removeprefix("k"): base64.b64encode(value).decode() for key, value in data.items()}
+    return {"metadata": meta(name), "data": encoded}
+
+
+def world(**changes: list[Document]) -> Sources:
+    usual = {
+        "virtual_ips": [vip()],
+        "domains": [domain()],
+        "nodes": [node("a", addresses=("192.0.2.1",)), node("b"), node("c", role="edge")],
+        "secrets": [secret(k1=KEY_1)],
+    }
+    return Sources(**{**usual, **changes})
+
+
+def plan(sources: Sources, name: str = "a") -> Planned:
+    return Planner(name).plan(sources)
+
+
+def names(planned: Planned) -> list[str]:
+    return [found.name for each in planned.plan.domains for found in each.virtual_ips]
+
+
+def changed(document: Document, **more: Any) -> Document:
+    """Return a newer version of an object, with these parts of it replaced."""
+    newer = copy.deepcopy(document)
+    newer["metadata"]["resourceVersion"] = str(int(newer["metadata"]["resourceVersion"]) + 1)
+    for part, values in more.items():
+        newer[part] = {**newer.get(part, {}), **values}
+    return newer
+
+
+@pytest.mark.parametrize(
+    ("name", "selector", "witnesses", "takes_part"),
+    [
+        pytest.param("a", {}, (), True, id="an-empty-selector-takes-every-node"),
+        pytest.param("c", {"matchLabels": {"role": "edge"}}, (), True, id="selected"),
+        pytest.param("a", {"matchLabels": {"role": "edge"}}, (), False, id="not-selected"),
+        pytest.param("a", {"matchLabels": {"role": "edge"}}, ("a", "b", "c"), True, id="a-witness"),
+        pytest.param("unknown", {}, (), False, id="a-node-that-is-not-there"),
+        pytest.param("unknown", {}, ("unknown",), True, id="a-witness-whose-node-was-deleted"),
+    ],
+)
+def test_a_node_takes_part_where_it_is_selected_or_votes(
+    *, name: str, selector: Document, witnesses: tuple[str, ...], takes_part: bool
+) -> None:
+    sources = world(domains=[domain(nodeSelector=selector, witnesses=witnesses)])
+    assert bool(plan(sources, name).plan.domains) is takes_part
+
+
+@pytest.mark.parametrize(
+    ("candidates", "expected"),
+    [
+        pytest.param([], [("a", 100), ("b", 100), ("c", 100)], id="absent-means-every-node-of-the-domain"),
+        pytest.param(
+            [{"nodeName": "b", "priority": 150}, {"nodeSelector": {}, "priority": 50}],
+            [("a", 50), ("b", 150), ("c", 50)],
+            id="the-first-that-fits-counts",
+        ),
+        pytest.param([{"nodeSelector": {"matchLabels": {"role": "edge"}}}], [("c", 100)], id="by-label"),
+        pytest.param([{"nodeName": "elsewhere"}], [], id="a-node-that-is-not-there-is-none"),
+    ],
+)
+def test_candidates_are_resolved(candidates: list[Document], expected: list[tuple[str, int]]) -> None:
+    (found,) = plan(world(virtual_ips=[vip(candidates=candidates)])).plan.domains[0].virtual_ips
+    assert found.candidates == tuple(CandidatePlan(name, priority) for name, priority in expected)
+
+
+def test_a_candidate_outside_the_domain_is_none() -> None:
+    sources = world(
+        domains=[domain(nodeSelector={"matchLabels": {"role": "edge"}}, witnesses=("a",))],
+        virtual_ips=[vip(candidates=[{"nodeName": "a"}, {"nodeName": "c"}])],
+    )
+    (found,) = plan(sources).plan.domains[0].virtual_ips
+    assert found.candidates == (CandidatePlan("c", 100),)
+
+
+def test_a_domain_is_told_as_its_status_has_it() -> None:
+    spec: Document = {"heartbeat": {"interface": "eth1", "port": 7000}, "profile": "Fast"}
+    told = plan(world(domains=[domain(witnesses=("c", "a", "b"), **spec)])).plan
+    assert told.node_addresses == ("192.0.2.1",)
+    (found,) = told.domains
+    assert (found.uid, found.epoch, found.config_hash) == ("uid-default", 1, "hash")
+    assert found.witnesses == tuple(Member(name, f"192.0.2.{ord(name)}") for name in "abc")
+    assert found.members == tuple(Member(name, f"192.0.2.{ord(name)}") for name in "ab")
+    assert (found.port, found.heartbeat_interface, found.timing.lease_ms) == (7000, "eth1", 250)
+    assert found.keys == (Key(1, KEY_1),)
+
+
+def test_a_virtual_ip_is_told_with_its_standing_order() -> None:
+    document = vip(
+        interface="eth0",
+        healthChecks=[{"name": "app", "tcpSocket": {"port": 80}}],
+        announcement={"count": 3, "refreshSeconds": 30},
+        suspend=True,
+    )
+    document["status"] |= {
+        "owner": "b",
+        "term": 7,
+        "election": {"owner": "a", "succession": ["b", "c"], "basedOnTerm": 7},
+    }
+    (found,) = plan(world(virtual_ips=[document])).plan.domains[0].virtual_ips
+    assert (found.uid, found.addresses, found.interface) == ("uid-web", ("192.0.2.10/24",), "eth0")
+    assert (found.owner, found.succession, found.based_on_term) == ("a", ("b", "c"), 7)
+    assert (found.observed_term, found.is_frozen) == (7, True)
+    assert (found.announcement_count, found.announcement_refresh_s) == (3, 30)
+    assert [check.name for check in found.health_checks] == ["app"]
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        pytest.param(vip(), ["web"], id="accepted"),
+        pytest.param(vip(conditions=[accepted("False")]), [], id="refused"),
+        pytest.param(vip(conditions=[]), [], id="nobody-has-looked-yet"),
+        pytest.param(vip(domain="other"), [], id="of-another-domain"),
+        pytest.param(
+            {**vip(), "metadata": meta("web", deletionTimestamp="2026-01-01T00:00:00Z")},
+            [],
+            id="being-deleted",
+        ),
+    ],
+)
+def test_only_what_may_be_held_is_planned(document: Document, expected: list[str]) -> None:
+    assert names(plan(world(virtual_ips=[document]))) == expected
+
+
+@pytest.mark.parametrize(
+    ("document", "keys", "objection"),
+    [
+        pytest.param(None, (), "does not exist", id="missing"),
+        pytest.param(secret(k1=KEY_1), ((1, KEY_1),), "", id="one"),
+        pytest.param(
+            secret(k9=KEY_1, k10=KEY_2, k2=KEY_3),
+            ((10, KEY_2), (9, KEY_1)),
+            "",
+            id="the-two-newest-by-number",
+        ),
+        pytest.param(secret(k0=KEY_1), (), "it has no key", id="zero-is-no-id"),
+        pytest.param(secret(k256=KEY_1), (), "it has no key", id="too-high-an-id"),
+        pytest.param(secret(k1=b"short"), (), "it has no key", id="too-short"),
+        pytest.param(secret(k1=KEY_1, extra=KEY_2), ((1, KEY_1),), "extra", id="something-else-beside-it"),
+        pytest.param(
+            {"metadata": meta("s"), "data": {"1": "no base64!"}}, (), "it has no key", id="not-base64"
+        ),
+        pytest.param({"metadata": meta("s")}, (), "it has no key", id="empty"),
+    ],
+)
+def test_keys_are_read_newest_first(
+    document: Document | None, keys: tuple[tuple[int, bytes], ...], objection: str
+) -> None:
+    found, said = read_keys(document)
+    assert found == tuple(Key(key_id, value) for key_id, value in keys)
+    assert objection in said
+    assert bool(objection) is bool(said)
+
+
+UNREADABLE: Document = {"addresses": "not a list"}
+
+
+def test_an_object_that_cannot_be_read_any_more_stays_as_it_was() -> None:
+    planner = Planner("a")
+    good = planner.plan(world())
+    broken = planner.plan(world(virtual_ips=[changed(vip(), spec=UNREADABLE)]))
+    assert broken.plan == good.plan
+    assert "VirtualIP web" in broken.problems[0]
+
+
+def test_an_object_that_could_never_be_read_is_left_out_alone() -> None:
+    planned = plan(world(virtual_ips=[vip("bad", **UNREADABLE), vip("good")]))
+    assert names(planned) == ["good"]
+    assert "VirtualIP bad" in planned.problems[0]
+
+
+def test_an_object_that_cannot_be_read_is_let_go_when_it_is_deleted() -> None:
+    planner = Planner("a")
+    planner.plan(world())
+    deleted = changed(vip(), spec=UNREADABLE, metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"})
+    assert names(planner.plan(world(virtual_ips=[deleted]))) == []
+
+
+def test_a_domain_that_cannot_be_read_any_more_stays_as_it_was() -> None:
+    planner = Planner("a")
+    good = planner.plan(world())
+    for spec in ({"profile": "Unheard"}, {"timing": dict.fromkeys(TIMES, 100)}):
+        broken = planner.plan(world(domains=[changed(domain(), spec=spec)]))
+        assert broken.plan == good.plan
+        assert "FailoverDomain default" in broken.problems[0]
+
+
+TIMES = ("heartbeatMilliseconds", "leaseMilliseconds", "grantMilliseconds", "silenceMilliseconds")
+
+
+def test_a_change_is_planned_when_it_has_been_accepted() -> None:
+    planner = Planner("a")
+    before = planner.plan(world())
+    edited = changed(vip(), spec={"addresses": ["192.0.2.99/24"]}, metadata={"generation": 2})
+    assert planner.plan(world(virtual_ips=[edited])).plan == before.plan
+    judged = changed(edited, status={"conditions": [accepted(generation=2)]})
+    (found,) = planner.plan(world(virtual_ips=[judged])).plan.domains[0].virtual_ips
+    assert found.addresses == ("192.0.2.99/24",)
+
+
+def test_a_standing_order_is_told_also_while_a_change_waits() -> None:
+    planner = Planner("a")
+    planner.plan(world())
+    edited = changed(
+        vip(),
+        spec={"suspend": True},
+        metadata={"generation": 2},
+        status={"election": {"owner": "b", "basedOnTerm": 1}},
+    )
+    (found,) = planner.plan(world(virtual_ips=[edited])).plan.domains[0].virtual_ips
+    assert (found.owner, found.is_frozen) == ("b", False)
+
+
+def test_a_change_that_waits_is_taken_as_it_is_after_a_restart() -> None:
+    edited = changed(vip(), spec={"suspend": True}, metadata={"generation": 2})
+    (found,) = plan(world(virtual_ips=[edited])).plan.domains[0].virtual_ips
+    assert found.is_frozen
+
+
+def test_a_status_wiped_by_hand_lets_nothing_go() -> None:
+    planner = Planner("a")
+    planner.plan(world())
+    wiped = changed(vip(), status={"conditions": []})
+    assert names(planner.plan(world(virtual_ips=[wiped]))) == ["web"]
+    refused = changed(wiped, status={"conditions": [accepted("False")]})
+    assert names(planner.plan(world(virtual_ips=[refused]))) == []
+
+
+@pytest.mark.parametrize("secrets", [[], [secret(k1=b"short")]], ids=["deleted", "damaged"])
+def test_a_lost_secret_cuts_nobody_off(secrets: list[Document]) -> None:
+    planner = Planner("a")
+    good = planner.plan(world())
+    lost = planner.plan(world(secrets=secrets))
+    assert lost.plan == good.plan
+    assert "Secret vipkeeper-heartbeat" in lost.problems[0]
+
+
+def test_a_domain_made_anew_gets_nothing_of_the_old_one() -> None:
+    planner = Planner("a")
+    planner.plan(world())
+    anew = domain()
+    anew["metadata"]["uid"] = "uid-anew"
+    (found,) = planner.plan(world(domains=[anew], secrets=[])).plan.domains
+    assert (found.uid, found.keys) == ("uid-anew", ())
+
+
+def test_what_is_gone_is_gone() -> None:
+    planner = Planner("a")
+    planner.plan(world())
+    assert names(planner.plan(world(virtual_ips=[]))) == []
+    assert planner.plan(world(domains=[])).plan.domains == ()
+
+
+def test_a_node_label_moves_candidates() -> None:
+    planner = Planner("a")
+    documents = [vip(candidates=[{"nodeSelector": {"matchLabels": {"role": "edge"}}}])]
+    planner.plan(world(virtual_ips=documents))
+    relabelled = [node("a", role="edge"), node("b"), node("c")]
+    for each in relabelled:
+        each["metadata"]["resourceVersion"] = "2"
+    (found,) = planner.plan(world(virtual_ips=documents, nodes=relabelled)).plan.domains[0].virtual_ips
+    assert found.candidates == (CandidatePlan("a", 100),)
+
+
+def snapshot(draw: random.Random) -> Sources:
+    """Return some world in which everything can be read and is accepted."""
+    version = str(draw.randrange(10**9))
+
+    def stamped(document: Document) -> Document:
+        document["metadata"] |= {"resourceVersion": version}
+        return document
+
+    found = [vip(name, interface=draw.choice(["eth0", "eth1"])) for name in "xyz" if draw.random() < 0.7]
+    for document in found:
+        generation = int(version)
+        document["metadata"]["generation"] = generation
+        document["status"]["conditions"] = [accepted(generation=generation)]
+    domains = [domain(name, profile=draw.choice(["Fast", "Balanced"])) for name in ("default", "second")]
+    for document in domains:
+        document["metadata"]["generation"] = int(version)
+    members = [node(name, role=draw.choice(["edge", "core"])) for name in "abc"]
+    return Sources(
+        virtual_ips=[stamped(document) for document in found],
+        domains=[stamped(document) for document in domains],
+        nodes=[stamped(document) for document in members],
+        secrets=[secret(k1=KEY_1, k2=KEY_2)],
+    )
+
+
+@given(seed=st.integers(0, 2**32), doubled=st.booleans())
+def test_a_plan_depends_on_the_newest_world_only(*, seed: int, doubled: bool) -> None:
+    draw = random.Random(seed)
+    planner = Planner("a")
+    snapshots = [snapshot(draw) for _ in range(draw.randrange(1, 5))]
+    for sources in snapshots:
+        planned = planner.plan(sources)
+        if doubled:
+            assert planner.plan(sources) == planned
+    assert planned == Planner("a").plan(snapshots[-1])
+
+
+@given(seed=st.integers(0, 2**32))
+def test_an_unchanged_world_in_any_order_is_the_same_plan_byte_for_byte(seed: int) -> None:
+    draw = random.Random(seed)
+    sources = snapshot(draw)
+    shuffled = Sources(*(draw.sample(list(listed), len(listed)) for listed in sources))
+    encoded = {nodeplan.encode(plan(each).plan) for each in (sources, shuffled)}
+    assert len(encoded) == 1
+    assert nodeplan.decode(encoded.pop()) == plan(sources).plan
