@@ -22,7 +22,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from vipagent.messages import Message  # noqa: TC001 - msgspec reads the annotation at run time
+from vipagent.messages import Message
 
 Refusal = Literal[
     "Truncated", "NotOurs", "Version", "UnknownKey", "Forged", "Garbage",

@@ -17,7 +17,8 @@ The rules (numbers as in docs/protocol.md):
  6. an answer counts only for this incarnation, only for rounds after the last release, and only under
     the term that is being asked for; answers are forgotten when the lease is given up;
  7. a release leaves only after the shell has said `closed`: the fence first, then the word;
-10. trying waits `rank` × 30 ms, losers give back at once and hold back for a random moment;
+10. a candidate tries only while a majority freshly calls the address free, `rank` × 30 ms after it heard
+    so; losers give back at once and hold back for a random moment;
 12. `expire` and `receive` first let go of what has lapsed, whatever the clock did meanwhile;
 13. a planned move asks the target first (Prepare, Ready), then closes, releases and hands over;
 16. releases are repeated until each witness has seen them or Tw has passed.
@@ -137,6 +138,9 @@ class Phase(Enum):
     CLOSING = "Closing"
 
 
+_ASKS: Final = (Phase.ACQUIRING, Phase.OWNER)
+
+
 @dataclass(slots=True)
 class _Handing:
     """A hand-over under way: whom we asked, since when, how often; `must_leave` if we cannot stay."""
@@ -206,6 +210,7 @@ class Lease:
         self._holdings: dict[Key, _Holding] = {}
         self._unassigned: frozenset[Key] = frozenset()
         self._releases: dict[Key, _PendingRelease] = {}
+        self._asking: list[Key] = []
         self._next_heartbeat_ns = now_ns + int(random.random() * timing.heartbeat_ns)
 
     # What the shell and the report ask -----------------------------------------------------------
@@ -299,7 +304,7 @@ class Lease:
                 for free in message.free:
                     self._on_free(sender, free, now_ns)
             case Handover():
-                effects += self._on_handover(sender, message, now_ns)
+                self._on_handover(sender, message, now_ns)
             case Prepare():
                 holding = self._holdings.get(message.key)
                 if holding is not None and holding.phase is Phase.STANDBY and self._is_ready(holding):
@@ -308,18 +313,19 @@ class Lease:
                 effects += self._on_ready(sender, message, now_ns)
             case Released():
                 self._on_released(sender, message)
-        return effects + self._try_due(now_ns)
+        self._try_due(now_ns)
+        return effects + self._ask_witnesses(now_ns)
 
     def expire(self, now_ns: int) -> list[Effect]:
         """Do what is due: let go, try, retry, repeat, renew."""
         effects = self._lapse(now_ns)
-        effects += self._try_due(now_ns)
+        self._try_due(now_ns)
         effects += self._retry_due(now_ns)
         effects += self._repeat_releases(now_ns)
         effects += self._steer(now_ns)
         if self._next_heartbeat_ns <= now_ns:
-            effects += self._heartbeat(now_ns)
-        return effects
+            return effects + self._heartbeat(now_ns)
+        return effects + self._ask_witnesses(now_ns)
 
     # Letting go ----------------------------------------------------------------------------------
 
@@ -442,15 +448,18 @@ class Lease:
         if holding is None or witness not in self._witnesses or holding.phase is not Phase.STANDBY:
             return
         holding.free[witness] = (now_ns, free)
-        fresh_ns = _FREE_IS_FRESH_HEARTBEATS * self._timing.heartbeat_ns
-        fresh = [said for at_ns, said in holding.free.values() if now_ns - at_ns < fresh_ns]
+        fresh = self._freshly_free(holding, now_ns)
         if not self._is_majority(len(fresh)):
             return
-        try_at_ns = now_ns + min(said.rank for said in fresh) * _RANK_DELAY_NS
+        try_at_ns = now_ns + max(said.rank for said in fresh) * _RANK_DELAY_NS
         if holding.try_at_ns is None or try_at_ns < holding.try_at_ns:
             holding.try_at_ns = try_at_ns
         holding.known_term = max(holding.known_term, *(said.term for said in fresh))
         holding.origin = self._origin(fresh, now_ns)
+
+    def _freshly_free(self, holding: _Holding, now_ns: int) -> list[Free]:
+        since_ns = now_ns - int(_FREE_IS_FRESH_HEARTBEATS * self._timing.heartbeat_ns)
+        return [said for at_ns, said in holding.free.values() if at_ns > since_ns]
 
     def _origin(self, fresh: list[Free], now_ns: int) -> Origin:
         told = [said for said in fresh if said.former is not None]
@@ -461,37 +470,35 @@ class Lease:
             return Origin("OwnerReleased", newest.former, now_ns - newest.lapsed_ns)
         return Origin("LeaseExpired", newest.former, now_ns - newest.lapsed_ns - self._timing.grant_ns)
 
-    def _on_handover(self, sender: str, message: Handover, now_ns: int) -> list[Effect]:
+    def _on_handover(self, sender: str, message: Handover, now_ns: int) -> None:
         holding = self._holdings.get(message.key)
-        if holding is None or holding.phase is not Phase.STANDBY:
-            return []
+        if holding is None or holding.phase is not Phase.STANDBY or not self._is_ready(holding):
+            return
         holding.known_term = max(holding.known_term, message.term)
         holding.origin = Origin("Moved", sender, now_ns)
-        holding.not_before_ns = now_ns
-        return self._try(message.key, holding, now_ns)
+        self._try(message.key, holding, now_ns)
 
-    def _try_due(self, now_ns: int) -> list[Effect]:
-        effects: list[Effect] = []
+    def _try_due(self, now_ns: int) -> None:
         for key, holding in self._holdings.items():
             if holding.phase is not Phase.STANDBY or holding.try_at_ns is None or holding.try_at_ns > now_ns:
                 continue
             if now_ns < holding.not_before_ns:
                 holding.try_at_ns = holding.not_before_ns
                 continue
-            effects += self._try(key, holding, now_ns)
-        return effects
+            holding.try_at_ns = None
+            # somebody better may have taken it while this one waited its turn (rule 15)
+            if self._is_majority(len(self._freshly_free(holding, now_ns))) and self._is_ready(holding):
+                self._try(key, holding, now_ns)
 
-    def _try(self, key: Key, holding: _Holding, now_ns: int) -> list[Effect]:
-        holding.try_at_ns = None
-        if not self._is_ready(holding):
-            return []
+    def _try(self, key: Key, holding: _Holding, now_ns: int) -> None:
         self._releases.pop(key, None)
         holding.phase = Phase.ACQUIRING
+        holding.try_at_ns = None
         holding.attempts = 0
         holding.min_round = self._round
         holding.free.clear()
         self._propose(holding, holding.known_term + 1)
-        return self._attempt(key, holding, now_ns)
+        self._attempt(key, holding, now_ns)
 
     def _propose(self, holding: _Holding, term: int) -> None:
         """Ask under this term from now on; answers under another one do not count (rule 6)."""
@@ -500,10 +507,11 @@ class Lease:
         holding.denied_by.clear()
         holding.deadline_ns = 0
 
-    def _attempt(self, key: Key, holding: _Holding, now_ns: int) -> list[Effect]:
+    def _attempt(self, key: Key, holding: _Holding, now_ns: int) -> None:
+        """Ask, with the next request that leaves; each attempt has twice the patience of the one before."""
+        holding.retry_at_ns = now_ns + (_RETRY_NS << holding.attempts)
         holding.attempts += 1
-        holding.retry_at_ns = now_ns + _RETRY_NS
-        return self._request(now_ns, wants=(Want(key, holding.term),), polls=self._polls())
+        self._asking.append(key)
 
     def _retry_due(self, now_ns: int) -> list[Effect]:
         effects: list[Effect] = []
@@ -513,7 +521,7 @@ class Lease:
             if holding.attempts >= _ATTEMPTS:
                 effects += self._give_up(key, holding, now_ns)
             else:
-                effects += self._attempt(key, holding, now_ns)
+                self._attempt(key, holding, now_ns)
         return effects
 
     # Asking and being answered -------------------------------------------------------------------
@@ -531,16 +539,24 @@ class Lease:
         pace = _CATCH_UP if margin_ns is not None and margin_ns < behind_ns else 1.0
         jitter = 1 - _HEARTBEAT_JITTER + 2 * _HEARTBEAT_JITTER * self._random.random()
         self._next_heartbeat_ns = now_ns + int(timing.heartbeat_ns * jitter * pace)
-        wants = tuple(
-            Want(key, h.term)
-            for key, h in self._holdings.items()
-            if h.phase in (Phase.ACQUIRING, Phase.OWNER)
-        )
-        return self._request(now_ns, wants=wants, polls=self._polls())
+        self._asking.clear()
+        return self._request([key for key, h in self._holdings.items() if h.phase in _ASKS], now_ns)
 
-    def _request(self, now_ns: int, *, wants: tuple[Want, ...], polls: tuple[Key, ...]) -> list[Effect]:
+    def _ask_witnesses(self, now_ns: int) -> list[Effect]:
+        """One request for every address set that is to be asked for now."""
+        if not self._asking:
+            return []
+        asking, self._asking = self._asking, []
+        still = [key for key in asking if self.phase(key) is Phase.ACQUIRING]
+        return self._request(still, now_ns) if still else []
+
+    def _request(self, keys: list[Key], now_ns: int) -> list[Effect]:
         self._round += 1
-        request = Request(self._round, now_ns, wants, polls)
+        wants = []
+        for key in keys:
+            holding = self._holdings[key]
+            wants.append(Want(key, holding.term, holding.phase is Phase.OWNER))
+        request = Request(self._round, now_ns, tuple(wants), self._polls())
         return [Send(witness, request) for witness in self._witnesses]
 
     def _on_ack(self, witness: str, ack: Ack, now_ns: int) -> list[Effect]:
@@ -585,7 +601,11 @@ class Lease:
             if denied.term < holding.term:
                 return []  # it was about an earlier proposal of this attempt
             self._propose(holding, denied.term + 1)
-            return self._attempt(denied.key, holding, now_ns)
+            self._attempt(denied.key, holding, now_ns)
+            return []
+        if holding.origin is not None and holding.origin.reason == "Moved":
+            if denied.holder == holding.origin.former:
+                return []  # its release overtook the hand-over on some way, and is yet to arrive on this one
         holding.denied_by.add(witness)
         if self._is_majority(len(self._witnesses) - len(holding.denied_by)):
             return []

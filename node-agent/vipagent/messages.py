@@ -1,6 +1,8 @@
 """What keepers say to each other: the messages of the lease protocol.
 
-An address set is named by its *key*, the 16 bytes of its VirtualIP's UID. Times inside messages are
+An address set is named by its *key*, 16 bytes made of its VirtualIP's UID *and its addresses*: a
+VirtualIP whose addresses were changed is another address set, so that two keepers that work from
+different plans never mean different addresses by the same key. Times inside messages are
 CLOCK_BOOTTIME nanoseconds of the node that wrote them and are only ever echoed back to it: no node
 compares its clock with another's.
 
@@ -24,10 +26,11 @@ Key = bytes
 
 
 class Want(msgspec.Struct, frozen=True, array_like=True):
-    """An address set that the sender holds, or wants to hold, under `term`."""
+    """An address set that the sender holds (`is_held`: renew it), or wants to hold, under `term`."""
 
     key: Key
     term: int
+    is_held: bool
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True, tag="request"):

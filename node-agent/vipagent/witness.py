@@ -1,16 +1,20 @@
-"""A witness: grants each address set to one holder at a time, for Tw, and remembers nothing on disk.
+"""A witness: grants each address set to one holder at a time, for Tw, and forgets it all at a restart.
 
 The rules (numbers as in docs/protocol.md):
 
  2. a grant is dated from a clock read after the request was in hand, so it never ends too early;
- 3. it stands until Tw has passed on this clock, or its holder released it;
+ 3. it stands until Tw has passed on this clock, or its holder released it; while it stands, no address
+    set that shares an address with it is granted, whatever became of the plan meanwhile;
  5. a (re)started witness stays silent for at least Tw: by then every grant that it has forgotten is over;
  7. a release older than the newest granted request is ignored, and so is a request older than a release;
-14a. a new grant needs a term above every term that this witness ever granted.
+14a. who does not hold the address set yet needs a term above every term that this witness ever granted.
+    The memory of terms must outlive a restart: `term_ceiling` says what to keep on disk, some 1,000 ahead
+    so that renewal never waits for a disk, and nothing is granted anew under a term above what is kept.
 
 A request counts only once and in order: what is not newer than the newest (incarnation, round) of its
 sender is dropped. When a grant ends, the standbys are told at once (Offer), each with its rank in the
 succession; a release may name the successor, and the address set is then kept for that one for a moment.
+So are they when the silence ends: else whoever asks first after a power cut would have everything.
 """
 
 from __future__ import annotations
@@ -41,16 +45,19 @@ if TYPE_CHECKING:
 _POLL_FRESH_HEARTBEATS: Final = 2.5
 _RESERVED_HEARTBEATS: Final = 2
 _ELECTED_ALONE_HEARTBEATS: Final = 3
+_TERMS_AHEAD: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Roster:
     """An address set's candidates in the order in which they should have it.
 
-    `elected` is the operator's choice; right after the witness first hears of the address set it is
-    offered to that one alone. `observed_term` is a floor for the witness's memory of terms.
+    `addresses` is what the set consists of, each written in one way only: sets that share one exclude
+    each other. `elected` is the operator's choice; right after the witness first hears of the address
+    set it is offered to that one alone. `observed_term` is a floor for the witness's memory of terms.
     """
 
+    addresses: frozenset[str]
     order: tuple[str, ...]
     elected: str | None = None
     observed_term: int = 0
@@ -65,6 +72,7 @@ class Grant:
     round: int
     term: int
     until_ns: int
+    addresses: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +97,21 @@ class _Stance:
 
 
 class Witness:
-    """The witness role of one keeper in one domain. It does no I/O: `now_ns` goes in, `Send`s come out."""
+    """The witness role of one keeper in one domain. It does no I/O: `now_ns` goes in, `Send`s come out.
 
-    def __init__(self, *, me: str, timing: LeaseTiming, now_ns: int) -> None:
+    `term_ceiling` is what was read from disk (0 at the very first start); None stands for a witness
+    without a disk, whose memory of terms ends with it.
+    """
+
+    def __init__(self, *, me: str, timing: LeaseTiming, now_ns: int, term_ceiling: int | None = None) -> None:
         self._me = me
         self._timing = timing
         self._silent_until_ns = now_ns + timing.silence_ns
+        self._is_silent = True
+        self._term_floor = term_ceiling or 0
+        self._kept_ceiling = term_ceiling
+        self._term_ceiling = self._term_floor + _TERMS_AHEAD
+        self._claims: dict[str, Key] = {}
         self._rosters: dict[Key, Roster] = {}
         self._known_since_ns: dict[Key, int] = {}
         self._grants: dict[Key, Grant] = {}
@@ -108,6 +125,16 @@ class Witness:
     def grants(self) -> Mapping[Key, Grant]:
         """What is granted now."""
         return self._grants
+
+    @property
+    def term_ceiling(self) -> int:
+        """What the shell is to keep on disk; when that is done it says `keep`."""
+        return self._term_ceiling
+
+    def keep(self, ceiling: int) -> None:
+        """The shell says that the ceiling is on disk, safe from a power cut."""
+        assert self._kept_ceiling is not None
+        self._kept_ceiling = max(ceiling, self._kept_ceiling)
 
     def assign(self, rosters: Mapping[Key, Roster], now_ns: int) -> None:
         """Take over the address sets of the newest plan.
@@ -124,6 +151,8 @@ class Witness:
     @property
     def deadline_ns(self) -> int | None:
         """When `expire` has something to do; None while nothing is granted."""
+        if self._is_silent:
+            return self._silent_until_ns
         return min((grant.until_ns for grant in self._grants.values()), default=None)
 
     def receive(self, sender: str, incarnation: int, message: ToWitness, now_ns: int) -> list[Send]:
@@ -137,10 +166,15 @@ class Witness:
         return sends
 
     def expire(self, now_ns: int) -> list[Send]:
-        """End the grants whose time has passed, and offer their address sets."""
+        """End the grants whose time has passed, and offer their address sets; break the silence."""
+        if self._is_silent:
+            if now_ns < self._silent_until_ns:
+                return []
+            self._is_silent = False
+            return self._offers(self._rosters, now_ns)
         over = [key for key, grant in self._grants.items() if grant.until_ns <= now_ns]
         for key in over:
-            grant = self._grants.pop(key)
+            grant = self._end(key)
             self._formers[key] = _Former(grant.holder, grant.until_ns, was_released=False)
         return self._offers(over, now_ns)
 
@@ -149,21 +183,18 @@ class Witness:
             return []
         self._newest[sender] = (incarnation, request.round)
         self._stances[sender] = _Stance(now_ns, frozenset(request.polls))
-        if now_ns < self._silent_until_ns:
+        if self._is_silent:
             return []
         granted: list[Granted] = []
         denied: list[Denied] = []
         for want in request.wants:
-            if want.key not in self._rosters:
+            if want.key not in self._rosters or not self._is_term_kept(want):
                 continue
             refusal = self._refusal(sender, incarnation, want, now_ns)
             if refusal is not None:
                 denied.append(refusal)
                 continue
-            until_ns = now_ns + self._timing.grant_ns
-            self._grants[want.key] = Grant(sender, incarnation, request.round, want.term, until_ns)
-            self._terms[want.key] = want.term
-            self._reservations.pop(want.key, None)
+            self._grant(sender, incarnation, request.round, want, now_ns)
             granted.append(Granted(want.key, want.term, self._best_standby(want.key, sender, now_ns)))
         free = [offer for key in request.polls if (offer := self._free(key, sender, now_ns)) is not None]
         answer = Ack(
@@ -176,21 +207,52 @@ class Witness:
         )
         return [Send(sender, answer)]
 
+    def _grant(self, sender: str, incarnation: int, number: int, want: Want, now_ns: int) -> None:
+        addresses = self._rosters[want.key].addresses
+        if want.key in self._grants and self._grants[want.key].addresses != addresses:
+            self._end(want.key)
+        until_ns = now_ns + self._timing.grant_ns
+        self._grants[want.key] = Grant(sender, incarnation, number, want.term, until_ns, addresses)
+        self._claims.update(dict.fromkeys(addresses, want.key))
+        self._terms[want.key] = max(want.term, self._terms.get(want.key, 0))
+        self._reservations.pop(want.key, None)
+
+    def _end(self, key: Key) -> Grant:
+        grant = self._grants.pop(key)
+        for address in grant.addresses:
+            del self._claims[address]
+        return grant
+
+    def _rival(self, key: Key) -> Grant | None:
+        """The standing grant of another address set that shares an address with this one."""
+        for address in self._rosters[key].addresses:
+            claim = self._claims.get(address, key)
+            if claim != key:
+                return self._grants[claim]
+        return None
+
+    def _is_term_kept(self, want: Want) -> bool:
+        """Rule 14a: a term is granted anew only if a restart would not forget it."""
+        if want.is_held or self._kept_ceiling is None:
+            return True
+        if want.term + _TERMS_AHEAD // 2 > self._term_ceiling:
+            self._term_ceiling = want.term + _TERMS_AHEAD
+        return want.term <= self._kept_ceiling
+
     def _refusal(self, sender: str, incarnation: int, want: Want, now_ns: int) -> Denied | None:
+        """Why not; None to grant it. A lease that is held needs no new term: nothing is opened by it."""
         term = self._known_term(want.key)
         grant = self._grants.get(want.key)
+        rival = self._rival(want.key)
+        if rival is not None:
+            return Denied(want.key, rival.holder, term)
         if grant is not None and grant.holder != sender:
             return Denied(want.key, grant.holder, term)
         reserved_for = self._reserved_for(want.key, now_ns)
         if reserved_for is not None and reserved_for != sender:
             return Denied(want.key, reserved_for, term)
-        if grant is not None and (grant.incarnation, grant.term) == (incarnation, want.term):
-            return None
-        is_above_all = want.term > self._terms.get(want.key, 0)
-        is_current = (
-            want.term >= self._rosters[want.key].observed_term
-        )  # the owner of before our restart has it
-        return None if is_above_all and is_current else Denied(want.key, None, term)
+        is_same = grant is not None and (grant.incarnation, grant.term) == (incarnation, want.term)
+        return None if want.is_held or is_same or want.term > term else Denied(want.key, None, term)
 
     def _on_release(self, sender: str, incarnation: int, release: Release, now_ns: int) -> list[Send]:
         said = (incarnation, release.round)
@@ -199,7 +261,7 @@ class Witness:
         grant = self._grants.get(release.key)
         if grant is None or grant.holder != sender or said < (grant.incarnation, grant.round):
             return sends
-        del self._grants[release.key]
+        self._end(release.key)
         self._formers[release.key] = _Former(sender, now_ns, was_released=True)
         if release.successor is not None:
             until_ns = now_ns + _RESERVED_HEARTBEATS * self._timing.heartbeat_ns
@@ -220,7 +282,7 @@ class Witness:
     def _free(self, key: Key, asker: str, now_ns: int) -> Free | None:
         """What to tell a standby; None while the address set is not free for it."""
         roster = self._rosters.get(key)
-        if roster is None or key in self._grants:
+        if roster is None or key in self._grants or self._rival(key) is not None:
             return None
         reserved_for = self._reserved_for(key, now_ns)
         if reserved_for is not None:
@@ -242,7 +304,7 @@ class Witness:
         )
 
     def _known_term(self, key: Key) -> int:
-        return max(self._terms.get(key, 0), self._rosters[key].observed_term)
+        return max(self._terms.get(key, 0), self._rosters[key].observed_term, self._term_floor)
 
     def _rank(self, key: Key, roster: Roster, asker: str, now_ns: int) -> int | None:
         if asker not in roster.order:

@@ -1,0 +1,111 @@
+"""How long an address is away: the protocol's table of times, measured in virtual time.
+
+An owner's last round reached the witnesses at some moment within a heartbeat before it died; its grants
+end Tw after that, and the standbys are offered the address at once. So a death costs Tw - U(0, heartbeat)
+and a few milliseconds. A hand-over, ordered or for an owner that became unfit, costs two round trips.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from simulation.world import PROFILES, SECOND, VIP, Network, World, alter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_TRIALS = 60
+_WEB = VIP("web", ("192.0.2.1",), ("a", "b", "c"))
+
+
+class Limit(NamedTuple):
+    """A profile, the share of datagrams that are lost, and what half and 95 of 100 trials must beat."""
+
+    profile: str
+    loss: float
+    median_ms: float
+    late_ms: float
+
+
+def _settled(seed: int, limit: Limit) -> tuple[World, str]:
+    world = World(seed=seed, timing=PROFILES[limit.profile], names="abc", witnesses="abc", drift_ppm=100)
+    world.network = Network(loss=limit.loss)
+    world.plan((_WEB,))
+    for node in world.nodes.values():
+        node.start()
+    world.run_for(3 * SECOND + world.random.randrange(world.timing.heartbeat_ns))
+    [owner] = world.owners("192.0.2.1")
+    return world, owner
+
+
+def _outages_ms(limit: Limit, upset: Callable[[World, str], None], *, from_close: bool) -> list[float]:
+    """What `upset` does to the owner costs this much, sorted."""
+    outages = []
+    for seed in range(_TRIALS):
+        world, owner = _settled(seed, limit)
+        since_ns, opens = world.now_ns, len(world.opens)
+        upset(world, owner)
+        world.run_for(2 * SECOND)
+        at_ns, successor, _ = world.opens[opens]
+        assert successor != owner
+        if from_close:
+            since_ns = next(t for t, line in world.trace if t >= since_ns and "closes" in line)
+        outages.append((at_ns - since_ns) / 1e6)
+    return sorted(outages)
+
+
+def _hold(limit: Limit, what: str, outages_ms: list[float]) -> None:
+    median_ms, late_ms = outages_ms[_TRIALS // 2], outages_ms[_TRIALS * 95 // 100]
+    print(  # noqa: T201 - the table is what one reads this for (pytest -rP)
+        f"{what}, {limit.profile}, {limit.loss:.0%} loss: half within {median_ms:.1f} ms, "
+        f"95 of 100 within {late_ms:.1f} ms, all within {outages_ms[-1]:.1f} ms"
+    )
+    assert median_ms <= limit.median_ms
+    assert late_ms <= limit.late_ms
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        pytest.param(Limit("Fast", 0, 295, 315), id="Fast"),
+        pytest.param(Limit("Balanced", 0, 470, 505), id="Balanced"),
+        pytest.param(Limit("Balanced", 0.05, 470, 540), id="Balanced, 5 % loss"),
+        pytest.param(Limit("Balanced", 0.2, 490, 640), id="Balanced, 20 % loss"),
+        pytest.param(Limit("Relaxed", 0, 1180, 1255), id="Relaxed"),
+    ],
+)
+def test_a_dead_owner_is_replaced_when_its_grants_run_out(limit: Limit) -> None:
+    outages_ms = _outages_ms(limit, lambda world, owner: world.nodes[owner].power_off(), from_close=False)
+    _hold(limit, "node death", outages_ms)
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        pytest.param(Limit("Balanced", 0, 4, 20), id="no loss"),
+        pytest.param(Limit("Balanced", 0.2, 20, 110), id="20 % loss"),
+    ],
+)
+def test_a_planned_move_costs_two_round_trips(limit: Limit) -> None:
+    def move(world: World, owner: str) -> None:
+        target = next(name for name in world.nodes if name != owner)
+        world.plan(alter((_WEB,), "web", owner=target, based_on_term=world.newest_term[_WEB.key]))
+
+    _hold(limit, "planned move", _outages_ms(limit, move, from_close=True))
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        pytest.param(Limit("Balanced", 0, 4, 20), id="no loss"),
+        pytest.param(Limit("Balanced", 0.2, 20, 200), id="20 % loss"),
+    ],
+)
+def test_an_owner_that_becomes_unfit_hands_over_at_once(limit: Limit) -> None:
+    def sicken(world: World, owner: str) -> None:
+        world.nodes[owner].unfit.add("web")
+        world.nodes[owner].judge()
+
+    _hold(limit, "unfit owner", _outages_ms(limit, sicken, from_close=False))
