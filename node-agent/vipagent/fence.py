@@ -46,6 +46,8 @@ _TCX_INGRESS, _TCX_EGRESS = 46, 47
 
 _HASH_MAP, _SCHEDULER_CLASSIFIER = 1, 3
 _ATTRIBUTES_SIZE: Final = 144
+_KEY_ONLY, _ELEMENT = 16, 32
+"""How much of the attributes a map's commands read: a deletion refuses to be given more than the key."""
 _LOG_SIZE: Final = 1 << 18
 _TC_ACT_SHOT: Final = 2
 _OLDEST_KERNEL: Final = "5.18"
@@ -61,7 +63,7 @@ def _refusal(cause: OSError, attempt: str) -> FenceRefused:
     match cause.errno:
         case errno.EPERM | errno.EACCES:
             why = (
-                "not permitted. Give the keeper the capabilities BPF and NET_ADMIN (for a pod: securityContext."
+                "not permitted. Give the keeper the capabilities BPF and NET_ADMIN (in a pod: securityContext."
                 "capabilities.add); its seccomp profile and the kernel's lockdown must allow bpf(2)"
             )
         case errno.ENOSYS:
@@ -137,7 +139,7 @@ class Fence:
             if key is None:
                 key = _key(address)
             self._key.raw = key
-            if _system_call(_NUMBER, _MAP_UPDATE, self._element, 32) < 0:
+            if _system_call(_NUMBER, _MAP_UPDATE, self._element, _ELEMENT) < 0:
                 cause = _last_error()
                 raise _refusal(cause, f"set the fence of {address}") from cause
             self._keys[address] = key
@@ -145,7 +147,7 @@ class Fence:
     def forget(self, address: IPAddress) -> None:
         """Let the kernel treat an address as none of ours: it passes. Absent is fine."""
         self._key.raw = _key(address)
-        if _system_call(_NUMBER, _MAP_DELETE, self._element, 32) < 0:
+        if _system_call(_NUMBER, _MAP_DELETE, self._element, _KEY_ONLY) < 0:
             cause = _last_error()
             if cause.errno != errno.ENOENT:
                 raise _refusal(cause, f"forget the fence of {address}") from cause
@@ -154,7 +156,7 @@ class Fence:
     def deadline_ns(self, address: IPAddress) -> int | None:
         """Return what the kernel has for an address: 0 is closed, None is unknown to the fence."""
         self._key.raw = _key(address)
-        if _system_call(_NUMBER, _MAP_LOOKUP, self._element, 32) < 0:
+        if _system_call(_NUMBER, _MAP_LOOKUP, self._element, _ELEMENT) < 0:
             cause = _last_error()
             if cause.errno != errno.ENOENT:
                 raise _refusal(cause, f"read the fence of {address}") from cause
@@ -162,7 +164,11 @@ class Fence:
         return int(self._deadline.value)
 
     def verdict(self, program_fd: int, frame: bytes, *, ingress_ifindex: int = 0) -> Literal["pass", "drop"]:
-        """Run a program on an Ethernet frame (of 14 bytes or more) without sending it anywhere."""
+        """Run a program on an Ethernet frame without sending it anywhere.
+
+        The kernel tries only frames with a whole Ethernet header and, where they say they have one,
+        a whole IP header; others are a FenceRefused.
+        """
         sample = ctypes.create_string_buffer(frame, len(frame))
         context = ctypes.create_string_buffer(192)
         struct.pack_into("=I", context, 36, ingress_ifindex)

@@ -1,0 +1,81 @@
+"""A network segment for tests: namespaces on a bridge, each with one `eth0`, made and removed by the test.
+
+Nothing here has a name outside: closing the namespaces' descriptors is all it takes to remove them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import contextmanager
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab.kernelcalls import entered, new_network
+from pyroute2 import IPRoute
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from ipaddress import IPv4Address, IPv6Address
+
+NO_DAD = 0x02
+VIP4, VIP6 = ip_address("192.0.2.10"), ip_address("2001:db8::10")
+
+
+def ipv4(place: int) -> IPv4Address:
+    return ip_address(f"192.0.2.{place}")  # type: ignore[return-value]
+
+
+def ipv6(place: int) -> IPv6Address:
+    return ip_address(f"2001:db8::{place}")  # type: ignore[return-value]
+
+
+def mac(place: int) -> str:
+    return f"02:00:00:00:00:{place:02x}"
+
+
+class Segment:
+    """Hosts by number: number n has 192.0.2.n/24, 2001:db8::n/64 and the MAC address 02:00:00:00:00:n."""
+
+    def __init__(self, networks: dict[int, int]) -> None:
+        self._networks = networks
+
+    @contextmanager
+    def inside(self, place: int) -> Iterator[int]:
+        """Stand in a host's namespace; gives the index of its eth0."""
+        with entered(self._networks[place]):
+            yield socket.if_nametoindex("eth0")
+
+
+@contextmanager
+def segment(*places: int) -> Iterator[Segment]:
+    switch = new_network()
+    networks = {place: new_network() for place in places}
+    try:
+        for place, network in networks.items():
+            with entered(network):
+                # eth0 does not exist yet; what it will be like is "default"
+                Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0", encoding="ascii")
+            with entered(switch), IPRoute() as route:
+                _plug_in(route, place, network)
+            with entered(network), IPRoute() as route:
+                index = socket.if_nametoindex("eth0")
+                route.link("set", index=index, state="up")
+                route.addr("add", index=index, address=str(ipv4(place)), prefixlen=24)
+                route.addr("add", index=index, address=str(ipv6(place)), prefixlen=64, flags=NO_DAD)
+        yield Segment(networks)
+    finally:
+        for network in (switch, *networks.values()):
+            os.close(network)
+
+
+def _plug_in(route: IPRoute, place: int, network: int) -> None:
+    if not route.link_lookup(ifname="br0"):
+        route.link("add", ifname="br0", kind="bridge")
+    bridge = route.link_lookup(ifname="br0")[0]
+    name = f"port{place}"
+    peer = {"ifname": "eth0", "net_ns_fd": network, "address": mac(place)}
+    route.link("add", ifname=name, kind="veth", peer=peer)
+    route.link("set", index=route.link_lookup(ifname=name)[0], master=bridge, state="up")
+    route.link("set", index=bridge, state="up")
