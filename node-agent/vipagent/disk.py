@@ -7,6 +7,7 @@ courier brings the next one.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from typing import TYPE_CHECKING
@@ -66,9 +67,24 @@ class Disk:
         """Keep the plan; when it returns, the plan survives a power cut. Raises `OSError`."""
         self._replace(self._plan, nodeplan.encode(plan))
 
+    def load_term_ceiling(self, domain_uid: str) -> int:
+        """Return a number that no term of this domain's witness has passed yet; 0 at the very first start."""
+        try:
+            return int(self._term_ceiling(domain_uid).read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def store_term_ceiling(self, domain_uid: str, ceiling: int) -> None:
+        """Keep it; when it returns, it survives a power cut. Raises `OSError`."""
+        self._replace(self._term_ceiling(domain_uid), str(ceiling).encode())
+
+    def _term_ceiling(self, domain_uid: str) -> Path:
+        digest = hashlib.blake2b(domain_uid.encode(), digest_size=8).hexdigest()
+        return self._folder / f"terms-{digest}"
+
     def _replace(self, path: Path, content: bytes) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = path.with_suffix(".new")
+        new = path.with_name(f"{path.name}.new")
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

@@ -277,7 +277,7 @@ def _is_ours(each: Filter) -> bool:
 
 def _is_news(message: Any, seen: dict[Any, Any]) -> bool:
     """Tell a change from the echo of a refresh: an address that is as it was, but for its lifetime."""
-    event = message["event"]
+    event = message.get("event")
     if event not in ("RTM_NEWADDR", "RTM_DELADDR"):
         return True
     key = (message["index"], message.get("local") or message.get("address"), message["prefixlen"])

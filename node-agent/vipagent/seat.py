@@ -36,7 +36,14 @@ class Seat:
     """One domain in which this node takes part; its witnesses are known and do not change."""
 
     def __init__(
-        self, domain: DomainPlan, *, node: str, incarnation: int, random: Random, now_ns: int
+        self,
+        domain: DomainPlan,
+        *,
+        node: str,
+        incarnation: int,
+        random: Random,
+        now_ns: int,
+        term_ceiling: int,
     ) -> None:
         assert domain.witnesses
         self.domain = domain
@@ -52,7 +59,9 @@ class Seat:
             random=random,
             now_ns=now_ns,
         )
-        self.witness = Witness(me=node, timing=timing, now_ns=now_ns) if node in witnesses else None
+        self.witness: Witness | None = None
+        if node in witnesses:
+            self.witness = Witness(me=node, timing=timing, now_ns=now_ns, term_ceiling=term_ceiling)
         self._codec = Codec(
             me=node,
             incarnation=incarnation,

@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from vipagent.health import Fitness
+    from vipagent.nodeview import Refusal
     from vipapi.nodestatus import CheckStatus
-
-
-@dataclass(frozen=True, slots=True)
-class Obstacle:
-    """Why an address cannot be carried here, and what to do about it."""
-
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +31,7 @@ class Standing:
         return self.fitness == "Fit"
 
 
-def stand(health: Fitness | None, obstacle: Obstacle | None, *, is_witness_only: bool) -> Standing:
+def stand(health: Fitness | None, obstacle: Refusal | None, *, is_witness_only: bool) -> Standing:
     """Return the standing; `health` is None where this node is no candidate."""
     if is_witness_only or health is None:
         return Standing("NotCandidate")

@@ -24,8 +24,7 @@ def key_of(vip: VirtualIPPlan) -> Key:
     The addresses are part of the name: a VirtualIP whose addresses change has another address set, which
     is granted only when the old one is over. The prefix lengths, which say where they belong, are not.
     """
-    addresses = sorted(address.partition("/")[0] for address in vip.addresses)
-    return hashlib.blake2b("\n".join([vip.uid, *addresses]).encode(), digest_size=16).digest()
+    return hashlib.blake2b("\n".join([vip.uid, *sorted(_addresses(vip))]).encode(), digest_size=16).digest()
 
 
 def lease_timing(timing: Timing) -> LeaseTiming:
@@ -50,9 +49,18 @@ def orders(domain: DomainPlan, node: str) -> dict[Key, Order]:
 def rosters(domain: DomainPlan) -> dict[Key, Roster]:
     """Every address set of the domain with its candidates in order."""
     return {
-        key_of(vip): Roster(order=_order(vip), elected=vip.owner, observed_term=vip.observed_term)
+        key_of(vip): Roster(
+            addresses=_addresses(vip),
+            order=_order(vip),
+            elected=vip.owner,
+            observed_term=vip.observed_term,
+        )
         for vip in domain.virtual_ips
     }
+
+
+def _addresses(vip: VirtualIPPlan) -> frozenset[str]:
+    return frozenset(address.partition("/")[0] for address in vip.addresses)
 
 
 def _order(vip: VirtualIPPlan) -> tuple[str, ...]:

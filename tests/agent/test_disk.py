@@ -42,7 +42,7 @@ def test_a_plan_of_a_newer_format_is_refused(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_old_plan(tmp_path: Path) -> None:
     old, disk = Plan(node="node-a"), Disk(tmp_path)
     disk.store_plan(old)
-    (tmp_path / "plan.new").symlink_to("/dev/full")
+    (tmp_path / "plan.json.new").symlink_to("/dev/full")
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         disk.store_plan(Plan(node="node-b"))
     assert disk.load_plan() == old
@@ -70,3 +70,10 @@ def test_a_damaged_incarnation_is_begun_anew(tmp_path: Path) -> None:
     first = Disk(tmp_path).next_incarnation()
     (tmp_path / "incarnation").write_bytes(b"\x00garbage")
     assert Disk(tmp_path).next_incarnation() >= first
+
+
+def test_the_highest_term_of_each_domain_outlives_a_restart(tmp_path: Path) -> None:
+    assert Disk(tmp_path).load_term_ceiling("uid/1") == 0
+    Disk(tmp_path).store_term_ceiling("uid/1", 1000)
+    Disk(tmp_path).store_term_ceiling("uid/2", 2000)
+    assert [Disk(tmp_path).load_term_ceiling(uid) for uid in ("uid/1", "uid/2", "uid/3")] == [1000, 2000, 0]

@@ -1,0 +1,110 @@
+"""vipkeeper-keeper: reads its options, checks the ground it stands on, and runs the keeper.
+
+Exit status: 0 after an orderly stop, 1 when something that it needs is missing (each on its own line,
+with its remedy), 2 for unusable options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from vipagent import metrics, realtime
+from vipagent.announcer import Announcer
+from vipagent.disk import Disk
+from vipagent.fence import Fence, FenceRefused
+from vipagent.keeper import Keeper
+from vipagent.kernel import Kernel, KernelRefused
+from vipagent.node import Node
+from vipagent.preflight import inspect, look
+from vipagent.probes import Probes
+from vipapi import __version__, listen
+
+_log = logging.getLogger("vipagent")
+
+
+def main() -> None:
+    """Run the keeper until SIGTERM or SIGINT."""
+    options = _options(sys.argv[1:])
+    logging.basicConfig(
+        level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    missing = inspect(look(options.state_dir))
+    for problem in missing:
+        _log.critical("%s: %s", problem.reason, problem.message)
+    if missing:
+        sys.exit(1)
+    try:
+        asyncio.run(_run(options))
+    except (FenceRefused, KernelRefused, OSError) as error:
+        _log.critical("%s", error)
+        sys.exit(1)
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="vipkeeper-keeper", description="Holds virtual IPs on this node.")
+    parser.add_argument("--node", required=True, help="this node's name, as Kubernetes has it")
+    parser.add_argument(
+        "--state-dir",
+        type=Path,
+        default=Path("/var/lib/vipkeeper"),
+        help="plan and incarnation are kept here",
+    )
+    parser.add_argument(
+        "--socket", type=Path, default=Path("/run/vipkeeper/keeper.sock"), help="where the courier connects"
+    )
+    parser.add_argument(
+        "--hooks-dir",
+        type=Path,
+        default=Path("/etc/vipkeeper/hooks"),
+        help="programs that exec checks may run",
+    )
+    parser.add_argument(
+        "--metrics", type=listen.parse, default=("127.0.0.1", 9946), help="address:port of the metrics"
+    )
+    parser.add_argument("--witness-only", action="store_true", help="vote, but never hold an address")
+    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    return parser.parse_args(arguments)
+
+
+async def _run(options: argparse.Namespace) -> None:
+    disk = Disk(options.state_dir)
+    incarnation = disk.next_incarnation()
+    metrics.incarnation.set(incarnation)
+    metrics.serve(*options.metrics)
+    async with contextlib.AsyncExitStack() as stack:
+        fence = stack.enter_context(Fence.load())
+        kernel = await stack.enter_async_context(Kernel.open())
+        announcer = Announcer.open()
+        stack.callback(announcer.close)
+        node = Node(kernel=kernel, fence=fence, announcer=announcer)
+        probes = Probes(hooks_dir=options.hooks_dir, gateways=node.gateways)
+        stack.push_async_callback(probes.close)
+        keeper = Keeper(
+            name=options.node,
+            version=__version__,
+            incarnation=incarnation,
+            is_witness_only=options.witness_only,
+            node=node,
+            run_probe=probes.run,
+            disk=disk,
+            socket=options.socket,
+        )
+        for refusal in realtime.claim_real_time():
+            _log.warning("%s", refusal)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, stop.set)
+        _log.info("Keeper of %s started, incarnation %d", options.node, incarnation)
+        await keeper.run(stop)
+    _log.info("Keeper stopped")
+
+
+if __name__ == "__main__":
+    main()

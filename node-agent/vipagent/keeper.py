@@ -1,0 +1,495 @@
+"""The keeper's shell: it owns the clock, the loop and the wiring, and decides nothing.
+
+One event loop does everything that matters, in this order at every wake: let go of what lapsed, read
+what arrived, look at health and kernel, renew (rule 11: renewal *is* this loop; a loop that no longer
+turns holds nothing for longer than a lease). Disk, name look-ups and metrics have threads of their own.
+
+    courier ──plan──▶ disk ──▶ seats ──effects──▶ fence, addresses, announcements, datagrams
+    checks, netlink ──────────▶ judge ─┘                       every heartbeat ──▶ report ──▶ courier
+
+Effects are carried out in the order in which they come out of the lease. Closing is two steps: the
+fence at once, then unbinding in a task, and only then does the lease hear `closed` and release.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from vipagent import metrics, realtime
+from vipagent.access import heartbeat_address
+from vipagent.checks import Checks
+from vipagent.datagrams import DatagramRefused, domain_tag
+from vipagent.disk import PlanUnreadable
+from vipagent.health import subjects
+from vipagent.lease import MILLISECOND, Close, Extend, Open, Phase, Send
+from vipagent.seat import Seat, configuration_of
+from vipagent.socketserver import SocketServer
+from vipagent.standing import stand
+from vipagent.succession import key_of
+from vipagent.wire import Wire
+from vipapi import nodeplan, nodestatus
+from vipapi.nodestatus import DomainStatus, HoldingStatus, Problem, Report, Takeover
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+    from pathlib import Path
+
+    from vipagent.disk import Disk
+    from vipagent.health import Result
+    from vipagent.lease import Effect
+    from vipagent.messages import Key
+    from vipagent.node import Node
+    from vipagent.standing import Standing
+    from vipapi.addresses import IPAddress
+    from vipapi.healthchecks import Probe
+    from vipapi.nodeplan import DomainPlan, Plan, VirtualIPPlan
+
+_DATAGRAMS_PER_WAKE: Final = 64
+_LATE_S: Final = 0.020
+_LOOK_S: Final = 0.1
+_GARBAGE_S: Final = 10.0
+_IDLE_LOOK_S: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+def now_ns() -> int:
+    """CLOCK_BOOTTIME: it also runs while the machine is suspended, and the fence compares with it."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+@dataclass(slots=True)
+class _Seated:
+    """A seat with the socket that its datagrams go through, if there is one yet."""
+
+    seat: Seat
+    wire: Wire | None = None
+    kept_term_ceiling: int = 0
+
+
+class Keeper:
+    """One node's keeper. Everything it is given is open and belongs to the caller."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        version: str,
+        incarnation: int,
+        is_witness_only: bool,
+        node: Node,
+        run_probe: Callable[[Probe, float], Awaitable[Result]],
+        disk: Disk,
+        socket: Path,
+    ) -> None:
+        self._name = name
+        self._version = version
+        self._incarnation = incarnation
+        self._is_witness_only = is_witness_only
+        self._node = node
+        self._checks = Checks(run_probe, on_change=self._on_change)
+        self._disk = disk
+        self._server = SocketServer(socket, self.take_line)
+        self._loop = asyncio.get_running_loop()
+        self._random = Random()
+        self._plan = nodeplan.Plan(node=name)
+        self._plan_lock = asyncio.Lock()
+        self._plan_problem: Problem | None = None
+        self._domain_problems: tuple[Problem, ...] = ()
+        self._seats: dict[str, _Seated] = {}
+        self._wires: dict[tuple[IPAddress, int], Wire] = {}
+        self._heartbeat_addresses: dict[str, str] = {}
+        self._standings: dict[str, Standing] = {}
+        self._takeovers: dict[Key, Takeover] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._due_ns = 0
+        self._last_report: Report | None = None
+        self._is_stopping = False
+        self._rested = asyncio.Event()
+
+    # Life ----------------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then hand everything over. Raises if a part of it broke."""
+        plan = self._load_plan()
+        await self._node.start_clean(vip for domain in plan.domains for vip in domain.virtual_ips)
+        self._apply(plan)
+        await self._server.open()
+        parts = [
+            self._loop.create_task(part)
+            for part in (self._node.watch(self._on_change), self._look_again_and_again(), _wait(stop))
+        ]
+        try:
+            ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in ended:
+                part.result()
+            await self._hand_over()
+        finally:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+            await self._checks.close()
+            await self._server.close()
+            await self._node.leave_clean()
+
+    def _load_plan(self) -> Plan:
+        try:
+            plan = self._disk.load_plan()
+        except PlanUnreadable as unreadable:
+            self._plan_problem = Problem("PlanUnreadable", str(unreadable))
+        else:
+            if plan is None or plan.node == self._name:
+                return plan or self._plan
+            message = f"the stored plan is for node {plan.node!r}, this is {self._name!r}: it is not used"
+            self._plan_problem = Problem("PlanUnreadable", message)
+        _log.error("%s", self._plan_problem.message)
+        return self._plan
+
+    async def _hand_over(self) -> None:
+        """Give everything to the best standbys; done when the witnesses know, or when Tw has passed."""
+        _log.info("Handing over before stopping")
+        self._is_stopping = True
+        for seated in self._seats.values():
+            self._perform(seated, seated.seat.lease.resign(now_ns()))
+        self._arm()
+        longest_ms = max((s.seat.domain.timing.grant_ms for s in self._seats.values()), default=0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2 * longest_ms / 1000):
+                await self._rested.wait()
+
+    async def _look_again_and_again(self) -> None:
+        """Report what has changed, try what was not there before, and collect garbage when nothing is due."""
+        collect_at = self._loop.time() + _GARBAGE_S
+        idle_look_at = self._loop.time()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if self._loop.time() >= idle_look_at:
+                idle_look_at = self._loop.time() + _IDLE_LOOK_S
+                self._connect()
+                metrics.couriers.set(self._server.couriers)
+            await self._keep_terms()
+            if self._loop.time() >= collect_at:
+                realtime.collect_garbage()
+                collect_at = self._loop.time() + _GARBAGE_S
+            self._report()
+
+    async def _keep_terms(self) -> None:
+        """Keep on disk, off the renewal path, how high the witnesses' terms may go (rule 14a)."""
+        for uid, seated in list(self._seats.items()):
+            witness = seated.seat.witness
+            if witness is None or witness.term_ceiling == seated.kept_term_ceiling:
+                continue
+            ceiling = witness.term_ceiling
+            try:
+                await asyncio.to_thread(self._disk.store_term_ceiling, uid, ceiling)
+            except OSError as error:
+                _log.warning("The terms of domain %s could not be kept (%s)", seated.seat.domain.name, error)
+                continue
+            seated.kept_term_ceiling = ceiling
+            witness.keep(ceiling)
+
+    # Plan ----------------------------------------------------------------------------------------
+
+    async def take_line(self, line: bytes) -> None:
+        """Take a plan from the courier: read it, keep it on disk, then act on it (rule 9)."""
+        async with self._plan_lock:
+            try:
+                plan = nodeplan.decode(line)
+                if plan.node != self._name:
+                    raise ValueError(f"it is for node {plan.node!r}, this is {self._name!r}")  # noqa: TRY301
+            except ValueError as error:
+                self._refuse_plan("PlanRefused", f"the courier's plan was refused: {error}")
+                return
+            try:
+                if plan != self._plan:
+                    await asyncio.to_thread(self._disk.store_plan, plan)
+            except OSError as error:
+                self._refuse_plan(
+                    "PlanNotKept",
+                    f"the plan could not be kept on disk ({error}): free space or mend the folder",
+                )
+                return
+            self._plan_problem = None
+            self._apply(plan)
+
+    def _refuse_plan(self, reason: str, message: str) -> None:
+        metrics.refused_plans.labels(reason).inc()
+        _log.error("%s; what was planned before goes on", message)
+        self._plan_problem = Problem(reason, message)
+        self._report()
+
+    def _apply(self, plan: Plan) -> None:
+        self._plan = plan
+        planned = tuple(vip for domain in plan.domains for vip in domain.virtual_ips)
+        self._node.plan(planned)
+        self._checks.update(() if self._is_witness_only else subjects(plan))
+        problems: list[Problem] = []
+        for domain in plan.domains:
+            problem = self._seat(domain)
+            if problem is not None:
+                problems.append(problem)
+        self._domain_problems = tuple(problems)
+        self._leave_domains({domain.uid for domain in plan.domains})
+        self._connect()
+        self._judge()
+        self._report()
+
+    def _seat(self, domain: DomainPlan) -> Problem | None:
+        """Take part in a domain as planned; says why if that cannot be."""
+        if not domain.witnesses:
+            return None
+        if not domain.keys:
+            return Problem("NoHeartbeatKey", f"domain {domain.name} has no heartbeat key: see its Secret")
+        seated = self._seats.get(domain.uid)
+        if seated is None:
+            seat = Seat(
+                domain,
+                node=self._name,
+                incarnation=self._incarnation,
+                random=self._random,
+                now_ns=now_ns(),
+                term_ceiling=self._disk.load_term_ceiling(domain.uid),
+            )
+            seated = self._seats[domain.uid] = _Seated(seat)
+        elif configuration_of(domain) != configuration_of(seated.seat.domain):
+            return Problem(
+                "EpochRefused",
+                f"domain {domain.name} came with epoch {domain.epoch} ({domain.config_hash}), but epoch "
+                f"{seated.seat.domain.epoch} ({seated.seat.domain.config_hash}) is in force here and a change "
+                "of witnesses is not possible yet: the old configuration goes on",
+            )
+        self._perform(seated, seated.seat.assign(domain, now_ns()))
+        return None
+
+    def _leave_domains(self, staying: set[str]) -> None:
+        for uid, seated in list(self._seats.items()):
+            if uid in staying:
+                continue
+            empty = msgspec.structs.replace(seated.seat.domain, virtual_ips=())
+            self._perform(seated, seated.seat.assign(empty, now_ns()))
+            if seated.seat.lease.is_at_rest:
+                del self._seats[uid]
+
+    # Wires ---------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        """Give each seat the socket of this node's heartbeat address; again and again until it has one."""
+        used = set()
+        for domain in self._plan.domains:
+            address = heartbeat_address(
+                domain, node=self._name, node_addresses=self._plan.node_addresses, view=self._node.view
+            )
+            if address is None:
+                self._heartbeat_addresses.pop(domain.uid, None)
+                continue
+            self._heartbeat_addresses[domain.uid] = str(address)
+            seated = self._seats.get(domain.uid)
+            if seated is None:
+                continue
+            used.add((address, domain.port))
+            seated.wire = self._wire(address, domain.port)
+        for place in set(self._wires) - used:
+            self._loop.remove_reader(self._wires[place].fileno())
+            self._wires.pop(place).close()
+
+    def _wire(self, address: IPAddress, port: int) -> Wire | None:
+        wire = self._wires.get((address, port))
+        if wire is None:
+            try:
+                wire = Wire(address, port)
+            except OSError as error:
+                _log.warning("Heartbeats cannot use %s port %d: %s", address, port, error)
+                return None
+            self._wires[(address, port)] = wire
+            self._loop.add_reader(wire.fileno(), self._read, wire)
+        return wire
+
+    def _read(self, wire: Wire) -> None:
+        wire.receive(self._take_datagram, at_most=_DATAGRAMS_PER_WAKE)
+        self._arm()
+
+    def _take_datagram(self, datagram: bytes) -> None:
+        tag = domain_tag(datagram)
+        seated = next((s for s in self._seats.values() if s.seat.tag == tag), None)
+        if seated is None:
+            metrics.refused_datagrams.labels("NotOurs" if tag is None else "Domain").inc()
+            return
+        try:
+            effects = seated.seat.receive(datagram, now_ns())
+        except DatagramRefused as refused:
+            metrics.refused_datagrams.labels(refused.refusal).inc()
+            return
+        self._perform(seated, effects)
+
+    # The loop ------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        """Set the one timer to the earliest deadline of all seats; tell when all is given up at the end."""
+        if self._is_stopping and all(seated.seat.lease.is_at_rest for seated in self._seats.values()):
+            self._rested.set()
+        due_ns = min((seated.seat.deadline_ns for seated in self._seats.values()), default=None)
+        if due_ns is None or (self._timer is not None and due_ns == self._due_ns):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due_ns = due_ns
+        self._timer = self._loop.call_later(max(0, due_ns - now_ns()) / 1e9, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        if now_ns() - self._due_ns > _LATE_S * 1e9:
+            metrics.late_rounds.inc()
+        for seated in list(self._seats.values()):
+            self._perform(seated, seated.seat.expire(now_ns()))
+        self._arm()
+
+    def _on_change(self) -> None:
+        """Health or the kernel's state has changed: look at everything again."""
+        self._connect()
+        self._judge()
+        self._report()
+
+    def _judge(self) -> None:
+        for domain in self._plan.domains:
+            for vip in domain.virtual_ips:
+                self._standings[vip.uid] = stand(
+                    self._checks.fitness(vip.uid),
+                    self._node.obstacle(vip.uid),
+                    is_witness_only=self._is_witness_only,
+                )
+        for seated in self._seats.values():
+            fit = [vip.uid for vip in seated.seat.domain.virtual_ips if self._standings[vip.uid].is_fit]
+            self._perform(seated, seated.seat.judge(fit, now_ns()))
+        self._arm()
+
+    def _perform(self, seated: _Seated, effects: list[Effect]) -> None:
+        """Carry effects out, in order."""
+        queue = deque(effects)
+        while queue:
+            match queue.popleft():
+                case Send() as send if send.to == self._name:
+                    queue.extend(seated.seat.deliver(send, now_ns()))
+                case Send() as send:
+                    self._send(seated, send)
+                case Extend(key, deadline_ns):
+                    former_deadline_ns = self._node.extend(key, deadline_ns)
+                    metrics.lease_margin.observe((former_deadline_ns - now_ns()) / 1e9)
+                case Open() as opened:
+                    vip = seated.seat.vip(opened.key)
+                    assert vip is not None, opened
+                    self._node.open(opened.key, vip, opened.deadline_ns)
+                    self._spawn(self._take(seated, vip, opened))
+                case Close(key):
+                    self._node.close(key)
+                    self._spawn(self._leave(seated, key))
+
+    def _send(self, seated: _Seated, send: Send) -> None:
+        sealed = seated.seat.seal(send) if seated.wire is not None else None
+        if sealed is None or seated.wire is None:
+            metrics.lost_datagrams.inc()
+            return
+        seated.wire.send(*sealed)
+
+    async def _take(self, seated: _Seated, vip: VirtualIPPlan, opened: Open) -> None:
+        """Bind and announce what the lease has won."""
+        started_at = datetime.now(tz=UTC)
+        await self._node.take(opened.key)
+        if seated.seat.lease.phase(opened.key) is not Phase.OWNER:
+            return
+        origin = opened.origin
+        took_ns = now_ns() - origin.since_ns
+        self._takeovers[opened.key] = Takeover(
+            reason=origin.reason,
+            started_at=started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            duration_milliseconds=took_ns // MILLISECOND,
+            from_node=origin.former,
+        )
+        metrics.takeovers.labels(origin.reason).inc()
+        metrics.takeover_seconds.observe(took_ns / 1e9)
+        _log.info(
+            "Took %s in term %d from %s (%s) in %d ms",
+            vip.name, opened.term, origin.former, origin.reason, took_ns // MILLISECOND,
+        )  # fmt: skip
+        self._report()
+
+    async def _leave(self, seated: _Seated, key: Key) -> None:
+        """Unbind what the lease has lost, then let it say so."""
+        name = await self._node.leave(key)
+        self._takeovers.pop(key, None)
+        _log.info("Left %s", name)
+        self._perform(seated, seated.seat.lease.closed(key, now_ns()))
+        self._arm()
+        self._report()
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Report --------------------------------------------------------------------------------------
+
+    def _report(self) -> None:
+        report = Report(
+            node=self._name,
+            version=self._version,
+            incarnation=self._incarnation,
+            candidacy="WitnessOnly" if self._is_witness_only else "Candidate",
+            interfaces=self._node.interfaces(),
+            domains=tuple(self._domain_status(domain) for domain in self._plan.domains),
+            virtual_ips=tuple(
+                self._holding_status(domain, vip)
+                for domain in self._plan.domains
+                for vip in domain.virtual_ips
+            ),
+            problems=self._problems(),
+        )
+        if report != self._last_report:
+            self._last_report = report
+            self._server.publish(nodestatus.encode(report))
+
+    def _problems(self) -> tuple[Problem, ...]:
+        own = () if self._plan_problem is None else (self._plan_problem,)
+        return (*own, *self._domain_problems, *self._node.problems())
+
+    def _domain_status(self, domain: DomainPlan) -> DomainStatus:
+        seated = self._seats.get(domain.uid)
+        address = self._heartbeat_addresses.get(domain.uid, "")
+        if seated is None:
+            return DomainStatus(name=domain.name, uid=domain.uid, role="Member", heartbeat_address=address)
+        return seated.seat.status(heartbeat_address=address, now_ns=now_ns())
+
+    def _holding_status(self, domain: DomainPlan, vip: VirtualIPPlan) -> HoldingStatus:
+        seated = self._seats.get(domain.uid)
+        standing = self._standings[vip.uid]
+        key = key_of(vip)
+        phase = seated.seat.lease.phase(key) if seated is not None else Phase.STANDBY
+        is_owner = phase in (Phase.OWNER, Phase.CLOSING)
+        return HoldingStatus(
+            uid=vip.uid,
+            name=vip.name,
+            state="Owner" if is_owner else "Acquiring" if phase is Phase.ACQUIRING else "Standby",
+            fitness=standing.fitness,
+            score=standing.score,
+            term=seated.seat.lease.term(key) if seated is not None else 0,
+            reason=standing.reason,
+            message=standing.message,
+            interface=self._node.interface_of(vip.uid),
+            bound=self._node.bound(key),
+            checks=standing.checks,
+            takeover=self._takeovers.get(key) if is_owner else None,
+        )
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()

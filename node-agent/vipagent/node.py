@@ -1,0 +1,313 @@
+"""This node's side of a lease: the fence, the addresses and their announcements, kept as they should be.
+
+It joins `plan` (what is missing or too many) with the doors that do it, and with the two things that
+cannot wait for the next look: taking an address that was won, and leaving one that was lost.
+
+    taking    fence opens → addresses bound → announced, in one go; repeats follow (`announcement`)
+    leaving   fence closes at once → addresses unbound
+
+A look observes, plans and acts. It follows every change that the kernel tells of, and comes by itself
+every `LOOK_S` to renew the addresses' lifetimes. Between planning and acting the world moves on, so
+each action asks once more whether it is still right, under the lock of its address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final
+
+from vipagent import announcement, metrics
+from vipagent.announcer import Announced, FramesUnavailable
+from vipagent.kernel import KernelRefused
+from vipagent.nodeview import NodeView, Refusal
+from vipagent.plan import LIFETIME_S, Bind, Close, Forget, Guard, Unbind, claim, place, plan, refuse, roles
+from vipapi.nodestatus import InterfaceStatus, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable
+
+    from vipagent.announcer import Announcer
+    from vipagent.fence import Fence
+    from vipagent.kernel import Kernel
+    from vipagent.messages import Key
+    from vipagent.nodeview import GuardRole, IPAddress, LinkIndex
+    from vipagent.plan import Action, Claim
+    from vipapi.nodeplan import VirtualIPPlan
+
+LOOK_S: Final = 1.5
+_MOST_INTERFACES: Final = 64
+
+_log = logging.getLogger(__name__)
+
+
+class Node:
+    """The fence, the addresses and the announcements of one node. The doors belong to the caller."""
+
+    def __init__(self, *, kernel: Kernel, fence: Fence, announcer: Announcer) -> None:
+        self._kernel = kernel
+        self._fence = fence
+        self._announcer = announcer
+        self.view = NodeView(links=())
+        self._planned: dict[str, Claim] = {}
+        self._unreadable: dict[str, Refusal] = {}
+        self._vips: dict[str, VirtualIPPlan] = {}
+        self._held: dict[Key, Claim] = {}
+        self._deadlines_ns: dict[Key, int] = {}
+        self._placed: dict[Key, dict[IPAddress, LinkIndex]] = {}
+        self._guards: dict[tuple[LinkIndex, GuardRole], Refusal | None] = {}
+        self._locks: defaultdict[IPAddress, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._repeats: dict[Key, asyncio.Task[None]] = {}
+        self._preparing: asyncio.Task[None] | None = None
+        self._look_lock = asyncio.Lock()
+        self._changed = asyncio.Event()
+
+    # What the keeper asks ------------------------------------------------------------------------
+
+    def obstacle(self, uid: str) -> Refusal | None:
+        """Why this node cannot carry a planned VirtualIP now; None if it can."""
+        if uid in self._unreadable:
+            return self._unreadable[uid]
+        return refuse(self._planned[uid], self.view, self._guards)
+
+    def interface_of(self, uid: str) -> str:
+        """The interface that would carry a planned VirtualIP, empty if none."""
+        wanted = self._planned.get(uid)
+        places = place(wanted, self.view) if wanted is not None else {}
+        links = [] if isinstance(places, Refusal) else [self.view.link(index) for index in places.values()]
+        return next((link.name for link in links if link is not None), "")
+
+    def bound(self, key: Key) -> tuple[str, ...]:
+        """The addresses of a held set that the kernel showed at the last look."""
+        held = self._held.get(key)
+        wanted = {address.ip for address in held.addresses} if held else set()
+        ours = {bound.ip for link in self.view.links for bound in link.addresses if bound.is_ours}
+        return tuple(str(address) for address in sorted(wanted & ours, key=lambda ip: (ip.version, int(ip))))
+
+    def interfaces(self) -> tuple[InterfaceStatus, ...]:
+        """The interfaces with addresses of the node's own, for the report."""
+        return tuple(
+            InterfaceStatus(
+                name=link.name, link="Up" if link.is_up else "Down", mac_address=link.mac, addresses=own
+            )
+            for link in self.view.links
+            if not link.is_loopback
+            and (own := tuple(str(b.interface) for b in link.addresses if not (b.is_ours or b.is_host)))
+        )[:_MOST_INTERFACES]
+
+    def problems(self) -> tuple[Problem, ...]:
+        """What is wrong with the fence, link by link."""
+        return tuple(
+            Problem(r.reason, r.message) for r in dict.fromkeys(self._guards.values()) if r is not None
+        )
+
+    def gateways(self) -> tuple[IPAddress, ...]:
+        """The default gateways, best first."""
+        return tuple(gateway.address for gateway in self.view.gateways)
+
+    # From start to end ---------------------------------------------------------------------------
+
+    async def start_clean(self, vips: Iterable[VirtualIPPlan]) -> None:
+        """Close the fence for every address of ours, then remove what an earlier keeper left (rule 8).
+
+        Raises `KernelRefused` if this node cannot even be looked at.
+        """
+        self.view = await self._kernel.observe()
+        self.plan(vips)
+        await self.look()
+
+    async def leave_clean(self) -> None:
+        """Close and unbind everything, at the end of this keeper."""
+        for key in list(self._held):
+            self.close(key)
+            await self.leave(key)
+        if self._preparing is not None:
+            self._preparing.cancel()
+            await asyncio.gather(self._preparing, return_exceptions=True)
+
+    # What the lease tells ------------------------------------------------------------------------
+
+    def plan(self, vips: Iterable[VirtualIPPlan]) -> None:
+        """Take over the planned VirtualIPs; their addresses are closed from now on (rule 8)."""
+        self._vips = {vip.uid: vip for vip in vips}
+        self._planned, self._unreadable = {}, {}
+        for vip in self._vips.values():
+            try:
+                self._planned[vip.uid] = claim(vip, is_held=False)
+            except ValueError as error:
+                self._unreadable[vip.uid] = Refusal("BadAddress", f"{error}: correct spec.addresses")
+        actions = plan(self._claims(), self.view, fenced=self._fence.addresses, guards=self._guards)
+        self._fence.close([action.address for action in actions if isinstance(action, Close)])
+        self._changed.set()
+
+    def open(self, key: Key, vip: VirtualIPPlan, deadline_ns: int) -> None:
+        """Open the fence of a set that was won; `take` follows."""
+        self._held[key] = held = claim(vip, is_held=True)
+        self._deadlines_ns[key] = deadline_ns
+        self._fence.admit((address.ip for address in held.addresses), deadline_ns)
+
+    def extend(self, key: Key, deadline_ns: int) -> int:
+        """Move the fence's deadline of a held set; returns the one before."""
+        self._fence.admit((address.ip for address in self._held[key].addresses), deadline_ns)
+        former_deadline_ns, self._deadlines_ns[key] = self._deadlines_ns[key], deadline_ns
+        return former_deadline_ns
+
+    async def take(self, key: Key) -> None:
+        """Bind and announce a set whose fence is open; what fails is mended at the next look."""
+        held = self._held.get(key)
+        if held is None:
+            return
+        places = place(held, self.view)
+        if isinstance(places, Refusal):
+            _log.error("Cannot bind %s: %s", held.name, places.message)
+            return
+        self._placed[key] = places
+        await self._attempt("Bind", [self._bind(address, index) for address, index in places.items()])
+        if self._held.get(key) is held:
+            self._announce(places, asks_gateway=True)
+            self._repeats[key] = asyncio.create_task(self._announce_repeatedly(key, held, places))
+
+    def close(self, key: Key) -> None:
+        """Close the fence of a set; when it returns, no packet of its addresses passes. `leave` follows."""
+        held = self._held[key]
+        self._fence.close(address.ip for address in held.addresses)
+
+    async def leave(self, key: Key) -> str:
+        """Unbind a set whose fence is closed, and return its name; what fails is mended at the next look."""
+        held = self._held.pop(key)
+        del self._deadlines_ns[key]
+        repeats = self._repeats.pop(key, None)
+        if repeats is not None:
+            repeats.cancel()
+        places = self._placed.pop(key, {})
+        await self._attempt("Unbind", [self._unbind(address, index) for address, index in places.items()])
+        return held.name
+
+    # Looking -------------------------------------------------------------------------------------
+
+    async def watch(self, on_change: Callable[[], None]) -> None:
+        """Look at every change and every `LOOK_S`; runs until cancelled, raises if it cannot look."""
+        listener = asyncio.create_task(self._listen())
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await self._changed.wait()
+                if listener.done():
+                    listener.result()
+                self._changed.clear()
+                await self.look()
+                on_change()
+        finally:
+            listener.cancel()
+            await asyncio.gather(listener, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        try:
+            async for _ in self._kernel.watch():
+                self._changed.set()
+        finally:
+            self._changed.set()
+
+    async def look(self) -> None:
+        """Observe this node, and mend what is not as it should be."""
+        async with self._look_lock:
+            self.view = await self._kernel.observe()
+            await self._read_guards()
+            actions = plan(
+                self._claims(),
+                self.view,
+                fenced=self._fence.addresses,
+                guards=self._guards,
+                lifetime_s=LIFETIME_S,
+            )
+            for action in actions:
+                await self._act(action)
+            if any(isinstance(action, Guard) for action in actions):
+                await self._read_guards()
+        if self._preparing is None or self._preparing.done():
+            self._preparing = asyncio.create_task(self._prepare())
+
+    async def _read_guards(self) -> None:
+        wanted = roles(self._claims(), self.view)
+        self._guards = {
+            (index, role): await self._kernel.guarded(index, self._fence, role)
+            for index, role in wanted.items()
+        }
+
+    def _claims(self) -> list[Claim]:
+        return [*self._held.values(), *self._planned.values()]
+
+    async def _act(self, action: Action) -> None:
+        match action:
+            case Close(address):
+                if not self._is_held(address):
+                    self._fence.close([address])
+            case Guard(index, role):
+                await self._attempt("Guard", [self._kernel.guard(index, self._fence, role)])
+            case Unbind(address, index):
+                await self._attempt("Unbind", [self._unbind(address, index)])
+            case Bind(address, index, is_new):
+                await self._attempt("Bind", [self._bind(address, index)])
+                if is_new and self._is_held(address):
+                    self._announce({address: index}, asks_gateway=False)
+            case Forget(address):
+                if not any(address == known.ip for claimed in self._claims() for known in claimed.addresses):
+                    self._fence.forget(address)
+
+    async def _attempt(self, name: str, deeds: list[Coroutine[None, None, None]]) -> None:
+        """Do things that may fail without stopping their neighbours; the next look plans them again."""
+        for outcome in await asyncio.gather(*deeds, return_exceptions=True):
+            if isinstance(outcome, KernelRefused):
+                metrics.failed_actions.labels(name).inc()
+                _log.warning("%s; it is tried again", outcome)
+            elif outcome is not None:
+                raise outcome
+
+    def _is_held(self, address: IPAddress) -> bool:
+        return any(address == held.ip for claim in self._held.values() for held in claim.addresses)
+
+    async def _bind(self, address: IPAddress, index: LinkIndex) -> None:
+        async with self._locks[address]:
+            if self._is_held(address):
+                await self._kernel.bind(address, index, lifetime_s=LIFETIME_S)
+
+    async def _unbind(self, address: IPAddress, index: LinkIndex) -> None:
+        async with self._locks[address]:
+            belongs = any(places.get(address) == index for places in self._placed.values())
+            if not (belongs and self._is_held(address)):
+                await self._kernel.unbind(address, index)
+
+    # Announcing ----------------------------------------------------------------------------------
+
+    async def _prepare(self) -> None:
+        """Have frames built for every address that could come to this node."""
+        wanted: dict[tuple[IPAddress, LinkIndex], Announced] = {}
+        for claimed in self._claims():
+            places = place(claimed, self.view)
+            for address, index in {} if isinstance(places, Refusal) else places.items():
+                link = self.view.link(index)
+                assert link is not None
+                gateway = self.view.gateway(address.version, index)
+                wanted[address, index] = Announced(index, link.mac, address, gateway)
+        try:
+            await self._announcer.prepare(wanted.values())
+        except FramesUnavailable as unavailable:
+            _log.warning("%s; it is tried again", unavailable)
+
+    def _announce(self, places: dict[IPAddress, LinkIndex], *, asks_gateway: bool) -> None:
+        for address, index in places.items():
+            self._announcer.announce(index, [address], asks_gateway=asks_gateway)
+
+    async def _announce_repeatedly(self, key: Key, held: Claim, places: dict[IPAddress, LinkIndex]) -> None:
+        """Repeat the announcement as long as this very holding lasts; cancelled by `leave`."""
+        vip = self._vips.get(held.uid)
+        count, refresh_s = (vip.announcement_count, vip.announcement_refresh_s) if vip else (1, 60)
+        for sent in itertools.count(1):
+            before_s = announcement.due_s(sent - 1, count=count, refresh_s=refresh_s)
+            await asyncio.sleep(announcement.due_s(sent, count=count, refresh_s=refresh_s) - before_s)
+            if self._held.get(key) is held:
+                self._announce(places, asks_gateway=False)
