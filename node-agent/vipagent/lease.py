@@ -603,9 +603,9 @@ class Lease:
             self._propose(holding, denied.term + 1)
             self._attempt(denied.key, holding, now_ns)
             return []
-        if holding.origin is not None and holding.origin.reason == "Moved":
-            if denied.holder == holding.origin.former:
-                return []  # its release overtook the hand-over on some way, and is yet to arrive on this one
+        origin = holding.origin
+        if origin is not None and origin.reason == "Moved" and denied.holder == origin.former:
+            return []  # the hand-over overtook its release, which is on its way to this witness
         holding.denied_by.add(witness)
         if self._is_majority(len(self._witnesses) - len(holding.denied_by)):
             return []
