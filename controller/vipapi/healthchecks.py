@@ -7,6 +7,8 @@ needs no translation. Exactly one of the probe fields is set; the API server's r
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
@@ -23,7 +25,7 @@ class HTTPGet(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     port: int
     path: str | None = None
     host: str | None = None
-    scheme: str | None = None
+    scheme: Literal["HTTP", "HTTPS"] | None = None
     tls_server_name: str | None = msgspec.field(default=None, name="tlsServerName")
     headers: tuple[HTTPHeader, ...] = ()
     expected_statuses: tuple[int, ...] = ()

@@ -410,9 +410,9 @@ def parse(kind: type[Kind], obj: Mapping[str, Any]) -> Kind:
 
 def to_dict(status: msgspec.Struct) -> dict[str, Any]:
     """Return a status struct as JSON-ready dicts and lists, for a server-side apply."""
-    builtins = msgspec.to_builtins(status)
-    assert isinstance(builtins, dict)
-    return builtins
+    # Through JSON, for to_builtins leaves tuples as they are, and those never equal the server's lists.
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(status))
+    return found
 
 
 def _without_nulls(value: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from api.schema import objections
@@ -96,6 +96,7 @@ STATUSES = {
 
 
 @pytest.mark.parametrize("kind", sorted(STATUSES))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_status_that_is_written_fits_the_schema_and_reads_back_the_same(
     kind: str, data: st.DataObject
@@ -110,7 +111,8 @@ def test_any_status_that_is_written_fits_the_schema_and_reads_back_the_same(
 _MINIMAL = {"VirtualIP": virtual_ip()["spec"], "Switchover": switchover()["spec"]}
 
 
-@given(values_of(nodestatus.Report, longest_text=1100, longest_list=20))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(values_of(nodestatus.Report, longest_text=1100))
 def test_any_report_fits_the_status_of_its_node(report: nodestatus.Report) -> None:
     written = to_dict(node_status(report, generation=1, conditions=()))
     assert objections(written, schema_of(definitions()["VIPNode"])["properties"]["status"]) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,9 @@ class Place:
         return self.path == ".spec" or self.path.startswith((".spec.", ".spec["))
 
 
+@functools.cache
 def definitions() -> dict[str, dict[str, Any]]:
-    """Return the CRDs by kind."""
+    """Return the CRDs by kind; they are read once, and not to be changed."""
     found = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))]
     return {definition["spec"]["names"]["kind"]: definition for definition in found}
 

@@ -200,7 +200,7 @@ INTERFACE = "must be the name of a network interface as `ip link` shows it: up t
 LABEL_VALUE = "must be a label value: up to 63 letters, digits, `-`, `_` or `.`"
 HOST = "must be an IP address or a DNS name without scheme, port or brackets"
 HOOK = "must be the plain name of a file in the node's hook folder, without `/`"
-VALUES = "must have at least one entry for the operators In and NotIn, and none for Exists and DoesNotExist"
+VALUES = "must have one or more entries for the operators In and NotIn, and none for Exists and DoesNotExist"
 NAME = "must be lower-case letters, digits and `-`, beginning and ending with a letter or digit"
 
 BAD = [

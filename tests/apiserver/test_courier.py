@@ -1,0 +1,438 @@
+"""The courier's process against a real API server, with nothing but the rights that it is meant to have.
+
+On its other side a stand-in for the keeper serves the socket: it keeps the plans that it is sent, and
+reports what the test says.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lab.api import RefusedError
+from vipapi import nodeplan, nodestatus
+from vipapi.nodestatus import HoldingStatus, Problem, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from lab.api import Api
+    from lab.controlplane import ControlPlane
+    from vipapi.nodeplan import Plan
+
+Object = dict[str, Any]
+
+API = "vipkeeper.io/v1alpha1"
+NAMESPACE = "vipkeeper-system"
+RBAC = "rbac.authorization.k8s.io/v1"
+PATIENCE_S = 30.0
+
+RIGHTS = [
+    {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
+    {
+        "apiGroups": ["vipkeeper.io"],
+        "resources": ["virtualips", "failoverdomains"],
+        "verbs": ["list", "watch"],
+    },
+    {"apiGroups": ["vipkeeper.io"], "resources": ["vipnodes"], "verbs": ["get", "create"]},
+    {"apiGroups": ["vipkeeper.io"], "resources": ["vipnodes/status"], "verbs": ["patch"]},
+]
+SECRET_RIGHTS = [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]}]
+
+
+def until(holds: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {patience_s} s: {what}"
+        time.sleep(0.01)
+
+
+class StandInKeeper:
+    """Serves the keeper's socket from a thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.plans: list[Plan] = []
+        self._report: bytes = b""
+        self._connections: list[socket.socket] = []
+        self._door: socket.socket | None = None
+
+    def start(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._door = socket.socket(socket.AF_UNIX)
+        self._door.bind(str(self.path))
+        self._door.listen()
+        threading.Thread(target=self._accept, args=(self._door,), daemon=True).start()
+
+    def stop(self) -> None:
+        assert self._door is not None
+        for each in (self._door, *self._connections):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+        self._connections.clear()
+
+    def report(
+        self, *holdings: HoldingStatus, node: str = "node-a", problems: tuple[Problem, ...] = ()
+    ) -> None:
+        report = Report(node=node, version="0.1.0", incarnation=1, virtual_ips=holdings, problems=problems)
+        self._report = nodestatus.encode(report) + b"\n"
+        for each in self._connections:
+            each.sendall(self._report)
+
+    def _accept(self, door: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = door.accept()
+                self._connections.append(connection)
+                connection.sendall(self._report)
+                threading.Thread(target=self._read, args=(connection,), daemon=True).start()
+
+    def _read(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection.makefile("rb") as lines:
+            for line in lines:
+                self.plans.append(nodeplan.decode(line))
+
+
+@dataclass(slots=True)
+class Stage:
+    """One node's courier, its stand-in keeper, and the API server."""
+
+    api: Api
+    plane: ControlPlane
+    keeper: StandInKeeper
+    kubeconfig: Path
+    log: Path
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, **options: str) -> subprocess.Popen[bytes]:
+        given = {
+            "node": "node-a",
+            "socket": str(self.keeper.path),
+            "namespace": NAMESPACE,
+            "kubeconfig": str(self.kubeconfig),
+            "metrics": "127.0.0.1:19947",
+            **options,
+        }
+        command = [sys.executable, "-m", "vipcourier"]
+        for name, value in given.items():
+            command += [f"--{name}", value]
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        self.running.append(process)
+        return process
+
+    def stop(self) -> None:
+        for process in self.running:
+            process.kill()
+            process.wait()
+
+    @property
+    def newest(self) -> Plan | None:
+        return self.keeper.plans[-1] if self.keeper.plans else None
+
+    def planned(self) -> list[str]:
+        """Return the names of the VirtualIPs in the newest plan."""
+        return [] if self.newest is None else [v.name for d in self.newest.domains for v in d.virtual_ips]
+
+    def status(self) -> Object:
+        try:
+            found: Object = self.api.get(API, "VIPNode", "node-a").get("status", {})
+        except RefusedError:
+            return {}
+        return found
+
+    def ready(self) -> tuple[str, str]:
+        for condition in self.status().get("conditions", []):
+            if condition["type"] == "Ready":
+                return condition["status"], condition["reason"]
+        return "", ""
+
+    def states(self) -> dict[str, str]:
+        return {each["name"]: each["state"] for each in self.status().get("virtualIPs", [])}
+
+    def accept(self, name: str, verdict: str = "True", **status: Any) -> None:
+        """Say what the controller would say."""
+        generation = self.api.get(API, "VirtualIP", name)["metadata"]["generation"]
+        condition = {
+            "type": "Accepted",
+            "status": verdict,
+            "reason": "Accepted",
+            "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+            "observedGeneration": generation,
+        }
+        document = {
+            "apiVersion": API,
+            "kind": "VirtualIP",
+            "metadata": {"name": name},
+            "status": {"observedGeneration": generation, "conditions": [condition], **status},
+        }
+        self.api.apply(document, subresource="/status")
+
+
+@pytest.fixture
+def stage(apiserver: ControlPlane, tmp_path: Path) -> Iterator[Stage]:
+    """A cluster of two nodes with one domain, one accepted VirtualIP and the heartbeat key."""
+    kubeconfig = apiserver.kubeconfig_of_service_account(NAMESPACE, "courier")
+    subject = {"kind": "ServiceAccount", "name": "courier", "namespace": NAMESPACE}
+    for kind, rules, where in (
+        ("ClusterRole", RIGHTS, {}),
+        ("Role", SECRET_RIGHTS, {"namespace": NAMESPACE}),
+    ):
+        metadata = {"name": "vipkeeper-courier", **where}
+        apiserver.api.apply({"apiVersion": RBAC, "kind": kind, "metadata": metadata, "rules": rules})
+        binding = {
+            "apiVersion": RBAC,
+            "kind": f"{kind}Binding",
+            "metadata": metadata,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": "vipkeeper-courier"},
+            "subjects": [subject],
+        }
+        apiserver.api.apply(binding)
+    for name in ("node-a", "node-b"):
+        apiserver.api.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
+    secret = {"name": "vipkeeper-heartbeat", "namespace": NAMESPACE}
+    data = {"1": base64.b64encode(bytes(32)).decode()}
+    apiserver.api.apply({"apiVersion": "v1", "kind": "Secret", "metadata": secret, "data": data})
+    apiserver.api.apply(
+        {"apiVersion": API, "kind": "FailoverDomain", "metadata": {"name": "default"}, "spec": {}}
+    )
+    add_virtual_ip(apiserver.api, "web", "192.0.2.10/24")
+    found = Stage(
+        api=apiserver.api,
+        plane=apiserver,
+        keeper=StandInKeeper(tmp_path / "keeper.sock"),
+        kubeconfig=kubeconfig,
+        log=tmp_path / "courier.log",
+    )
+    found.accept("web")
+    try:
+        yield found
+    finally:
+        found.stop()
+        with contextlib.suppress(AssertionError):
+            found.keeper.stop()
+        sys.stdout.write(found.log.read_text() if found.log.exists() else "")
+
+
+def add_virtual_ip(api: Api, name: str, address: str) -> None:
+    document = {"apiVersion": API, "kind": "VirtualIP", "metadata": {"name": name}}
+    api.apply({**document, "spec": {"addresses": [address]}})
+
+
+def holding(state: Any) -> HoldingStatus:
+    return HoldingStatus(uid="u", name="web", state=state, fitness="Fit", score=100, term=1)
+
+
+def test_the_plan_reaches_the_keeper_and_its_report_the_status(stage: Stage) -> None:
+    stage.keeper.report(holding("Standby"))
+    stage.keeper.start()
+    stage.start()
+    until(lambda: stage.planned() == ["web"], "the plan")
+    assert stage.newest is not None
+    (domain,) = stage.newest.domains
+    assert [key.secret for key in domain.keys] == [bytes(32)]
+    assert [candidate.node for candidate in domain.virtual_ips[0].candidates] == ["node-a", "node-b"]
+    until(lambda: stage.ready() == ("True", "AgentReady"), "Ready")
+    assert stage.states() == {"web": "Standby"}
+    node = stage.api.get(API, "VIPNode", "node-a")
+    managers = {entry["manager"] for entry in node["metadata"]["managedFields"]}
+    # What the API server fills in by itself at the creation has a manager of its own.
+    assert managers <= {"vipkeeper-courier", "before-first-apply"}
+    assert node["status"]["observedGeneration"] == node["metadata"]["generation"]
+
+
+def test_a_change_of_owner_is_in_the_api_at_once(stage: Stage) -> None:
+    stage.keeper.report(holding("Standby"))
+    stage.keeper.start()
+    stage.start()
+    until(lambda: stage.states() == {"web": "Standby"}, "the first report")
+    took_s = []
+    for state in ("Owner", "Standby") * 5:
+        time.sleep(0.3)
+        began = time.monotonic()
+        stage.keeper.report(holding(state))
+        until(lambda wanted=state: stage.states() == {"web": wanted}, state)  # type: ignore[misc]
+        took_s.append(time.monotonic() - began)
+    sys.stdout.write(f"owner change to API, ms: {sorted(round(each * 1000) for each in took_s)}\n")
+    assert sorted(took_s)[5] < 0.5
+
+
+def test_an_unchanged_report_writes_nothing(stage: Stage) -> None:
+    stage.keeper.report(holding("Owner"))
+    stage.keeper.start()
+    stage.start()
+    until(lambda: stage.ready() == ("True", "AgentReady"), "Ready")
+    for _ in range(20):
+        stage.keeper.report(holding("Owner"))
+    until(lambda: "reports_received_total 21.0" in measured(), "all reports have arrived")
+    stage.keeper.report(holding("Standby"))
+    until(lambda: stage.states() == {"web": "Standby"}, "the change after them")
+    assert "vipkeeper_courier_reports_applied_total 2.0" in measured()
+
+
+def test_the_plan_follows_the_cluster(stage: Stage) -> None:
+    stage.keeper.report()
+    stage.keeper.start()
+    stage.start()
+    until(lambda: stage.planned() == ["web"], "the plan")
+    add_virtual_ip(stage.api, "db", "192.0.2.11/24")
+    stage.accept("db")
+    until(lambda: stage.planned() == ["db", "web"], "a second VirtualIP")
+    stage.accept("db", "False")
+    until(lambda: stage.planned() == ["web"], "a refused one")
+    order = {"owner": "node-b", "succession": ["node-a"], "basedOnTerm": 3}
+    stage.accept("web", term=3, election=order)
+    until(lambda: _owner(stage) == ("node-b", 3), "a standing order")
+    stage.api.delete(API, "VirtualIP", "web")
+    until(lambda: stage.planned() == [], "a deleted one")
+
+
+def _owner(stage: Stage) -> tuple[str | None, int]:
+    assert stage.newest is not None
+    (found,) = stage.newest.domains[0].virtual_ips
+    return found.owner, found.observed_term
+
+
+def test_a_keeper_that_restarts_gets_the_plan_again(stage: Stage) -> None:
+    stage.keeper.report(holding("Owner"))
+    stage.keeper.start()
+    stage.start()
+    until(lambda: stage.ready() == ("True", "AgentReady"), "Ready")
+    stage.keeper.stop()
+    until(lambda: stage.ready() == ("False", "KeeperDisconnected"), "the silence is told")
+    assert stage.states() == {"web": "Owner"}
+    seen = len(stage.keeper.plans)
+    stage.keeper.start()
+    until(lambda: len(stage.keeper.plans) > seen, "the plan again")
+    assert stage.planned() == ["web"]
+    until(lambda: stage.ready() == ("True", "AgentReady"), "Ready again")
+
+
+def test_a_keeper_with_a_problem_is_not_ready(stage: Stage) -> None:
+    stage.keeper.report(problems=(Problem("NoBPF", "load it"),))
+    stage.keeper.start()
+    stage.start()
+    until(lambda: stage.ready() == ("False", "AgentProblem"), "the problem")
+
+
+def test_a_vipnode_that_was_deleted_is_made_again(stage: Stage) -> None:
+    stage.keeper.report(holding("Standby"))
+    stage.keeper.start()
+    stage.start()
+    until(lambda: stage.ready() == ("True", "AgentReady"), "Ready")
+    stage.api.delete(API, "VIPNode", "node-a")
+    stage.keeper.report(holding("Owner"))
+    until(lambda: stage.states() == {"web": "Owner"}, "the VIPNode made anew")
+
+
+def test_the_courier_of_another_node_does_not_speak_for_this_one(stage: Stage) -> None:
+    stage.keeper.report(holding("Owner"), node="node-b")
+    stage.keeper.start()
+    stage.start()
+    until(lambda: stage.ready() == ("False", "KeeperDisconnected"), "the mismatch is told")
+    assert stage.states() == {}
+    assert "give both the same --node" in stage.log.read_text()
+
+
+def test_an_api_server_that_goes_away_takes_nothing_out_of_the_plan(stage: Stage) -> None:
+    stage.keeper.report(holding("Standby"))
+    stage.keeper.start()
+    courier = stage.start()
+    until(lambda: stage.ready() == ("True", "AgentReady"), "Ready")
+    plans = len(stage.keeper.plans)
+    stage.plane.stop()
+    try:
+        stage.keeper.report(holding("Owner"))
+        time.sleep(3)
+        assert courier.poll() is None
+    finally:
+        stage.plane.start_etcd()
+        stage.plane.start_apiserver()
+    until(lambda: stage.states() == {"web": "Owner"}, "the report that waited")
+    add_virtual_ip(stage.api, "db", "192.0.2.11/24")
+    stage.accept("db")
+    until(lambda: stage.planned() == ["db", "web"], "what came after")
+    assert all(
+        "web" in [found.name for domain in plan.domains for found in domain.virtual_ips]
+        for plan in stage.keeper.plans[plans:]
+    )
+
+
+def test_no_plan_is_sent_before_every_listing_is_complete(stage: Stage) -> None:
+    """The courier may list everything but Secrets: it says so, ends, and has sent nothing."""
+    path = stage.api.path_of(RBAC, "RoleBinding", namespace=NAMESPACE, name="vipkeeper-courier")
+    stage.api.request("DELETE", path)
+    stage.keeper.report()
+    stage.keeper.start()
+    courier = stage.start()
+    assert courier.wait(PATIENCE_S) == 1
+    assert stage.keeper.plans == []
+    last = stage.log.read_text().strip().splitlines()[-1]
+    assert "secrets" in last
+    assert "bind the courier's service account to its ClusterRole and, for Secrets, its Role" in last
+
+
+def test_a_missing_socket_is_named_with_its_remedy(stage: Stage) -> None:
+    stage.start()
+    until(lambda: stage.ready() == ("False", "KeeperDisconnected"), "the missing keeper is told")
+    (condition,) = stage.status()["conditions"]
+    assert "start the keeper, and give both the same socket folder" in condition["message"]
+
+
+def test_an_unusable_kubeconfig_is_named(stage: Stage, tmp_path: Path) -> None:
+    courier = stage.start(kubeconfig=str(tmp_path / "nowhere"))
+    assert courier.wait(PATIENCE_S) == 1
+    assert f"no way to reach the API server by {tmp_path / 'nowhere'}" in stage.log.read_text()
+
+
+def test_sigterm_ends_it_in_order(stage: Stage) -> None:
+    stage.keeper.report()
+    stage.keeper.start()
+    courier = stage.start()
+    until(lambda: stage.planned() == ["web"], "the plan")
+    began = time.monotonic()
+    courier.send_signal(signal.SIGTERM)
+    assert courier.wait(PATIENCE_S) == 0
+    sys.stdout.write(f"stopped in {time.monotonic() - began:.2f} s\n")
+    assert "Traceback" not in stage.log.read_text()
+
+
+def test_metrics_are_served(stage: Stage) -> None:
+    stage.keeper.report(holding("Owner"))
+    stage.keeper.start()
+    courier = stage.start()
+    until(lambda: stage.ready() == ("True", "AgentReady"), "Ready")
+    text = measured()
+    assert "vipkeeper_courier_keeper_connected 1.0" in text
+    assert "vipkeeper_courier_reports_applied_total 1.0" in text
+    sys.stdout.write(f"resident: {resident_mb(courier.pid):.0f} MB\n")
+    assert resident_mb(courier.pid) < 80
+
+
+def measured() -> str:
+    """Return the courier's metrics."""
+    connection = http.client.HTTPConnection("127.0.0.1", 19947, timeout=5)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    return text
+
+
+def resident_mb(pid: int) -> float:
+    with open(f"/proc/{pid}/statm") as file:  # noqa: PTH123
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
