@@ -20,10 +20,12 @@ Every failure to look or to act is a `KernelRefused`; an absent address to unbin
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import struct
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pyroute2 import AsyncIPRoute
@@ -72,6 +74,7 @@ class Kernel:
     def __init__(self, route: AsyncIPRoute, events: AsyncIPRoute) -> None:
         self._route = route
         self._events = events
+        self._dumping = asyncio.Lock()  # netlink(7): a socket has one dump under way at a time
 
     @classmethod
     @asynccontextmanager
@@ -92,7 +95,11 @@ class Kernel:
         for body in await self._dump(ifaddrmsg(), _GETADDR):
             index, address = rtnetlink.read_address(body)
             addresses.setdefault(index, []).append(address)
-        routes = [rtnetlink.read_default_route(body) for body in await self._dump(rtmsg(), _GETROUTE)]
+        routes = []
+        for family in (AF_INET, AF_INET6):
+            question = rtmsg()
+            question["family"] = family
+            routes += [rtnetlink.read_default_route(body) for body in await self._dump(question, _GETROUTE)]
         return NodeView(
             links=tuple(replace(link, addresses=tuple(addresses.get(link.index, ()))) for link in links),
             gateways=tuple(sorted((r for r in routes if r is not None), key=lambda each: each.metric)),
@@ -194,10 +201,11 @@ class Kernel:
             bodies: list[bytes] = []
             is_whole = True
             try:
-                await request.send()
-                async for message in request.response():
-                    bodies.append(message["body"])
-                    is_whole = is_whole and not message["header"]["flags"] & _DUMP_INTERRUPTED
+                async with self._dumping:
+                    await request.send()
+                    async for message in request.response():
+                        bodies.append(message["body"])
+                        is_whole = is_whole and not message["header"]["flags"] & _DUMP_INTERRUPTED
             except (NetlinkError, OSError) as cause:
                 raise KernelRefused(f"cannot look at the kernel: {_why(cause)}") from cause
             if is_whole:

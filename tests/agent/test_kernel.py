@@ -1,0 +1,410 @@
+"""The door to rtnetlink against a real kernel, in a namespace of its own for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from ipaddress import ip_address, ip_interface
+from typing import TYPE_CHECKING
+
+import pytest
+from lab.kernelcalls import entered, new_network
+from pyroute2 import AsyncIPRoute, IPRoute
+from vipagent.fence import Fence
+from vipagent.kernel import Kernel, KernelRefused
+from vipagent.nodeview import GuardRole
+
+from agent.segment import NO_DAD, VIP4, VIP6
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from typing import Any
+
+    from vipagent.nodeview import BoundAddress, Link, LinkIndex, NodeView
+
+INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
+BOTH = pytest.mark.parametrize("address", [VIP4, VIP6], ids=["IPv4", "IPv6"])
+ROLES = pytest.mark.parametrize("role", list(GuardRole), ids=lambda role: role.value)
+
+
+@pytest.fixture
+def node() -> Iterator[None]:
+    """Stand in a namespace with eth0 (up, 192.0.2.1/24 and 2001:db8::1/64) and its peer far0 (up)."""
+    network = new_network()
+    with entered(network), IPRoute() as route:
+        route.link("add", ifname="eth0", kind="veth", peer={"ifname": "far0"}, address="02:00:00:00:00:01")
+        index = route.link_lookup(ifname="eth0")[0]
+        for each in (index, route.link_lookup(ifname="far0")[0]):
+            route.link("set", index=each, state="up")
+        route.addr("add", index=index, address="192.0.2.1", prefixlen=24)
+        route.addr("add", index=index, address="2001:db8::1", prefixlen=64, flags=NO_DAD)
+        yield
+    os.close(network)
+
+
+def run(story: Callable[[Kernel, AsyncIPRoute], Coroutine[Any, Any, None]]) -> None:
+    """Run a test's story with the door and, beside it, somebody else's hand on the same kernel."""
+
+    async def tell() -> None:
+        async with asyncio.timeout(30), Kernel.open() as kernel, AsyncIPRoute() as others:
+            await story(kernel, others)
+
+    asyncio.run(tell())
+
+
+def named(view: NodeView, name: str) -> Link:
+    return next(link for link in view.links if link.name == name)
+
+
+async def eth0(kernel: Kernel) -> LinkIndex:
+    return named(await kernel.observe(), "eth0").index
+
+
+async def bound(kernel: Kernel, address: object) -> BoundAddress | None:
+    addresses = named(await kernel.observe(), "eth0").addresses
+    return next((each for each in addresses if each.ip == address), None)
+
+
+@pytest.mark.usefixtures("node")
+def test_a_look_shows_links_addresses_and_gateways() -> None:
+    async def story(kernel: Kernel, others: AsyncIPRoute) -> None:
+        await others.link("add", ifname="br0", kind="bridge")
+        before = await kernel.observe()
+        await others.link("set", index=named(before, "far0").index, master=named(before, "br0").index)
+        await others.route("add", dst="default", gateway="192.0.2.254", priority=200)
+        await others.route("add", dst="default", gateway="192.0.2.253", priority=100)
+        await others.route("add", dst="198.51.100.0/24", gateway="192.0.2.252")
+        await others.route("add", dst="default", gateway="2001:db8::fe")
+        view = await kernel.observe()
+        link = named(view, "eth0")
+        assert (link.mac, link.kind, link.is_up, link.is_ethernet, link.is_loopback, link.master) == (
+            *("02:00:00:00:00:01", "veth", True, True, False),
+            None,
+        )
+        assert {ip_interface("192.0.2.1/24"), ip_interface("2001:db8::1/64")} <= {
+            each.interface for each in link.addresses
+        }
+        assert not any(each.is_ours for each in link.addresses)
+        assert all(each.valid_s is None for each in link.addresses)
+        assert named(view, "far0").master == named(view, "br0").index
+        assert named(view, "br0").kind == "bridge"
+        assert (named(view, "lo").is_loopback, named(view, "lo").is_ethernet) == (True, False)
+        assert view.gateway(4) == ip_address("192.0.2.253")
+        assert view.gateway(6) == ip_address("2001:db8::fe")
+        assert view.gateway(4, link.index) == view.gateway(4)
+        assert view.gateway(4, named(view, "br0").index) is None
+
+    run(story)
+
+
+@pytest.mark.usefixtures("node")
+def test_a_default_route_over_several_next_hops_has_a_gateway() -> None:
+    async def story(kernel: Kernel, others: AsyncIPRoute) -> None:
+        hops = [{"gateway": "192.0.2.253", "hops": 1}, {"gateway": "192.0.2.254", "hops": 1}]
+        await others.route("add", dst="default", family=socket.AF_INET, multipath=hops)
+        assert (await kernel.observe()).gateway(4) == ip_address("192.0.2.253")
+
+    run(story)
+
+
+@pytest.mark.usefixtures("node")
+def test_a_link_without_carrier_or_set_down_is_not_up() -> None:
+    async def story(kernel: Kernel, others: AsyncIPRoute) -> None:
+        view = await kernel.observe()
+        await others.link("set", index=named(view, "far0").index, state="down")
+        view = await kernel.observe()
+        assert not named(view, "eth0").is_up
+        assert not named(view, "far0").is_up
+
+    run(story)
+
+
+@BOTH
+@pytest.mark.usefixtures("node")
+def test_a_bound_address_has_our_mark_and_a_life_that_a_refresh_renews(address: Any) -> None:
+    async def story(kernel: Kernel, _others: AsyncIPRoute) -> None:
+        index = await eth0(kernel)
+        for lifetime_s in (3, 30):
+            await kernel.bind(address, index, lifetime_s=lifetime_s)
+            found = await bound(kernel, address)
+            assert found is not None
+            assert (found.is_ours, found.is_host, found.valid_s) == (True, True, lifetime_s)
+
+    run(story)
+
+
+@BOTH
+@pytest.mark.usefixtures("node")
+def test_an_address_that_nobody_refreshes_goes_by_itself(address: Any) -> None:
+    async def story(kernel: Kernel, _others: AsyncIPRoute) -> None:
+        await kernel.bind(address, await eth0(kernel), lifetime_s=1)
+        async for _ in kernel.watch():
+            if await bound(kernel, address) is None:
+                break
+
+    run(story)
+
+
+@BOTH
+@pytest.mark.usefixtures("node")
+def test_unbinding_what_is_not_there_is_fine(address: Any) -> None:
+    async def story(kernel: Kernel, _others: AsyncIPRoute) -> None:
+        index = await eth0(kernel)
+        await kernel.bind(address, index, lifetime_s=30)
+        await kernel.unbind(address, index)
+        assert await bound(kernel, address) is None
+        await kernel.unbind(address, index)
+        await kernel.unbind(address, 9999)
+
+    run(story)
+
+
+@BOTH
+@pytest.mark.usefixtures("node")
+def test_binding_on_a_link_that_is_gone_says_so(address: Any) -> None:
+    async def story(kernel: Kernel, _others: AsyncIPRoute) -> None:
+        with pytest.raises(KernelRefused, match=r"cannot bind .* on link 9999: there is no such link"):
+            await kernel.bind(address, 9999, lifetime_s=3)
+        await kernel.bind(address, await eth0(kernel), lifetime_s=3)
+
+    run(story)
+
+
+@pytest.mark.usefixtures("node")
+def test_an_address_bound_by_another_hand_is_not_ours() -> None:
+    async def story(kernel: Kernel, others: AsyncIPRoute) -> None:
+        await others.addr("add", index=await eth0(kernel), address=str(VIP4), prefixlen=32)
+        found = await bound(kernel, VIP4)
+        assert found is not None
+        assert not found.is_ours
+
+    run(story)
+
+
+@pytest.mark.usefixtures("node")
+def test_our_ipv6_address_answers_at_once_and_is_no_source() -> None:
+    async def story(kernel: Kernel, others: AsyncIPRoute) -> None:
+        index = await eth0(kernel)
+        await kernel.bind(VIP6, index, lifetime_s=30)
+        messages = [each async for each in await others.addr("dump", index=index)]
+        ours = next(each for each in messages if each.get("address") == str(VIP6))
+        tentative, deprecated = 0x40, 0x20
+        assert ours.get("flags") & (tentative | deprecated) == deprecated
+
+    run(story)
+
+
+@ROLES
+@pytest.mark.usefixtures("node")
+def test_a_guarded_link_reads_back_as_guarded(role: GuardRole) -> None:
+    async def story(kernel: Kernel, _others: AsyncIPRoute) -> None:
+        index = await eth0(kernel)
+        with Fence.load() as fence:
+            missing = await kernel.guarded(index, fence, role)
+            assert missing is not None
+            assert missing.reason == "FenceMissing"
+            for _ in range(2):
+                await kernel.guard(index, fence, role)
+                assert await kernel.guarded(index, fence, role) is None
+
+    run(story)
+
+
+@pytest.mark.usefixtures("node")
+def test_a_link_can_change_its_role() -> None:
+    async def story(kernel: Kernel, _others: AsyncIPRoute) -> None:
+        index = await eth0(kernel)
+        with Fence.load() as fence:
+            for role in (*GuardRole, *GuardRole):
+                await kernel.guard(index, fence, role)
+                assert await kernel.guarded(index, fence, role) is None
+                other = next(each for each in GuardRole if each is not role)
+                assert await kernel.guarded(index, fence, other) is not None
+
+    run(story)
+
+
+@pytest.mark.usefixtures("node")
+def test_a_new_keepers_fence_takes_the_place_of_the_old_ones() -> None:
+    async def story(kernel: Kernel, others: AsyncIPRoute) -> None:
+        index = await eth0(kernel)
+        with Fence.load() as old, Fence.load() as new:
+            await kernel.guard(index, old, GuardRole.CARRIER)
+            old.release()
+            missing = await kernel.guarded(index, new, GuardRole.CARRIER)
+            assert missing is not None
+            assert missing.reason == "FenceMissing"
+            await kernel.guard(index, new, GuardRole.CARRIER)
+            assert await kernel.guarded(index, new, GuardRole.CARRIER) is None
+            for parent in (INGRESS, EGRESS):
+                assert len(await programs(others, index, parent)) == 1
+
+    run(story)
+
+
+async def programs(others: AsyncIPRoute, index: int, parent: int) -> list[str]:
+    messages = [each async for each in await others.tc("dump-filter", index=index, parent=parent)]
+    return [str(each.get_nested("TCA_OPTIONS", "TCA_BPF_NAME")) for each in messages if each["handle"]]
+
+
+async def attach(others: AsyncIPRoute, index: int, fd: int, *, prio: int = 1, handle: int = 1) -> None:
+    await others.tc(
+        *("add-filter", "bpf", index, handle),
+        **{"parent": INGRESS, "prio": prio, "fd": fd, "name": "somebody", "direct_action": True},
+    )
+
+
+@pytest.mark.usefixtures("node")
+def test_filters_of_others_stay_and_run_after_ours() -> None:
+    async def story(kernel: Kernel, others: AsyncIPRoute) -> None:
+        index = await eth0(kernel)
+        await others.tc("add", "clsact", index)
+        with Fence.load() as fence:
+            await attach(others, index, fence.egress_fd, prio=1)
+            await attach(others, index, fence.egress_fd, prio=7)
+            await kernel.guard(index, fence, GuardRole.CARRIER)
+            assert await kernel.guarded(index, fence, GuardRole.CARRIER) is None
+            assert await programs(others, index, INGRESS) == ["vipkeeper-in", "somebody", "somebody"]
+
+    run(story)
+
+
+@pytest.mark.usefixtures("node")
+def test_a_filter_that_slips_in_before_the_fence_is_seen_and_overtaken() -> None:
+    async def story(kernel: Kernel, others: AsyncIPRoute) -> None:
+        index = await eth0(kernel)
+        with Fence.load() as fence:
+            for handle in (1, 2, 3):
+                await kernel.guard(index, fence, GuardRole.CARRIER)
+                await attach(others, index, fence.egress_fd, handle=handle)
+                bypassed = await kernel.guarded(index, fence, GuardRole.CARRIER)
+                assert bypassed is not None
+                assert bypassed.reason == "FenceBypassed"
+                assert "somebody" in bypassed.message
+            await kernel.guard(index, fence, GuardRole.CARRIER)
+            assert await kernel.guarded(index, fence, GuardRole.CARRIER) is None
+            assert await programs(others, index, INGRESS) == ["vipkeeper-in"] + ["somebody"] * 3
+
+    run(story)
+
+
+@pytest.mark.usefixtures("node")
+def test_guarding_a_link_that_is_gone_says_so() -> None:
+    async def story(kernel: Kernel, _others: AsyncIPRoute) -> None:
+        with Fence.load() as fence:
+            with pytest.raises(KernelRefused, match="cannot guard link 9999: there is no such link"):
+                await kernel.guard(9999, fence, GuardRole.CARRIER)
+            missing = await kernel.guarded(9999, fence, GuardRole.CARRIER)
+            assert missing is not None
+            assert missing.reason == "FenceMissing"
+
+    run(story)
+
+
+@asynccontextmanager
+async def told(kernel: Kernel) -> AsyncIterator[asyncio.Event]:
+    """Give an event that is set at each occasion to look again."""
+    event = asyncio.Event()
+
+    async def listen() -> None:
+        async for _ in kernel.watch():
+            event.set()
+
+    task = asyncio.create_task(listen())
+    try:
+        yield event
+    finally:
+        task.cancel()
+
+
+@pytest.mark.usefixtures("node")
+def test_every_change_by_another_hand_is_told() -> None:
+    async def story(kernel: Kernel, others: AsyncIPRoute) -> None:
+        view = await kernel.observe()
+        index, far = named(view, "eth0").index, named(view, "far0").index
+        with Fence.load() as fence:
+            await kernel.guard(index, fence, GuardRole.CARRIER)
+            await kernel.bind(VIP4, index, lifetime_s=30)
+            changes: list[Callable[[], Any]] = [
+                lambda: others.addr("delete", index=index, address=str(VIP4), prefixlen=32),
+                lambda: others.addr("add", index=index, address="192.0.2.7", prefixlen=24),
+                lambda: others.addr("add", index=index, address="2001:db8::7", prefixlen=64),
+                lambda: others.tc("del-filter", "bpf", index, 0x76, parent=INGRESS, prio=1),
+                lambda: others.tc("del", "clsact", index),
+                lambda: others.link("set", index=far, state="down"),
+                lambda: others.link("add", ifname="br0", kind="bridge"),
+                lambda: others.link("del", index=index),
+            ]
+            async with told(kernel) as news:
+                for change in changes:
+                    await asyncio.sleep(0)
+                    news.clear()
+                    await change()
+                    await asyncio.wait_for(news.wait(), 5)
+
+    run(story)
+
+
+@pytest.mark.usefixtures("node")
+def test_a_refresh_is_no_news() -> None:
+    async def story(kernel: Kernel, _others: AsyncIPRoute) -> None:
+        index = await eth0(kernel)
+        async with told(kernel) as news:
+            for address in (VIP4, VIP6):
+                await kernel.bind(address, index, lifetime_s=30)
+                await asyncio.wait_for(news.wait(), 5)
+                news.clear()
+            for _ in range(5):
+                await kernel.bind(VIP4, index, lifetime_s=30)
+                await kernel.bind(VIP6, index, lifetime_s=30)
+            assert not news.is_set()
+            await kernel.unbind(VIP4, index)
+            await asyncio.wait_for(news.wait(), 5)
+
+    run(story)
+
+
+@pytest.mark.usefixtures("node")
+def test_many_hands_at_once_get_each_their_own_answer() -> None:
+    async def story(kernel: Kernel, _others: AsyncIPRoute) -> None:
+        index = await eth0(kernel)
+        addresses = [ip_address(f"192.0.2.{place}") for place in range(100, 130)]
+        async with asyncio.TaskGroup() as group:
+            for address in addresses:
+                group.create_task(kernel.bind(address, index, lifetime_s=30))
+                group.create_task(kernel.observe())
+        view = await kernel.observe()
+        assert {each.ip for each in named(view, "eth0").addresses if each.is_ours} == set(addresses)
+
+    run(story)
+
+
+def test_without_the_capability_the_refusal_names_it() -> None:
+    trial = """
+import asyncio, ctypes, os
+from ipaddress import ip_address
+from vipagent.kernel import Kernel, KernelRefused
+assert ctypes.CDLL(None).capset(b"\\x22\\x05\\x08\\x20" + bytes(4), bytes(24)) == 0
+async def main():
+    async with Kernel.open() as kernel:
+        await kernel.observe()
+        try: await kernel.bind(ip_address("192.0.2.10"), 1, lifetime_s=3)
+        except KernelRefused as refused: print(refused)
+asyncio.run(main())
+"""
+    network = new_network()
+    with entered(network):
+        ran = subprocess.run(
+            [sys.executable, "-c", trial],
+            env={"PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    os.close(network)
+    assert "the capability NET_ADMIN" in ran.stdout
