@@ -24,9 +24,9 @@ _log = logging.getLogger("vipcourier")
 def main() -> None:
     """Run the courier until SIGTERM or SIGINT."""
     options = _options(sys.argv[1:])
-    logging.basicConfig(
-        level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=options.log_level, handlers=[handler])
     try:
         metrics.serve(*options.metrics)
     except OSError as error:
@@ -39,6 +39,15 @@ def main() -> None:
     except (BadConfiguration, Blind) as error:
         _log.critical("%s", error)
         sys.exit(1)
+
+
+class _Lines(logging.Formatter):
+    """One line for each message; what `vipcluster` says in the field `error` stands at its end."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        error = record.__dict__.get("error")
+        line = super().format(record)
+        return f"{line}: {error}" if error else line
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
