@@ -16,18 +16,22 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pyroute2 import IPRoute
 
 from vipagent.probes import Probes, look
 from vipapi.healthchecks import ICMP, Exec, HTTPGet, HTTPHeader, Link, Probe, TCPSocket
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from ipaddress import IPv4Address, IPv6Address
     from pathlib import Path
 
     from vipagent.health import Result
 
     Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+IFA_F_NODAD = 0x02
 
 
 def ask(
@@ -356,6 +360,42 @@ def test_the_gateway_answers_where_one_of_several_does(tmp_path: Path) -> None:
 
 def test_loopback_is_up() -> None:
     assert look("lo").is_ok
+
+
+@pytest.fixture
+def cable() -> Iterator[IPRoute]:
+    """Two interfaces, probe0 and probe1, joined by a cable; probe0 has fe80::5."""
+    with IPRoute() as kernel:
+        kernel.link("add", ifname="probe0", kind="veth", peer="probe1")
+        (index,) = kernel.link_lookup(ifname="probe0")
+        try:
+            for name in ("probe0", "probe1"):
+                kernel.link("set", index=kernel.link_lookup(ifname=name)[0], state="up")
+            kernel.addr("add", index=index, address="fe80::5", prefixlen=64, flags=IFA_F_NODAD)
+            yield kernel
+        finally:
+            kernel.link("del", index=index)
+
+
+def test_a_link_has_no_carrier_when_its_other_end_goes_down(cable: IPRoute) -> None:
+    assert look("probe0").is_ok
+    cable.link("set", index=cable.link_lookup(ifname="probe1")[0], state="down")
+    assert look("probe0").message == "interface probe0 has no carrier"
+    assert look("probe1").message == "interface probe1 is down"
+    cable.link("set", index=cable.link_lookup(ifname="probe1")[0], state="up")
+    assert look("probe0").is_ok
+
+
+@pytest.mark.usefixtures("cable")
+def test_a_gateway_with_a_link_local_address_is_asked_on_its_interface(tmp_path: Path) -> None:
+    gateways = (ip_address("fe80::5%probe0"),)
+    assert ask(ICMP(target="gateway"), hooks_dir=tmp_path, gateways=gateways).is_ok
+
+
+@pytest.mark.usefixtures("cable")
+def test_an_echo_that_nobody_answers_fails_in_time(tmp_path: Path) -> None:
+    result = ask(ICMP(target="fe80::99%probe0"), hooks_dir=tmp_path, timeout_s=0.2)
+    assert result.message == "fe80::99%probe0: no answer within 200 ms"
 
 
 def test_an_interface_that_is_not_there_is_named(tmp_path: Path) -> None:
