@@ -35,7 +35,13 @@ def start(apiserver: ControlPlane, tmp_path: Path) -> Iterator[Start]:
     def run(identity: str = "one", *, kubeconfig: Path = kubeconfig) -> Process:
         process = processes.start(
             [
-                *(sys.executable, "-m", "vipcontroller", f"--namespace={NAMESPACE}", f"--identity={identity}"),
+                *(
+                    sys.executable,
+                    "-m",
+                    "vipcontroller",
+                    f"--namespace={NAMESPACE}",
+                    f"--identity={identity}",
+                ),
                 *(f"--metrics=127.0.0.1:{free_ports().api}", f"--kubeconfig={kubeconfig}"),
             ],
             name=f"controller-{identity}",

@@ -1,0 +1,318 @@
+"""Who is elected, in which order the others follow, and why not the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vipapi.election import Candidate, Election, Facts, elect, rank
+
+
+def fit(node: str, score: int = 100, **facts: Any) -> Candidate:
+    return Candidate(node=node, score=score, fitness="Fit", **facts)
+
+
+def unfit(node: str, score: int = 100) -> Candidate:
+    return Candidate(node=node, score=score, fitness="Unfit", reason="CheckFailed", message=f"{node} is sick")
+
+
+def choose(*candidates: Candidate, now: float = 0.0, **facts: Any) -> Election:
+    return elect(Facts(name="web", candidates=candidates, **facts), now)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "facts", "owner", "cause"),
+    [
+        pytest.param((fit("a"), fit("b", 150)), {}, "b", "FirstChoice", id="nobody-owns-it-the-best-gets-it"),
+        pytest.param(
+            (fit("a", group_load=3), fit("b", group_load=1)), {}, "b", "FirstChoice", id="spread-breaks-ties"
+        ),
+        pytest.param(
+            (fit("a", 101, group_load=3), fit("b")), {}, "a", "FirstChoice", id="score-goes-before-spread"
+        ),
+        pytest.param((fit("a"), fit("b", 150)), {"owner": "a"}, "a", "", id="an-owner-stays-under-manual"),
+        pytest.param((fit("a"), fit("b", 150)), {"ordered": "a"}, "a", "", id="an-order-under-way-stays"),
+        pytest.param((unfit("a"), fit("b")), {"owner": "a"}, "b", "OwnerUnfit", id="a-sick-owner-goes"),
+        pytest.param(
+            (unfit("a"), unfit("b")), {"owner": "a"}, "a", "", id="a-sick-owner-stays-without-another"
+        ),
+        pytest.param((unfit("a"), unfit("b")), {}, None, "", id="nobody-can"),
+        pytest.param((), {}, None, "", id="no-candidates"),
+        pytest.param(
+            (fit("a"),), {"owner": "gone"}, "a", "FirstChoice", id="an-owner-that-is-no-candidate-goes"
+        ),
+        pytest.param(
+            (unfit("a"), fit("b"), fit("c", 150)),
+            {"owner": "a", "ordered": "b"},
+            "b",
+            "OwnerUnfit",
+            id="a-move-under-way-keeps-its-goal",
+        ),
+        pytest.param(
+            (unfit("a"), fit("b")),
+            {"owner": "a", "is_suspended": True},
+            "b",
+            "OwnerUnfit",
+            id="suspend-stops-no-failover",
+        ),
+        pytest.param(
+            (fit("a", is_cordoned=True), fit("b")),
+            {"owner": "a"},
+            "b",
+            "OwnerCordoned",
+            id="a-drain-moves-it",
+        ),
+        pytest.param(
+            (fit("a", is_cordoned=True), fit("b")),
+            {"owner": "a", "is_suspended": True},
+            "a",
+            "",
+            id="suspend-stops-a-drain",
+        ),
+        pytest.param(
+            (fit("a"), fit("b")), {"owner": "a", "target": "b"}, "b", "Switchover", id="a-switchover"
+        ),
+        pytest.param(
+            (fit("a"), fit("b")),
+            {"owner": "a", "target": "b", "is_suspended": True},
+            "a",
+            "",
+            id="suspend-stops-a-switchover",
+        ),
+        pytest.param(
+            (fit("a"), unfit("b")), {"owner": "a", "target": "b"}, "a", "", id="a-switchover-to-a-sick-node"
+        ),
+        pytest.param(
+            (unfit("a"), fit("b"), fit("c", 150)),
+            {"owner": "a", "target": "b"},
+            "b",
+            "OwnerUnfit",
+            id="a-switchover-away-from-a-sick-owner",
+        ),
+        pytest.param(
+            (fit("a", 80, lost=20), fit("b")),
+            {"owner": "a"},
+            "b",
+            "BetterHealth",
+            id="a-weighted-failure-moves-it",
+        ),
+        pytest.param(
+            (fit("a", 80, lost=20), fit("b", 90, lost=10)),
+            {"owner": "a"},
+            "b",
+            "BetterHealth",
+            id="who-lost-less",
+        ),
+        pytest.param(
+            (fit("a", 80, lost=20), fit("b", lost=50)),
+            {"owner": "a"},
+            "a",
+            "",
+            id="what-fails-everywhere-moves-nothing",
+        ),
+        pytest.param(
+            (fit("a", 130, lost=20), fit("b")), {"owner": "a"}, "a", "", id="a-fall-that-leaves-it-the-best"
+        ),
+        pytest.param(
+            (fit("a", 80, lost=20), fit("b")),
+            {"owner": "a", "is_suspended": True},
+            "a",
+            "",
+            id="suspend-stops-better-health",
+        ),
+    ],
+)
+def test_the_owner_is(
+    candidates: tuple[Candidate, ...], facts: dict[str, Any], owner: str | None, cause: str
+) -> None:
+    election = choose(*candidates, **facts)
+    assert (election.owner, election.cause) == (owner, cause)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reason"),
+    [
+        pytest.param(Candidate(node="a", is_present=False, is_in_domain=False), "NodeNotFound", id="no-node"),
+        pytest.param(Candidate(node="a", is_deleting=True), "NodeDeleting", id="node-deleted"),
+        pytest.param(Candidate(node="a", is_in_domain=False), "NotInDomain", id="elsewhere"),
+        pytest.param(Candidate(node="a", has_agent=False, is_alive=False), "AgentMissing", id="no-agent"),
+        pytest.param(fit("a", is_alive=False), "AgentUnreachable", id="dead"),
+        pytest.param(fit("a", is_witness_only=True), "WitnessOnly", id="witness-only"),
+        pytest.param(Candidate(node="a"), "NotReported", id="not-reported"),
+        pytest.param(Candidate(node="a", fitness="NotCandidate"), "NotReported", id="not-heard-yet"),
+        pytest.param(unfit("a"), "CheckFailed", id="unfit"),
+        pytest.param(fit("a", is_cordoned=True), "Cordoned", id="cordoned"),
+        pytest.param(fit("a"), "Eligible", id="eligible"),
+    ],
+)
+def test_every_candidate_is_told_why(candidate: Candidate, reason: str) -> None:
+    (row,) = choose(candidate).table
+    assert row.reason == reason
+    assert row.eligible == (reason == "Eligible")
+    assert "a" in row.message
+
+
+def test_a_first_choice_waits_until_it_need_not() -> None:
+    assert choose(fit("a"), has_to_wait=True).owner is None
+    assert choose(fit("a"), has_to_wait=False).owner == "a"
+    assert choose(unfit("a"), fit("b"), owner="a", has_to_wait=True).owner == "b"
+
+
+def test_an_ineligible_owner_that_stays_says_so() -> None:
+    (row,) = choose(unfit("a"), owner="a").table
+    assert row.message == "a is sick; it stays in the order because no other node is eligible"
+
+
+def test_the_table_lists_the_eligible_first_and_tells_places() -> None:
+    election = choose(unfit("c", 200), fit("a", 120), fit("b", 110), fit("d", 100), owner="b")
+    assert [(row.node, row.eligible) for row in election.table] == [
+        ("a", True),
+        ("b", True),
+        ("d", True),
+        ("c", False),
+    ]
+    messages = {row.node: row.message for row in election.table}
+    assert messages["b"] == "owns the address"
+    assert messages["a"] == "standby 1; scores above the owner, which stays because failback is Manual"
+    assert messages["d"] == "standby 2"
+    assert election.succession == ("a", "d")
+
+
+@dataclass
+class Looks:
+    """An election that is asked again and again, as the controller asks it."""
+
+    better: dict[str, float] = field(default_factory=dict)
+
+    def at(self, now: float, *candidates: Candidate, **facts: Any) -> Election:
+        facts = {"owner": "b", "returns": True, "delay_s": 300.0, **facts}
+        election = choose(*candidates, now=now, better=self.better, **facts)
+        self.better = dict(election.better)
+        return election
+
+
+def test_a_returning_node_waits_out_its_delay() -> None:
+    looks, nodes = Looks(), (fit("a", 150), fit("b"))
+    first = looks.at(1000.0, *nodes)
+    assert (first.owner, first.due) == ("b", 1300.0)
+    assert looks.at(1299.9, *nodes).owner == "b"
+    last = looks.at(1300.0, *nodes)
+    assert (last.owner, last.cause) == ("a", "Failback")
+
+
+def test_the_delay_begins_again_when_the_better_score_was_interrupted() -> None:
+    looks = Looks()
+    looks.at(1000.0, fit("a", 150), fit("b"))
+    looks.at(1200.0, unfit("a", 150), fit("b"))
+    looks.at(1201.0, fit("a", 150), fit("b"))
+    assert looks.at(1300.0, fit("a", 150), fit("b")).owner == "b"
+    assert looks.at(1501.0, fit("a", 150), fit("b")).owner == "a"
+
+
+def test_a_controller_that_forgot_returns_later_and_never_sooner() -> None:
+    looks = Looks()
+    looks.at(1000.0, fit("a", 150), fit("b"))
+    looks.better.clear()
+    assert looks.at(1300.0, fit("a", 150), fit("b")).owner == "b"
+    assert looks.at(1600.0, fit("a", 150), fit("b")).owner == "a"
+
+
+def test_suspend_stops_a_failback_and_manual_has_none() -> None:
+    looks = Looks()
+    looks.at(0.0, fit("a", 150), fit("b"))
+    assert looks.at(999.0, fit("a", 150), fit("b"), is_suspended=True).owner == "b"
+    assert looks.at(999.0, fit("a", 150), fit("b"), returns=False).owner == "b"
+
+
+nodes = st.sampled_from("abcde")
+sheets = st.builds(
+    Candidate,
+    node=nodes,
+    priority=st.integers(1, 254),
+    score=st.none() | st.integers(1, 254),
+    lost=st.sampled_from([0, 0, 0, 20, 50]),
+    is_present=st.sampled_from([True, True, True, False]),
+    is_alive=st.sampled_from([True, True, False]),
+    is_cordoned=st.sampled_from([False, False, True]),
+    fitness=st.sampled_from([None, "Fit", "Fit", "Fit", "Unfit"]),
+    group_load=st.integers(0, 3),
+)
+worlds = st.builds(
+    Facts,
+    name=st.sampled_from(["web", "db"]),
+    candidates=st.lists(sheets, unique_by=lambda sheet: sheet.node, max_size=5).map(tuple),
+    owner=st.none() | nodes,
+    ordered=st.none() | nodes,
+    target=st.none() | nodes,
+    returns=st.booleans(),
+    delay_s=st.sampled_from([0.0, 300.0]),
+    is_suspended=st.booleans(),
+    has_to_wait=st.booleans(),
+    better=st.dictionaries(nodes, st.floats(0, 1000)),
+)
+
+
+@given(worlds, st.randoms(use_true_random=False))
+def test_the_order_of_the_facts_does_not_matter(facts: Facts, random: Any) -> None:
+    shuffled = list(facts.candidates)
+    random.shuffle(shuffled)
+    assert elect(msgspec.structs.replace(facts, candidates=tuple(shuffled)), 1000.0) == elect(facts, 1000.0)
+
+
+@given(worlds)
+def test_a_node_that_cannot_is_never_newly_elected(facts: Facts) -> None:
+    election = elect(facts, 1000.0)
+    sheet = next((c for c in facts.candidates if c.node == election.owner), None)
+    if election.owner not in {None, facts.owner, facts.ordered}:
+        assert sheet is not None
+        assert sheet.is_eligible
+    standbys = {c.node for c in facts.candidates if c.is_eligible} - {election.owner}
+    assert set(election.succession) == (standbys if election.owner is not None else set())
+
+
+@given(worlds)
+def test_an_owner_is_never_moved_without_a_cause(facts: Facts) -> None:
+    election = elect(facts, 1000.0)
+    owner = next((c for c in facts.candidates if c.node == facts.owner), None)
+    if owner is None or election.owner == owner.node:
+        return
+    assert election.cause in {"OwnerUnfit", "OwnerCordoned", "Switchover", "BetterHealth", "Failback"}
+    if facts.is_suspended:
+        assert election.cause == "OwnerUnfit"
+        assert not owner.is_eligible
+
+
+@given(worlds)
+def test_the_same_look_twice_says_the_same(facts: Facts) -> None:
+    first = elect(facts, 1000.0)
+    again = msgspec.structs.replace(facts, better=first.better)
+    second = elect(again, 1000.0)
+    assert (second.owner, second.succession, second.table) == (first.owner, first.succession, first.table)
+
+
+@given(worlds)
+def test_an_order_once_obeyed_is_kept(facts: Facts) -> None:
+    """Neither ties nor the manner of the move make it flap."""
+    first = elect(facts, 1000.0)
+    if first.owner is None:
+        return
+    obeyed = msgspec.structs.replace(facts, owner=first.owner, ordered=first.owner, target=None, better={})
+    assert elect(obeyed, 1000.0).owner == first.owner or obeyed.delay_s == 0
+
+
+@given(worlds)
+def test_every_candidate_is_in_the_table_once(facts: Facts) -> None:
+    table = elect(facts, 1000.0).table
+    assert sorted(row.node for row in table) == sorted(c.node for c in facts.candidates)
+    assert all(row.message and row.reason for row in table)
+
+
+def test_ties_fall_differently_for_different_addresses() -> None:
+    candidates = [fit(node) for node in "abc"]
+    first = {rank(f"vip-{number}", candidates)[0].node for number in range(30)}
+    assert first == {"a", "b", "c"}
