@@ -205,7 +205,7 @@ def test_two_that_want_one_address_are_told_apart_and_the_first_keeps_working(
     ],
 )
 def test_a_spec_that_cannot_work_is_told_what_to_do(
-    fleet: Fleet, start: Start, spec: Object, kind: str, reason: str, hint: str
+    fleet: Fleet, start: Start, *, spec: Object, kind: str, reason: str, hint: str
 ) -> None:
     start()
     make(fleet, "web", **spec)
@@ -293,7 +293,7 @@ def test_a_move_is_carried_out_and_its_outage_kept(fleet: Fleet, start: Start) -
     ],
 )
 def test_a_move_that_cannot_be_fails_with_the_reason(
-    fleet: Fleet, start: Start, to: str, suspend: bool, reason: str, hint: str
+    fleet: Fleet, start: Start, *, to: str, suspend: bool, reason: str, hint: str
 ) -> None:
     start()
     fleet.unfit["node-c"] = ("CheckFailed", "app: connection refused")

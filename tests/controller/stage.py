@@ -1,0 +1,216 @@
+"""A stage for pure decisions: objects, agents and an API server that is only a dictionary.
+
+`look` lets the controller decide once and does its writes; `settle` looks until nothing is written. How
+the looks are made is the stage's `Way`: whatever it is, the same story has to end the same.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+from vipapi import resources
+from vipcontroller.decisions import Decisions, Memory, Moment, reconcile
+from vipcontroller.world import Reader
+from vipcontroller.writes import FinalizerWrite, SecretWrite, StatusWrite
+
+Object = dict[str, Any]
+START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+class Way(enum.Enum):
+    PLAIN = "plain"
+    REVERSED = "reversed"
+    DOUBLED = "doubled"
+    REBUILT = "rebuilt"
+
+
+@dataclass
+class Stage:
+    way: Way = Way.PLAIN
+    now_s: float = 0.0
+    objects: dict[tuple[str, str], Object] = field(default_factory=dict)
+    secrets: set[str] = field(default_factory=set)
+    memory: Memory = field(default_factory=Memory)
+    reader: Reader = field(default_factory=Reader)
+    tellings: list[str] = field(default_factory=list)
+    version: int = 0
+    last: Decisions | None = None
+
+    # ---- what people do
+
+    def put(self, kind: str, name: str, spec: Object | None = None, **metadata: Any) -> Object:
+        self.version += 1
+        created = (START + dt.timedelta(seconds=self.now_s)).isoformat()
+        obj: Object = {
+            "metadata": {
+                "name": name,
+                "uid": f"{kind}-{name}-{self.version}",
+                "resourceVersion": str(self.version),
+                "generation": 1,
+                "creationTimestamp": created,
+                **metadata,
+            },
+            "spec": spec or {},
+        }
+        if kind not in {"Node", "VIPNode"}:
+            obj["status"] = {"observedGeneration": -1}
+        self.objects[kind, name] = obj
+        return obj
+
+    def virtual_ip(self, name: str, *addresses: str, **spec: Any) -> Object:
+        return self.put("VirtualIP", name, {"addresses": list(addresses or ["192.0.2.10/24"]), **spec})
+
+    def delete(self, kind: str, name: str) -> None:
+        obj = self.objects[kind, name]
+        if obj["metadata"].get("finalizers"):
+            obj["metadata"]["deletionTimestamp"] = START.isoformat()
+            self._touch(obj)
+        else:
+            del self.objects[kind, name]
+
+    def get(self, kind: str, name: str) -> Object:
+        return self.objects[kind, name]
+
+    def condition(self, kind: str, name: str, type_: str) -> Object:
+        found = self.objects[kind, name].get("status", {}).get("conditions", [])
+        return next((each for each in found if each["type"] == type_), {})
+
+    def reasons(self, name: str) -> dict[str, str]:
+        found = self.objects["VirtualIP", name]["status"]["conditions"]
+        return {each["type"]: f"{each['status']} {each['reason']}" for each in found}
+
+    # ---- what the controller does
+
+    def look(self) -> Decisions:
+        if self.way is Way.REBUILT:
+            self.memory, self.reader = Memory(), Reader()
+        decisions = self._decide()
+        if self.way is Way.DOUBLED:
+            assert self._decide().writes == decisions.writes
+        self.memory, self.last = decisions.memory, decisions
+        for write in decisions.writes:
+            self._carry_out(write)
+        return decisions
+
+    def settle(self) -> None:
+        for _ in range(20):
+            if not self.look().writes:
+                return
+        raise AssertionError(f"never settles: {self.last}")
+
+    def pass_time(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.settle()
+
+    def _decide(self) -> Decisions:
+        def of(kind: str) -> list[Object]:
+            found = [obj for (known, _), obj in self.objects.items() if known == kind]
+            return found[::-1] if self.way is Way.REVERSED else found
+
+        world = self.reader.read(
+            virtual_ips=of("VirtualIP"),
+            domains=of("FailoverDomain"),
+            switchovers=of("Switchover"),
+            vip_nodes=of("VIPNode"),
+            nodes=of("Node"),
+        )
+        wanted = {domain.spec.key.secret_name for domain in world.domains.values()}
+        moment = Moment(START + dt.timedelta(seconds=self.now_s), self.now_s)
+        return reconcile(world.lacking(frozenset(wanted - self.secrets)), self.memory, moment)
+
+    def _carry_out(self, write: StatusWrite | FinalizerWrite | SecretWrite) -> None:
+        if isinstance(write, SecretWrite):
+            self.secrets.add(write.name)
+            return
+        key = (write.kind, write.metadata.name)
+        obj = self.objects[key]
+        assert obj["metadata"]["resourceVersion"] == write.metadata.resource_version, (
+            "one write for each look"
+        )
+        if isinstance(write, StatusWrite):
+            obj["status"] = resources.to_dict(write.status)
+        else:
+            obj["metadata"]["finalizers"] = list(write.finalizers)
+            if "deletionTimestamp" in obj["metadata"] and not write.finalizers:
+                del self.objects[key]
+        self._touch(obj)
+        self.tellings += [f"{write.metadata.name} {telling.reason}" for telling in write.tellings]
+
+    def _touch(self, obj: Object) -> None:
+        self.version += 1
+        obj["metadata"]["resourceVersion"] = str(self.version)
+
+    # ---- what agents do
+
+    def agents(self, *nodes: str, domain: str = "default") -> None:
+        """Nodes whose agents are alive, hear each other, and call themselves fit for everything."""
+        self.put("FailoverDomain", domain, {})
+        for node in nodes:
+            self.put("Node", node)
+        self.report()
+
+    def report(
+        self,
+        *,
+        alive: set[str] | None = None,
+        unfit: dict[str, str] | None = None,
+        owners: dict[str, tuple[str, int]] | None = None,
+        scores: dict[str, int] | None = None,
+    ) -> None:
+        """Let the agents of the living nodes report; `owners` is by VirtualIP name, (node, term)."""
+        nodes = [name for kind, name in self.objects if kind == "Node"]
+        living = set(nodes) if alive is None else alive
+        for node in sorted(living):
+            status = self._status(node, living, unfit=unfit or {}, owners=owners or {}, scores=scores or {})
+            if ("VIPNode", node) not in self.objects:
+                self.put("VIPNode", node)
+            self.objects["VIPNode", node]["status"] = status
+            self._touch(self.objects["VIPNode", node])
+
+    def _status(
+        self,
+        node: str,
+        living: set[str],
+        *,
+        unfit: dict[str, str],
+        owners: dict[str, tuple[str, int]],
+        scores: dict[str, int],
+    ) -> Object:
+        uids = {
+            name: obj["metadata"]["uid"] for (kind, name), obj in self.objects.items() if kind == "VirtualIP"
+        }
+        reports = []
+        for (kind, name), domain in self.objects.items():
+            if kind == "FailoverDomain":
+                status = domain["status"]
+                grants = [
+                    {"uid": uids[vip], "name": vip, "holder": holder, "term": term}
+                    for vip, (holder, term) in sorted(owners.items())
+                ]
+                report = {"name": name, "uid": domain["metadata"]["uid"], "role": "Witness", "grants": grants}
+                report |= {
+                    "heartbeatAddress": f"198.51.100.{ord(node[-1])}",
+                    "reachablePeers": sorted(living),
+                }
+                report |= {"epoch": status.get("epoch", 0), "configHash": status.get("configHash", "")}
+                reports.append(report)
+        holdings = []
+        for name, uid in sorted(uids.items()):
+            holding: Object = {"uid": uid, "name": name, "state": "Standby", "fitness": "Fit"}
+            holding["score"] = scores.get(node, 100)
+            if node in unfit:
+                holding |= {"fitness": "Unfit", "reason": unfit[node], "message": f"{node} cannot"}
+            holder, term = owners.get(name, ("", 0))
+            if holder == node:
+                spec = self.objects["VirtualIP", name]["spec"]
+                holding |= {"state": "Owner", "term": term, "bound": spec["addresses"], "interface": "eth0"}
+                holding["takeover"] = {
+                    "reason": "LeaseExpired",
+                    "startedAt": "2026-01-01T00:00:00Z",
+                    "durationMilliseconds": 400 + term,
+                }
+            holdings.append(holding)
+        return {"version": "test", "incarnation": 1, "domains": reports, "virtualIPs": holdings}

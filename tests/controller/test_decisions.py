@@ -1,0 +1,347 @@
+"""What the controller makes of the world: stories on a stage, each told in every way of looking."""
+
+from __future__ import annotations
+
+import pytest
+
+from controller.stage import Stage, Way
+
+
+@pytest.fixture(params=list(Way), ids=lambda way: way.value)
+def stage(request: pytest.FixtureRequest) -> Stage:
+    stage = Stage(way=request.param)
+    stage.agents("node-a", "node-b", "node-c")
+    stage.settle()
+    stage.report()
+    stage.pass_time(10)
+    return stage
+
+
+def order(stage: Stage, name: str = "web") -> tuple[str | None, list[str], int]:
+    found = stage.get("VirtualIP", name)["status"]["election"]
+    return found.get("owner"), found.get("succession", []), found["basedOnTerm"]
+
+
+def own(stage: Stage, node: str, term: int, name: str = "web", **report: object) -> None:
+    """Let a node own an address and the controller hear of it."""
+    stage.report(owners={name: (node, term)}, **report)  # type: ignore[arg-type]
+    stage.settle()
+
+
+def web_owned_by_a(stage: Stage) -> None:
+    candidates = [{"nodeName": node} for node in ("node-a", "node-b", "node-c")]
+    stage.virtual_ip("web", candidates=candidates)
+    stage.settle()
+    own(stage, "node-a", 1, scores={"node-a": 150})
+
+
+def test_a_domain_chooses_its_witnesses_once_and_says_so(stage: Stage) -> None:
+    domain = stage.get("FailoverDomain", "default")
+    assert [each["nodeName"] for each in domain["status"]["witnesses"]] == ["node-a", "node-b", "node-c"]
+    assert domain["status"]["epoch"] == 1
+    assert stage.condition("FailoverDomain", "default", "Quorate")["status"] == "True"
+    assert "default WitnessesChosen" in stage.tellings
+    before = domain["status"]["witnesses"]
+    stage.put("Node", "node-d")
+    stage.delete("Node", "node-a")
+    stage.report()
+    stage.settle()
+    status = stage.get("FailoverDomain", "default")["status"]
+    assert status["witnesses"] == before
+    assert [each["nodeName"] for each in status["members"]] == ["node-b", "node-c", "node-d"]
+
+
+def test_too_few_nodes_are_told_what_is_missing() -> None:
+    stage = Stage()
+    stage.agents("node-a", "node-b")
+    stage.settle()
+    condition = stage.condition("FailoverDomain", "default", "Quorate")
+    assert (condition["status"], condition["reason"]) == ("False", "TooFewWitnesses")
+    assert "3 witnesses are needed and 2 nodes" in condition["message"]
+
+
+def test_a_lost_quorum_is_told_with_who_is_not_heard(stage: Stage) -> None:
+    stage.report(alive={"node-a"})
+    stage.delete("VIPNode", "node-b")
+    stage.settle()
+    condition = stage.condition("FailoverDomain", "default", "Quorate")
+    assert condition["reason"] == "QuorumLost"
+    assert "not heard: node-b, node-c" in condition["message"] or "node-b" in condition["message"]
+    assert "default QuorumLost" in stage.tellings
+
+
+def test_witnesses_that_the_status_has_forgotten_are_not_chosen_anew(stage: Stage) -> None:
+    stage.put("Node", "node-d")
+    domain = stage.get("FailoverDomain", "default")
+    witnesses = domain["status"]["witnesses"]
+    stage.delete("Node", witnesses[0]["nodeName"])
+    stage.report()
+    stage.objects["FailoverDomain", "default"]["status"] = {"observedGeneration": -1}
+    stage.version += 1
+    domain["metadata"]["resourceVersion"] = str(stage.version)
+    stage.settle()
+    assert "epoch" not in stage.get("FailoverDomain", "default")["status"]
+    assert stage.condition("FailoverDomain", "default", "Stalled")["reason"] == "QuorumLost"
+
+
+def test_the_first_choice_waits_for_reports_but_not_for_ever(stage: Stage) -> None:
+    stage.virtual_ip("web", candidates=[{"nodeName": node} for node in ("node-a", "node-b", "node-x")])
+    stage.settle()
+    assert order(stage) == (None, [], 0)
+    del stage.objects["Node", "node-c"]
+    stage.report(unfit={"node-a": "CheckPending"})
+    stage.settle()
+    assert order(stage)[0] is None
+    assert stage.last is not None
+    assert stage.last.due is not None
+    assert stage.last.due - stage.now_s <= 4.0
+    stage.pass_time(4.1)
+    assert order(stage) == ("node-b", [], 0)
+
+
+def test_a_first_choice_need_not_wait_for_who_cannot_be_better(stage: Stage) -> None:
+    stage.virtual_ip(
+        "web", candidates=[{"nodeName": "node-a", "priority": 90}, {"nodeName": "node-b", "priority": 100}]
+    )
+    stage.settle()
+    stage.report(unfit={"node-a": "CheckPending"})
+    stage.settle()
+    assert order(stage)[0] == "node-b"
+
+
+def test_owner_and_term_are_what_a_majority_of_the_witnesses_granted(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    status = stage.get("VirtualIP", "web")["status"]
+    assert (status["owner"], status["term"]) == ("node-a", 1)
+    assert order(stage) == ("node-a", sorted(order(stage)[1]), 1)
+    assert stage.reasons("web") == {
+        "Ready": "True Held",
+        "Accepted": "True Accepted",
+        "Owned": "True Owned",
+        "Bound": "True Bound",
+        "Redundant": "True StandbyAvailable",
+        "Conflict": "False NoConflict",
+    }
+    assert status["lastFailover"]["durationMilliseconds"] == 401
+    uid = stage.get("VirtualIP", "web")["metadata"]["uid"]
+    report = stage.objects["VIPNode", "node-b"]
+    report["status"]["domains"][0]["grants"] = [{"uid": uid, "name": "web", "holder": "node-b", "term": 9}]
+    stage.version += 1
+    report["metadata"]["resourceVersion"] = str(stage.version)
+    stage.settle()
+    assert stage.get("VirtualIP", "web")["status"]["term"] == 1, "one witness is no majority"
+
+
+def test_a_failover_is_adopted_and_a_new_order_given_for_its_term(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    own(stage, "node-b", 2, alive={"node-b", "node-c"})
+    assert order(stage) == ("node-b", ["node-c"], 2)
+    own(stage, "node-b", 2, scores={"node-a": 150})
+    assert order(stage) == ("node-b", ["node-a", "node-c"], 2)
+    assert stage.tellings.count("web OwnerChanged") == 2
+
+
+def test_without_an_observed_owner_the_order_stands(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    stage.report(scores={"node-b": 200})
+    stage.settle()
+    assert order(stage)[0] == "node-a"
+    assert "owner" not in stage.get("VirtualIP", "web")["status"]
+    assert stage.get("VirtualIP", "web")["status"]["term"] == 1, "the term only grows"
+
+
+def test_peace_writes_nothing_however_often_one_looks(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    for _ in range(3):
+        stage.report(owners={"web": ("node-a", 1)}, scores={"node-a": 150})
+        stage.now_s += 1000
+        assert stage.look().writes == ()
+
+
+def test_the_last_standby_lost_is_told_once(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    own(stage, "node-a", 1, unfit={"node-b": "CheckFailed", "node-c": "CheckFailed"})
+    assert stage.reasons("web")["Redundant"] == "False NoStandby"
+    assert stage.tellings.count("web NoStandby") == 1
+
+
+def test_a_missing_address_on_the_owner_is_not_ready(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    for holding in stage.objects["VIPNode", "node-a"]["status"]["virtualIPs"]:
+        holding["bound"] = []
+    stage.version += 1
+    stage.objects["VIPNode", "node-a"]["metadata"]["resourceVersion"] = str(stage.version)
+    stage.settle()
+    assert stage.reasons("web")["Ready"] == "False NotBound"
+    assert stage.reasons("web")["Reconciling"] == "True Progressing"
+
+
+@pytest.mark.parametrize("first", ["ant", "zebra"])
+def test_of_two_claims_the_older_wins_whatever_its_name(stage: Stage, first: str) -> None:
+    second = "zebra" if first == "ant" else "ant"
+    stage.virtual_ip(first, "192.0.2.10/24")
+    stage.now_s += 1
+    stage.virtual_ip(second, "192.0.2.11/24", "192.0.2.10")
+    stage.settle()
+    assert stage.reasons(first)["Accepted"] == "True Accepted"
+    assert stage.reasons(second)["Conflict"] == "True AddressConflict"
+    assert stage.reasons(second)["Stalled"] == "True AddressConflict"
+    assert "finalizers" not in stage.get("VirtualIP", second)["metadata"]
+
+
+def test_of_two_claims_of_one_second_the_name_decides(stage: Stage) -> None:
+    stage.virtual_ip("zebra")
+    stage.virtual_ip("ant")
+    stage.settle()
+    assert stage.reasons("ant")["Accepted"] == "True Accepted"
+    assert stage.reasons("zebra")["Accepted"] == "False AddressConflict"
+
+
+def test_whoever_was_accepted_keeps_its_claim_against_an_older_object(stage: Stage) -> None:
+    stage.now_s += 100
+    stage.virtual_ip("young")
+    stage.settle()
+    old = stage.virtual_ip("old")
+    old["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
+    stage.settle()
+    assert stage.reasons("young")["Accepted"] == "True Accepted"
+    assert stage.reasons("old")["Accepted"] == "False AddressConflict"
+
+
+def test_a_range_that_was_narrowed_takes_the_address_away(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    domain = stage.get("FailoverDomain", "default")
+    domain["spec"]["allowedAddresses"] = ["198.51.100.0/24"]
+    stage.version += 1
+    domain["metadata"]["resourceVersion"] = str(stage.version)
+    stage.settle()
+    assert stage.reasons("web")["Accepted"] == "False AddressNotAllowed"
+    assert "election" not in stage.get("VirtualIP", "web")["status"]
+
+
+def test_an_object_for_a_newer_version_keeps_what_it_has(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    before = stage.get("VirtualIP", "web")["status"]["election"]
+    web = stage.get("VirtualIP", "web")
+    web["spec"]["onQuorumLoss"] = "SomethingNewer"
+    web["metadata"] |= {"generation": 2, "resourceVersion": str(stage.version + 1)}
+    stage.version += 1
+    stage.virtual_ip("thief")
+    stage.settle()
+    assert stage.get("VirtualIP", "web")["status"]["election"] == before
+    assert stage.reasons("web")["Stalled"] == "True InvalidSpec"
+    assert "onQuorumLoss" in stage.condition("VirtualIP", "web", "Stalled")["message"]
+    assert stage.reasons("thief")["Accepted"] == "False AddressConflict"
+
+
+def test_a_deleted_object_waits_for_its_owner_and_goes(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    stage.virtual_ip("heir")
+    stage.delete("VirtualIP", "web")
+    stage.settle()
+    assert stage.reasons("web")["Reconciling"] == "True Releasing"
+    assert stage.reasons("heir")["Accepted"] == "False AddressConflict", "the address is not free yet"
+    stage.report()
+    stage.settle()
+    assert ("VirtualIP", "web") not in stage.objects
+    assert stage.reasons("heir")["Accepted"] == "True Accepted"
+
+
+def test_a_deleted_object_of_an_unreachable_owner_stays(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    stage.report(alive={"node-b", "node-c"})
+    stage.delete("VirtualIP", "web")
+    stage.settle()
+    assert stage.reasons("web")["Stalled"] == "True OwnerUnreachable"
+    stage.delete("VIPNode", "node-a")
+    stage.settle()
+    assert ("VirtualIP", "web") not in stage.objects
+
+
+def test_a_dead_owner_of_an_older_term_holds_no_deletion_up(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    own(stage, "node-b", 2, alive={"node-b", "node-c"})
+    stage.delete("VirtualIP", "web")
+    stage.settle()
+    stage.report(alive={"node-b", "node-c"})
+    stage.settle()
+    assert ("VirtualIP", "web") not in stage.objects
+
+
+def test_a_group_keeps_apart(stage: Stage) -> None:
+    for number in range(6):
+        stage.virtual_ip(f"vip-{number}", f"192.0.2.{10 + number}/24", spread={"group": "edge"})
+    stage.settle()
+    stage.report()
+    stage.pass_time(5)
+    owners = [order(stage, f"vip-{number}")[0] for number in range(6)]
+    assert sorted(owners.count(node) for node in ("node-a", "node-b", "node-c")) == [2, 2, 2]
+
+
+def move(stage: Stage, name: str, to: str, virtual_ip: str = "web") -> None:
+    stage.put("Switchover", name, {"virtualIPRef": {"name": virtual_ip}, "to": to})
+    stage.settle()
+
+
+def test_a_move_orders_waits_and_keeps_its_result(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    move(stage, "to-b", "node-b")
+    assert order(stage)[::2] == ("node-b", 1)
+    assert stage.reasons("web")["Reconciling"] == "True Moving"
+    assert stage.reasons("web")["Ready"] == "True Held"
+    own(stage, "node-b", 2)
+    assert stage.condition("Switchover", "to-b", "Complete")["status"] == "True"
+    assert stage.get("Switchover", "to-b")["status"]["outageMilliseconds"] == 402
+    own(stage, "node-c", 3)
+    assert stage.condition("Switchover", "to-b", "Complete")["status"] == "True", "a result stays"
+    assert "to-b Moved" in stage.tellings
+
+
+def test_a_move_that_nobody_carries_out_fails_at_its_deadline(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    move(stage, "to-b", "node-b")
+    stage.pass_time(29)
+    assert stage.condition("Switchover", "to-b", "Failed")["status"] == "False"
+    assert stage.last is not None
+    assert stage.last.due is not None
+    stage.pass_time(1)
+    assert stage.condition("Switchover", "to-b", "Failed")["reason"] == "DeadlineExceeded"
+    assert order(stage)[0] == "node-a", "the order goes back to the owner"
+
+
+def test_a_newer_move_supersedes_an_older_one(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    move(stage, "to-b", "node-b")
+    stage.now_s += 1
+    move(stage, "to-c", "node-c")
+    assert stage.condition("Switchover", "to-b", "Failed")["reason"] == "Superseded"
+    assert order(stage)[0] == "node-c"
+
+
+def test_a_move_whose_owner_died_on_the_way_to_somebody_else_fails(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    move(stage, "to-b", "node-b")
+    own(stage, "node-c", 2)
+    assert stage.condition("Switchover", "to-b", "Failed")["reason"] == "Superseded"
+    assert order(stage)[0] == "node-c"
+
+
+def test_a_new_move_waits_a_moment_for_what_it_names(stage: Stage) -> None:
+    move(stage, "early", "node-b")
+    assert "conditions" not in stage.get("Switchover", "early")["status"]
+    web_owned_by_a(stage)
+    own(stage, "node-b", 2)
+    assert stage.condition("Switchover", "early", "Complete")["status"] == "True"
+    move(stage, "late", "node-b", virtual_ip="nowhere")
+    stage.pass_time(5)
+    assert stage.condition("Switchover", "late", "Failed")["reason"] == "VirtualIPNotFound"
+
+
+def test_a_broken_invariant_in_one_object_leaves_its_neighbours_alone(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    stage.put("VIPNode", "node-z").update(status={"domains": [{"role": "King"}]})
+    stage.virtual_ip("db", "192.0.2.11/24")
+    stage.settle()
+    assert stage.reasons("db")["Accepted"] == "True Accepted"
+    assert stage.last is not None
+    assert [problem.kind for problem in stage.last.problems] == ["VIPNode"]
