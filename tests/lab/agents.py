@@ -1,23 +1,25 @@
 """vipkeeper's own processes in a lab: a keeper and a courier on each node, controllers beside the API server.
 
-They are the programs that a user runs, with the flags that a user gives, each with folders of its own.
+They are the programs that a user runs, with the flags that a user gives and the rights that the chart
+gives, each with folders of its own.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lab.api import manifests_in
 from lab.measuring import environment
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lab.cluster import Lab
     from lab.processes import Process
     from lab.topology import Host
 
+RBAC = Path(__file__).parents[2] / "charts" / "vipkeeper" / "files" / "rbac.yaml"
 NAMESPACE = "vipkeeper-system"
 CONTROLLER_METRICS = 9945
 KEEPER_METRICS = 9946
@@ -49,7 +51,7 @@ def start_courier(lab: Lab, node: Host) -> Process:
         *("--socket", _socket(node)),
         *("--namespace", NAMESPACE),
         *("--metrics", f"127.0.0.1:{COURIER_METRICS}"),
-        *("--kubeconfig", lab.plane.kubeconfig),
+        *("--kubeconfig", lab.plane.kubeconfig_of_service_account(NAMESPACE, "vipkeeper-courier")),
     ]
     return node.start(command, name="courier", environment=environment())
 
@@ -62,7 +64,7 @@ def start_controller(lab: Lab, replica: int) -> Process:
         *("--namespace", NAMESPACE),
         *("--identity", identity),
         *("--metrics", f"127.0.0.1:{CONTROLLER_METRICS + 10 * replica}"),
-        *("--kubeconfig", lab.plane.kubeconfig),
+        *("--kubeconfig", lab.plane.kubeconfig_of_service_account(NAMESPACE, "vipkeeper-controller")),
     ]
     return lab.host.start(command, name=identity, environment=environment())
 
@@ -89,8 +91,13 @@ class Agents:
 
 
 def start_agents(lab: Lab, *, controllers: int = 2) -> Agents:
-    """Start a keeper and a courier on every node, and the controllers; none is waited for."""
+    """Start a keeper and a courier on every node, and the controllers, with the rights that the chart gives.
+
+    None of them is waited for.
+    """
     lab.plane.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    for manifest in manifests_in(RBAC):
+        lab.plane.api.apply(manifest)
     return Agents(
         lab=lab,
         controllers=[start_controller(lab, replica) for replica in range(1, controllers + 1)],

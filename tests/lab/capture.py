@@ -16,10 +16,14 @@ import struct
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab.precision import prefer_precision
 from lab.records import Sighting, line_of
 from lab.responder import PORT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ETH_P_ALL, ETH_P_IP, ETH_P_ARP, ETH_P_IPV6 = 0x0003, 0x0800, 0x0806, 0x86DD
 PACKET_OUTGOING = 4
@@ -27,6 +31,8 @@ SO_ATTACH_FILTER, SO_TIMESTAMPNS = 26, 35
 ARP_REPLY = 2
 ICMPV6, UDP, NEIGHBOUR_ADVERT = 58, 17, 136
 REPEAT_NS = 5_000_000
+MAXIMUM_FRAME = 2048
+BRIDGE = "segment"
 _TIME = struct.Struct("@qq")
 
 # Classic BPF: (code, jump if true, jump if false, constant). Offsets count from the Ethernet header.
@@ -53,17 +59,25 @@ FILTER = [
 ]
 
 
-def open_door() -> socket.socket:
-    """Return a raw socket that hears the frames of `FILTER` on every port, with the time of each."""
-    door = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-    program = b"".join(struct.pack("@HBBI", *instruction) for instruction in FILTER)
-    buffer = ctypes.create_string_buffer(program)
-    door.setsockopt(
-        socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HxxxxxxP", len(FILTER), ctypes.addressof(buffer))
-    )
-    door.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-    door.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-    return door
+class Ear:
+    """A raw socket that hears the frames of a packet filter on every port of the bridge."""
+
+    def __init__(self, program: Sequence[tuple[int, int, int, int]]) -> None:
+        self._door = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        packed = ctypes.create_string_buffer(b"".join(struct.pack("@HBBI", *each) for each in program))
+        attachment = struct.pack("@HxxxxxxP", len(program), ctypes.addressof(packed))
+        self._door.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, attachment)
+        self._door.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        self._door.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self._ahead_ns = time.time_ns() - time.monotonic_ns()
+
+    def hear(self) -> tuple[int, str, bytes]:
+        """Wait for a frame; return when it came, by which port, and its bytes."""
+        while True:
+            frame, control, _, (port, *_) = self._door.recvmsg(MAXIMUM_FRAME, 64)
+            if port != BRIDGE:
+                seconds, nanoseconds = _TIME.unpack(control[0][2][: _TIME.size])
+                return seconds * 1_000_000_000 + nanoseconds - self._ahead_ns, port, frame
 
 
 def claim_in(frame: bytes) -> tuple[str, str] | None:
@@ -86,18 +100,15 @@ def claim_in(frame: bytes) -> tuple[str, str] | None:
 
 def main(path: Path, addresses: set[str]) -> None:
     prefer_precision()
-    door = open_door()
+    ear = Ear(FILTER)
     last: dict[str, tuple[str, int]] = {}
-    ahead_ns = time.time_ns() - time.monotonic_ns()
     with path.open("ab", buffering=0) as output:
         print("capturing", flush=True)  # noqa: T201  # the lab waits for it
         while True:
-            frame, control, _, (port, *_) = door.recvmsg(256, 64)
+            at_ns, port, frame = ear.hear()
             claim = claim_in(frame)
-            if claim is None or claim[1] not in addresses or port == "segment":
+            if claim is None or claim[1] not in addresses:
                 continue
-            seconds, nanoseconds = _TIME.unpack(control[0][2][: _TIME.size])
-            at_ns = seconds * 1_000_000_000 + nanoseconds - ahead_ns
             kind, address = claim
             if kind == "reply":
                 node, written_ns = last.get(address, ("", 0))

@@ -60,13 +60,21 @@ class Measurement:
         networks = [f"{node.name}={node.network}" for node in self.nodes]
         self._outside("addresswatch", [self.folder / "addresses.jsonl", *networks], "watching")
         self._outside("capture", [self.folder / "sightings.jsonl", *self.addresses.values()], "capturing")
+        self._outside("leasewatch", [self.folder / "words.jsonl"], "listening")
         self.watch_from(self.client)
 
-    def watch_from(self, host: Host) -> None:
-        """Start a client on a host; it asks every address and the control address."""
+    def watch_from(self, host: Host, *, interval_ms: int = 2) -> None:
+        """Start a client on a host; it asks every address and the control address at that interval."""
         asked = {**self.addresses, CONTROL: self.gateway.ipv4}
         targets = [f"{label}={address}" for label, address in asked.items()]
-        command: list[str | Path] = [sys.executable, "-m", "lab.prober", self.folder / host.name, *targets]
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "lab.prober",
+            self.folder / host.name,
+            str(interval_ms),
+            *targets,
+        ]
         process = host.start(command, name=f"prober-{self.folder.name}", environment=environment())
         self.started.append(process)
 
@@ -95,6 +103,10 @@ class Measurement:
         """Return what the bridge saw of an address."""
         seen = records.sightings_in(self.folder / "sightings.jsonl")
         return [each for each in seen if each.address == address]
+
+    def words(self, key: bytes) -> list[records.Word]:
+        """Return what keepers said to each other about an address set, renewals left out."""
+        return [each for each in records.words_in(self.folder / "words.jsonl") if each.key == key.hex()]
 
     def overlaps(self, label: str) -> list[analysis.Overlap]:
         """Return every proof, from any point of view, that two nodes answered for an address at once."""

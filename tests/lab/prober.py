@@ -1,9 +1,9 @@
-"""The client: asks one or more addresses every 2 ms by UDP and writes down who answered, and when.
+"""The client: asks addresses every few milliseconds by UDP and writes down who answered, and when.
 
-`python -m lab.prober FOLDER LABEL=ADDRESS...` appends to `FOLDER/LABEL.probes`. All addresses are asked
-in one loop by one process: if the machine hiccups, it does so for the control address beside the
-virtual one too, and `analysis` can tell the two apart. A probe is written down when it was
-answered or a second after it was sent. A loop that comes late skips the probes that it missed.
+`python -m lab.prober FOLDER INTERVAL_MS LABEL=ADDRESS...` appends to `FOLDER/LABEL.probes`. All
+addresses are asked in one loop by one process: if the machine hiccups, it does so for the control
+address beside the virtual one too, and `analysis` can tell the two apart. A probe is written down when
+it was answered or a second after it was sent. A loop that comes late skips the probes that it missed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from lab.precision import prefer_precision
 from lab.records import Probe
 from lab.responder import PORT
 
-INTERVAL_NS = 2_000_000
 PATIENCE_NS = 1_000_000_000
 WRITE_EVERY_NS = 20_000_000
 _PAYLOAD = struct.Struct("!Q")
@@ -70,7 +69,7 @@ class Target:
         self.output.write(b"".join(records))
 
 
-def main(folder: Path, targets: list[str]) -> None:
+def main(folder: Path, interval_ns: int, targets: list[str]) -> None:
     prefer_precision()
     folder.mkdir(parents=True, exist_ok=True)
     asked = [_target(folder, *each.split("=", 1)) for each in targets]
@@ -81,7 +80,7 @@ def main(folder: Path, targets: list[str]) -> None:
         if now_ns >= next_ask_ns:
             for target in asked:
                 target.ask()
-            next_ask_ns = max(next_ask_ns + INTERVAL_NS, now_ns)
+            next_ask_ns = max(next_ask_ns + interval_ns, now_ns)
         if now_ns >= next_write_ns:
             for target in asked:
                 target.write(now_ns)
@@ -99,4 +98,4 @@ def _target(folder: Path, label: str, address: str) -> Target:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(Path(sys.argv[1]), int(sys.argv[2]) * 1_000_000, sys.argv[3:])

@@ -55,6 +55,21 @@ class Sighting:
     address: str
 
 
+@dataclass(frozen=True, slots=True)
+class Word:
+    """Something that one keeper told another about an address set (`key`, in hex).
+
+    `kind` is `acquire` (a request for what the sender does not hold), `granted`, `release`, `prepare`,
+    `ready` or `handover`.
+    """
+
+    at_ns: int
+    node: str
+    to: str
+    kind: str
+    key: str
+
+
 def probes_in(path: Path) -> list[Probe]:
     """Read the probes that have come to their end so far, in the order in which they were sent."""
     content = path.read_bytes() if path.exists() else b""
@@ -65,8 +80,8 @@ def probes_in(path: Path) -> list[Probe]:
     ]
 
 
-def line_of(record: AddressEvent | Sighting) -> bytes:
-    """Return the record as the line that `address_events_in` and `sightings_in` read."""
+def line_of(record: AddressEvent | Sighting | Word) -> bytes:
+    """Return the record as the line that `address_events_in`, `sightings_in` and `words_in` read."""
     return json.dumps(asdict(record)).encode() + b"\n"
 
 
@@ -76,6 +91,10 @@ def address_events_in(path: Path) -> list[AddressEvent]:
 
 def sightings_in(path: Path) -> list[Sighting]:
     return [Sighting(**each) for each in _lines(path)]
+
+
+def words_in(path: Path) -> list[Word]:
+    return [Word(**each) for each in _lines(path)]
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -101,7 +101,8 @@ def test_a_cut_link_is_silent_and_noticed(lab: Lab, measured: Measurement) -> No
     wait_until(
         lambda: any(probe.sent_ns > cut_ns + 400 * MILLISECOND for probe in answered(measured.probes("four")))
     )
-    silence = longest_silence(measured.probes("four"), since_ns=cut_ns, until_ns=measured.settle())
+    until_ns = measured.settle()
+    silence = longest_silence(measured.probes("four"), since_ns=cut_ns, until_ns=until_ns)
     assert 290 < silence.length_ms < 2000
     told = [
         event.event for event in measured.address_events() if event.node == "node-b" and event.at_ns > cut_ns

@@ -1,0 +1,80 @@
+"""Listens on the bridge to what keepers say about who is to have an address.
+
+`python -m lab.leasewatch FILE` runs in the bridge's network namespace. Datagrams are authenticated but
+not secret, so it can tell, with the bridge's own timestamps and without a word from any keeper's log,
+when a candidate first asked for an address, when a witness granted it, and when an owner handed over.
+Renewals, which are nearly all of the traffic, are left out. It does not check the datagrams' tags.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from lab import capture
+from lab.precision import prefer_precision
+from lab.records import Word, line_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PORT = 7946
+BODY = 14 + 20 + 8 + 24  # Ethernet, IPv4, UDP and the datagram's own header
+TAG = 16
+FILTER = [
+    (capture.LOAD_WORD, 0, 0, capture.PACKET_TYPE),
+    (capture.EQUAL, 7, 0, capture.PACKET_OUTGOING),
+    (capture.LOAD_HALF, 0, 0, 12),
+    (capture.EQUAL, 0, 5, capture.ETH_P_IP),
+    (capture.LOAD_BYTE, 0, 0, 23),
+    (capture.EQUAL, 0, 3, capture.UDP),
+    (capture.LOAD_HALF, 0, 0, 36),
+    (capture.EQUAL, 0, 1, PORT),
+    (capture.RETURN, 0, 0, capture.MAXIMUM_FRAME),
+    (capture.RETURN, 0, 0, 0),
+]
+
+
+def words_in(body: Any) -> Iterator[tuple[str, bytes, str]]:
+    """Yield what a datagram's body says, as kind, key and receiver."""
+    _, receiver, _, _, (tag, *message) = body
+    if tag == "request":
+        _, _, wants, _ = message
+        yield from (("acquire", key, receiver) for key, _, is_held in wants if not is_held)
+    elif tag == "ack":
+        yield from (("granted", key, receiver) for key, *_ in message[3])
+    elif tag in {"release", "prepare", "ready", "handover"}:
+        yield from ((tag, part, receiver) for part in message if isinstance(part, bytes))
+
+
+def main(path: Path) -> None:
+    prefer_precision()
+    ear = capture.Ear(FILTER)
+    granted_by: dict[tuple[str, bytes], set[str]] = {}
+    with path.open("ab", buffering=0) as output:
+        print("listening", flush=True)  # noqa: T201  # the lab waits for it
+        while True:
+            at_ns, node, frame = ear.hear()
+            length = int.from_bytes(frame[38:40])  # UDP's: an Ethernet frame may be padded
+            try:
+                body = msgspec.msgpack.decode(frame[BODY : 34 + length - TAG])
+                words = list(words_in(body))
+            except (msgspec.DecodeError, ValueError, TypeError):
+                continue
+            for kind, key, to in words:
+                if kind == "acquire":
+                    granted_by[node, key] = set()
+                elif kind == "granted":
+                    # Renewals are granted too: only the first answer to an acquiring request is news.
+                    witnesses = granted_by.get((to, key))
+                    if witnesses is None or node in witnesses:
+                        continue
+                    witnesses.add(node)
+                output.write(line_of(Word(at_ns, node, to, kind, key.hex())))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
