@@ -35,7 +35,6 @@ from vipagent.lease import MILLISECOND, Close, Extend, Open, Phase, Send
 from vipagent.seat import Seat, configuration_of
 from vipagent.socketserver import SocketServer
 from vipagent.standing import stand
-from vipagent.succession import key_of
 from vipagent.wire import Wire
 from vipapi import nodeplan, nodestatus
 from vipapi.nodestatus import DomainStatus, HoldingStatus, Problem, Report, Takeover
@@ -266,8 +265,8 @@ class Keeper:
             return Problem(
                 "EpochRefused",
                 f"domain {domain.name} came with epoch {domain.epoch} ({domain.config_hash}), but epoch "
-                f"{seated.seat.domain.epoch} ({seated.seat.domain.config_hash}) is in force here and a change "
-                "of witnesses is not possible yet: the old configuration goes on",
+                f"{seated.seat.domain.epoch} ({seated.seat.domain.config_hash}) is in force here, and a "
+                "change of witnesses is not possible yet: the old configuration goes on",
             )
         self._perform(seated, seated.seat.assign(domain, now_ns()))
         return None
@@ -470,10 +469,14 @@ class Keeper:
         return seated.seat.status(heartbeat_address=address, now_ns=now_ns())
 
     def _holding_status(self, domain: DomainPlan, vip: VirtualIPPlan) -> HoldingStatus:
-        seated = self._seats.get(domain.uid)
         standing = self._standings[vip.uid]
-        key = key_of(vip)
-        phase = seated.seat.lease.phase(key) if seated is not None else Phase.STANDBY
+        seated = self._seats.get(domain.uid)
+        phase, term = Phase.STANDBY, 0
+        bound: tuple[str, ...] = ()
+        takeover: Takeover | None = None
+        if seated is not None and (key := seated.seat.key(vip.uid)) is not None:
+            phase, term = seated.seat.lease.phase(key), seated.seat.lease.term(key)
+            bound, takeover = self._node.bound(key), self._takeovers.get(key)
         is_owner = phase in (Phase.OWNER, Phase.CLOSING)
         return HoldingStatus(
             uid=vip.uid,
@@ -481,13 +484,13 @@ class Keeper:
             state="Owner" if is_owner else "Acquiring" if phase is Phase.ACQUIRING else "Standby",
             fitness=standing.fitness,
             score=standing.score,
-            term=seated.seat.lease.term(key) if seated is not None else 0,
+            term=term,
             reason=standing.reason,
             message=standing.message,
             interface=self._node.interface_of(vip.uid),
-            bound=self._node.bound(key),
+            bound=bound,
             checks=standing.checks,
-            takeover=self._takeovers.get(key) if is_owner else None,
+            takeover=takeover if is_owner else None,
         )
 
 

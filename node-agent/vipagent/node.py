@@ -52,6 +52,8 @@ class Node:
         self._fence = fence
         self._announcer = announcer
         self.view = NodeView(links=())
+        self._ours: frozenset[IPAddress] = frozenset()
+        self._interface_names: dict[str, str] = {}
         self._planned: dict[str, Claim] = {}
         self._unreadable: dict[str, Refusal] = {}
         self._vips: dict[str, VirtualIPPlan] = {}
@@ -75,17 +77,12 @@ class Node:
 
     def interface_of(self, uid: str) -> str:
         """The interface that would carry a planned VirtualIP, empty if none."""
-        wanted = self._planned.get(uid)
-        places = place(wanted, self.view) if wanted is not None else {}
-        links = [] if isinstance(places, Refusal) else [self.view.link(index) for index in places.values()]
-        return next((link.name for link in links if link is not None), "")
+        return self._interface_names.get(uid, "")
 
     def bound(self, key: Key) -> tuple[str, ...]:
         """The addresses of a held set that the kernel showed at the last look."""
         held = self._held.get(key)
-        wanted = {address.ip for address in held.addresses} if held else set()
-        ours = {bound.ip for link in self.view.links for bound in link.addresses if bound.is_ours}
-        return tuple(str(address) for address in sorted(wanted & ours, key=lambda ip: (ip.version, int(ip))))
+        return () if held is None else tuple(str(a.ip) for a in held.addresses if a.ip in self._ours)
 
     def interfaces(self) -> tuple[InterfaceStatus, ...]:
         """The interfaces with addresses of the node's own, for the report."""
@@ -141,6 +138,7 @@ class Node:
                 self._unreadable[vip.uid] = Refusal("BadAddress", f"{error}: correct spec.addresses")
         actions = plan(self._claims(), self.view, fenced=self._fence.addresses, guards=self._guards)
         self._fence.close([action.address for action in actions if isinstance(action, Close)])
+        self._note_view()
         self._changed.set()
 
     def open(self, key: Key, vip: VirtualIPPlan, deadline_ns: int) -> None:
@@ -216,6 +214,7 @@ class Node:
         """Observe this node, and mend what is not as it should be."""
         async with self._look_lock:
             self.view = await self._kernel.observe()
+            self._note_view()
             await self._read_guards()
             actions = plan(
                 self._claims(),
@@ -230,6 +229,17 @@ class Node:
                 await self._read_guards()
         if self._preparing is None or self._preparing.done():
             self._preparing = asyncio.create_task(self._prepare())
+
+    def _note_view(self) -> None:
+        """Work out once for each look or plan what every report asks."""
+        self._ours = frozenset(b.ip for link in self.view.links for b in link.addresses if b.is_ours)
+        self._interface_names = {}
+        for uid, claimed in self._planned.items():
+            places = place(claimed, self.view)
+            if not isinstance(places, Refusal):
+                link = self.view.link(next(iter(places.values())))
+                assert link is not None
+                self._interface_names[uid] = link.name
 
     async def _read_guards(self) -> None:
         wanted = roles(self._claims(), self.view)

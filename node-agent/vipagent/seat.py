@@ -74,12 +74,14 @@ class Seat:
         self._addresses: dict[str, str] = {}
         self._heard_ns: dict[str, int] = {}
         self._vips: dict[Key, VirtualIPPlan] = {}
+        self._keys: dict[str, Key] = {}
 
     def assign(self, domain: DomainPlan, now_ns: int) -> list[Effect]:
         """Take over the newest plan of the same configuration: address sets, orders, members, keys."""
         assert configuration_of(domain) == self._codec.configuration
         self.domain = domain
         self._vips = {key_of(vip): vip for vip in domain.virtual_ips}
+        self._keys = {vip.uid: key for key, vip in self._vips.items()}
         self._addresses = {member.node: member.address for member in (*domain.witnesses, *domain.members)}
         self._codec.adopt(
             keys={key.key_id: key.secret for key in domain.keys},
@@ -93,7 +95,11 @@ class Seat:
     def judge(self, fit_uids: Iterable[str], now_ns: int) -> list[Effect]:
         """Take over which address sets this node is fit to hold."""
         fit = frozenset(fit_uids)
-        return self.lease.judge(frozenset(key for key, vip in self._vips.items() if vip.uid in fit), now_ns)
+        return self.lease.judge(frozenset(key for uid, key in self._keys.items() if uid in fit), now_ns)
+
+    def key(self, uid: str) -> Key | None:
+        """The key of a planned VirtualIP's address set; None if it is not planned here."""
+        return self._keys.get(uid)
 
     def vip(self, key: Key) -> VirtualIPPlan | None:
         """The planned VirtualIP of that key."""

@@ -45,10 +45,12 @@ class Domain:
         self.now_ns = 0
         self.effects: dict[str, list[Effect]] = {node: [] for node in NODES}
         self.seats = {
-            node: Seat(_domain(), node=node, incarnation=7, random=Random(number), now_ns=0)
+            node: Seat(_domain(), node=node, incarnation=7, random=Random(number), now_ns=0, term_ceiling=0)
             for number, node in enumerate(NODES)
         }
         for node, seat in self.seats.items():
+            assert seat.witness is not None
+            seat.witness.keep(seat.witness.term_ceiling)
             self.perform(node, seat.assign(_domain(), 0))
             self.perform(node, seat.judge([WEB.uid], 0))
 
@@ -115,7 +117,7 @@ def test_an_address_set_that_leaves_the_plan_is_closed_and_granted_to_nobody() -
 )
 def test_keepers_that_disagree_do_not_talk(changes: dict[str, object], refusal: str) -> None:
     ours = Domain().seats["a"]
-    theirs = Seat(_domain(**changes), node="b", incarnation=9, random=Random(0), now_ns=0)
+    theirs = Seat(_domain(**changes), node="b", incarnation=9, random=Random(0), now_ns=0, term_ceiling=0)
     theirs.assign(_domain(**changes), 0)
     send = next(e for e in theirs.expire(200 * MILLISECOND) if isinstance(e, Send) and e.to == "a")
     sealed = theirs.seal(send)
