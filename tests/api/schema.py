@@ -1,4 +1,4 @@
-"""What the API server checks by a structural schema, CEL rules left out: enough to try many values quickly."""
+"""What the API server checks by a structural schema, rules left out: enough to try many values quickly."""
 
 from __future__ import annotations
 

@@ -45,35 +45,36 @@ TIMES = st.datetimes(datetime(2026, 1, 1), datetime(2036, 1, 1), timezones=st.ju
 SMALL = st.integers(1, 7)
 
 
-def values_of(kind: type[T], *, longest_text: int = 30, longest_list: int = 3) -> st.SearchStrategy[T]:
-    """Return values of a struct as vipkeeper's own code makes them: short words, unique keys, free messages."""
-
-    def of(kind: Any, name: str) -> st.SearchStrategy[Any]:
-        kind = _without_none(kind)
-        if get_origin(kind) is Literal:
-            return st.sampled_from(get_args(kind))
-        if get_origin(kind) is tuple:
-            return st.lists(of(get_args(kind)[0], name), max_size=longest_list, unique_by=_key).map(tuple)
-        if kind is datetime:
-            return TIMES
-        if kind is bool:
-            return st.booleans()
-        if kind is int:
-            return SMALL
-        if name == "startedAt":
-            return TIMES.map(lambda moment: moment.isoformat().replace("+00:00", "Z"))
-        if kind is str:
-            text = st.characters(codec="utf-8")
-            return st.text(text, max_size=longest_text) if name == "message" else WORDS
-        return struct(kind)
-
-    def struct(kind: Any) -> st.SearchStrategy[Any]:
-        required = {f.name: of(f.type, f.encode_name) for f in msgspec.structs.fields(kind) if f.required}
-        optional = {f.name: of(f.type, f.encode_name) for f in msgspec.structs.fields(kind) if not f.required}
-        return st.fixed_dictionaries(required, optional=optional).map(lambda fields: kind(**fields))
-
-    found: st.SearchStrategy[T] = struct(kind)
+def values_of(kind: type[T], *, longest_text: int = 30) -> st.SearchStrategy[T]:
+    """Return values of a struct as vipkeeper itself makes them: short words, unique keys, free messages."""
+    found: st.SearchStrategy[T] = _struct(kind, longest_text)
     return found
+
+
+def _struct(kind: Any, longest_text: int) -> st.SearchStrategy[Any]:
+    fields = [
+        (field.name, field.required, _field(_without_none(field.type), field.encode_name, longest_text))
+        for field in msgspec.structs.fields(kind)
+    ]
+    required = {name: values for name, is_required, values in fields if is_required}
+    optional = {name: values for name, is_required, values in fields if not is_required}
+    return st.fixed_dictionaries(required, optional=optional).map(lambda drawn: kind(**drawn))
+
+
+def _field(kind: Any, name: str, longest_text: int) -> st.SearchStrategy[Any]:
+    if get_origin(kind) is tuple:
+        items = _field(get_args(kind)[0], name, longest_text)
+        return st.lists(items, max_size=3, unique_by=_key).map(tuple)
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return _struct(kind, longest_text)
+    if get_origin(kind) is Literal:
+        return st.sampled_from(get_args(kind))
+    if kind is str:
+        return {
+            "startedAt": TIMES.map(lambda moment: moment.isoformat().replace("+00:00", "Z")),
+            "message": st.text(st.characters(codec="utf-8"), max_size=longest_text),
+        }.get(name, WORDS)
+    return {datetime: TIMES, bool: st.booleans(), int: SMALL}[kind]
 
 
 def _key(item: Any) -> Any:

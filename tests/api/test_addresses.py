@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apiserver.specs import (
+from apiserver.spellings import (
     A_HOST,
     ADDRESS,
     BAD_ADDRESSES,

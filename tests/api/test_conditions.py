@@ -22,9 +22,7 @@ def ready(status: Status, *, at: datetime = NOON, reason: str = "Held", message:
 
 def test_a_status_that_stays_keeps_its_time() -> None:
     before = (ready("True"),)
-    [after] = set_condition(
-        before, "Ready", "True", reason="Held", message="new", now=LATER, generation=2
-    )
+    [after] = set_condition(before, "Ready", "True", reason="Held", message="new", now=LATER, generation=2)
     assert after == Condition("Ready", "True", "Held", "new", NOON, 2)
 
 

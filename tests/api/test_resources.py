@@ -28,7 +28,12 @@ from vipapi.resources import (
     to_dict,
 )
 
-KINDS = {"VirtualIP": VirtualIP, "FailoverDomain": FailoverDomain, "Switchover": Switchover, "VIPNode": VIPNode}
+KINDS: dict[str, Any] = {
+    "VirtualIP": VirtualIP,
+    "FailoverDomain": FailoverDomain,
+    "Switchover": Switchover,
+    "VIPNode": VIPNode,
+}
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -105,7 +110,7 @@ def test_any_status_that_is_written_fits_the_schema_and_reads_back_the_same(
     written = to_dict(status)
     assert objections(written, schema_of(definitions()[kind])["properties"]["status"]) == []
     body = {"metadata": {"name": "x"}, "status": written, "spec": _MINIMAL.get(kind, {})}
-    assert parse(KINDS[kind], body).status == status  # type: ignore[type-var] # one of the kinds
+    assert parse(KINDS[kind], body).status == status
 
 
 _MINIMAL = {"VirtualIP": virtual_ip()["spec"], "Switchover": switchover()["spec"]}
@@ -121,7 +126,11 @@ def test_any_report_fits_the_status_of_its_node(report: nodestatus.Report) -> No
 def test_a_report_too_long_keeps_what_the_node_holds() -> None:
     holdings = tuple(
         nodestatus.HoldingStatus(
-            uid=str(n), name=f"vip-{n}", state="Owner" if n >= 1490 else "Standby", fitness="Fit", message="x" * 2000
+            uid=str(n),
+            name=f"vip-{n}",
+            state="Owner" if n >= 1490 else "Standby",
+            fitness="Fit",
+            message="x" * 2000,
         )
         for n in range(1500)
     )
@@ -162,7 +171,10 @@ def named(obj: dict[str, Any], **metadata: Any) -> dict[str, Any]:
             id="type",
         ),
         pytest.param(
-            VirtualIP, named({"spec": {}}), "VirtualIP web: spec: Object missing required field `addresses`", id="missing"
+            VirtualIP,
+            named({"spec": {}}),
+            "VirtualIP web: spec: Object missing required field `addresses`",
+            id="missing",
         ),
         pytest.param(
             VirtualIP,
@@ -190,12 +202,19 @@ def named(obj: dict[str, Any], **metadata: Any) -> dict[str, Any]:
         ),
         pytest.param(
             FailoverDomain,
-            named(domain(profile="Fast", timing={f"{n}Milliseconds": 1 for n in ("heartbeat", "lease", "grant", "silence")})),
+            named(
+                domain(
+                    profile="Fast",
+                    timing={f"{n}Milliseconds": 1 for n in ("heartbeat", "lease", "grant", "silence")},
+                )
+            ),
             "FailoverDomain web: spec: must have only one of `profile` and `timing`",
             id="profile-and-timing",
         ),
         pytest.param(Switchover, {"spec": {}}, "Switchover (without a name): ", id="nameless"),
-        pytest.param(Node, {"metadata": {"name": 7}}, "Node (without a name): metadata.name: Expected `str`", id="node"),
+        pytest.param(
+            Node, {"metadata": {"name": 7}}, "Node (without a name): metadata.name: Expected `str`", id="node"
+        ),
     ],
 )
 def test_what_cannot_be_read_is_told_with_its_place(kind: Any, obj: dict[str, Any], told: str) -> None:
@@ -215,7 +234,9 @@ def test_what_is_not_known_is_passed_over() -> None:
         "creationTimestamp": "2026-01-01T00:00:00Z",
         "deletionTimestamp": "2026-01-01T00:00:01Z",
     }
-    found = parse(VirtualIP, {**named(virtual_ip(newSwitch={"on": True}), **metadata), "status": {"newer": 1}})
+    found = parse(
+        VirtualIP, {**named(virtual_ip(newSwitch={"on": True}), **metadata), "status": {"newer": 1}}
+    )
     assert found.metadata.labels == {}
     assert found.metadata.creation_timestamp == datetime(2026, 1, 1, tzinfo=UTC)
     assert found.metadata.is_deleting
@@ -223,8 +244,12 @@ def test_what_is_not_known_is_passed_over() -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["metadata", "name", "spec", "addresses", "status", "conditions"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["metadata", "name", "spec", "addresses", "status", "conditions"]), inner
+        )
+    ),
     max_leaves=12,
 )
 

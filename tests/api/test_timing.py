@@ -64,9 +64,7 @@ def test_unsafe_times_are_refused(times: tuple[int, int, int, int], objection: s
         timing.effective(spec)
 
 
-@given(
-    st.integers(10, 10000), st.integers(50, 60000), st.integers(62, 120000), st.integers(62, 240000)
-)
+@given(st.integers(10, 10000), st.integers(50, 60000), st.integers(62, 120000), st.integers(62, 240000))
 def test_times_without_objection_keep_a_lease_inside_its_grant(
     heartbeat: int, lease: int, grant: int, silence: int
 ) -> None:

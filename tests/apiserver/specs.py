@@ -1,7 +1,7 @@
 """Good and bad objects: each bad one with the sentence that it must be refused with.
 
 The sentences are those of the CRDs where a rule of ours refuses, and the API server's own where a
-type, a bound or a list does. The tables of addresses are also what `vipapi.addresses` is held to.
+type, a bound or a list does. `apiserver.spellings` has the tables of single addresses.
 """
 
 from __future__ import annotations
@@ -11,69 +11,6 @@ from typing import Any
 import pytest
 
 Object = dict[str, Any]
-
-A_HOST = "must not be the first address of its prefix, which belongs to the network itself"
-BROADCAST = "must not be the last address of its prefix, which is the network's broadcast address"
-ADDRESS = "must be an IPv4 or IPv6 address, with or without a prefix length"
-CANONICAL = "must be in canonical form (RFC 5952: lower case, the longest run of zeros as `::`)"
-UNICAST = "must be the unicast address of a host: not loopback"
-LENGTH = "must have a prefix length greater than or equal to 1"
-
-GOOD_ADDRESSES = [
-    "192.0.2.10/24",
-    "192.0.2.10",
-    "192.0.2.10/32",
-    "192.0.2.0/31",
-    "192.0.2.1/31",
-    "192.0.2.1/30",
-    "192.0.2.255/23",
-    "192.0.3.0/23",
-    "192.0.2.0",
-    "10.0.0.255/8",
-    "10.255.255.254/8",
-    "10.255.255.255",
-    "2001:db8::10/64",
-    "2001:db8::10",
-    "2001:db8::/127",
-    "2001:db8::/128",
-    "fd00::1/8",
-    "2001:db8::ffff:ffff:ffff:ffff/64",
-]
-BAD_ADDRESSES = [
-    pytest.param("web", ADDRESS, id="a-word"),
-    pytest.param("192.0.2.10/33", ADDRESS, id="prefix-too-long"),
-    pytest.param("2001:db8::10/129", ADDRESS, id="ipv6-prefix-too-long"),
-    pytest.param("192.0.2.10/", ADDRESS, id="empty-prefix"),
-    pytest.param("192.0.2.10/024", ADDRESS, id="prefix-with-leading-zero"),
-    pytest.param("192.0.2.10/+24", ADDRESS, id="prefix-with-a-sign"),
-    pytest.param("192.0.2.10/255.255.255.0", ADDRESS, id="netmask"),
-    pytest.param("192.000.002.010", ADDRESS, id="leading-zeros"),
-    pytest.param("192.0.2", ADDRESS, id="three-numbers"),
-    pytest.param("192.0.2.256", ADDRESS, id="number-out-of-range"),
-    pytest.param(" 192.0.2.10", ADDRESS, id="a-space"),
-    pytest.param("::ffff:192.0.2.10", ADDRESS, id="ipv4-mapped"),
-    pytest.param("fe80::1%eth0", ADDRESS, id="zone"),
-    pytest.param("2001:DB8::10", CANONICAL, id="upper-case"),
-    pytest.param("2001:db8:0:0:0:0:0:10/64", CANONICAL, id="zeros-written-out"),
-    pytest.param("2001:0db8::10", CANONICAL, id="ipv6-leading-zero"),
-    pytest.param("127.0.0.1", UNICAST, id="loopback"),
-    pytest.param("::1", UNICAST, id="ipv6-loopback"),
-    pytest.param("169.254.1.1/16", UNICAST, id="link-local"),
-    pytest.param("fe80::1/64", UNICAST, id="ipv6-link-local"),
-    pytest.param("224.0.0.18", UNICAST, id="multicast"),
-    pytest.param("ff02::1", UNICAST, id="ipv6-multicast"),
-    pytest.param("0.0.0.0", UNICAST, id="unspecified"),
-    pytest.param("::", UNICAST, id="ipv6-unspecified"),
-    pytest.param("255.255.255.255", UNICAST, id="broadcast"),
-    pytest.param("192.0.2.10/0", LENGTH, id="prefix-zero"),
-    pytest.param("192.0.2.0/24", A_HOST, id="first-of-its-network"),
-    pytest.param("192.0.2.128/25", A_HOST, id="first-of-half-a-network"),
-    pytest.param("2001:db8::/64", A_HOST, id="routers-anycast"),
-    pytest.param("192.0.2.255/24", BROADCAST, id="last-of-its-network"),
-    pytest.param("192.0.2.127/25", BROADCAST, id="last-of-half-a-network"),
-    pytest.param("10.1.255.255/15", BROADCAST, id="last-of-a-wide-network"),
-    pytest.param("192.0.2.3/30", BROADCAST, id="last-of-four"),
-]
 
 
 def virtual_ip(**spec: Any) -> Object:
@@ -126,7 +63,9 @@ def timed(heartbeat: int, lease: int, grant: int, silence: int) -> Object:
 
 GOOD = [
     pytest.param(virtual_ip(), id="vip-minimal"),
-    pytest.param(virtual_ip(addresses=[f"192.0.2.{n}/24" for n in range(10, 26)]), id="vip-sixteen-addresses"),
+    pytest.param(
+        virtual_ip(addresses=[f"192.0.2.{n}/24" for n in range(10, 26)]), id="vip-sixteen-addresses"
+    ),
     pytest.param(virtual_ip(addresses=["192.0.2.10/24", "2001:db8::10/64"]), id="vip-both-families"),
     pytest.param(
         virtual_ip(
@@ -155,7 +94,10 @@ GOOD = [
                         "host": "app.example.org",
                         "scheme": "HTTPS",
                         "tlsServerName": "app.example.org",
-                        "headers": [{"name": "X-Probe", "value": "vip keeper"}, {"name": "Empty", "value": ""}],
+                        "headers": [
+                            {"name": "X-Probe", "value": "vip keeper"},
+                            {"name": "Empty", "value": ""},
+                        ],
                         "expectedStatuses": [200, 204],
                         "bodyRegex": '"status": *"(ok|degraded)"',
                     },
@@ -213,7 +155,9 @@ BAD = [
         id="vip-seventeen-addresses",
     ),
     pytest.param(
-        virtual_ip(addresses=["192.0.2.10", "192.0.2.10"]), "spec.addresses[1]: Duplicate value", id="vip-twice"
+        virtual_ip(addresses=["192.0.2.10", "192.0.2.10"]),
+        "spec.addresses[1]: Duplicate value",
+        id="vip-twice",
     ),
     pytest.param(
         virtual_ip(addresses=["192.0.2.10/24", "192.0.2.10"]),
@@ -225,7 +169,9 @@ BAD = [
     pytest.param(virtual_ip(domain=""), "should be at least 1 chars long", id="vip-empty-domain"),
     pytest.param(virtual_ip(interface="eth0/1"), INTERFACE, id="vip-interface-slash"),
     pytest.param(virtual_ip(interface=".."), INTERFACE, id="vip-interface-dots"),
-    pytest.param(virtual_ip(interface="a-name-of-sixteen"), "may not be more than 15", id="vip-interface-long"),
+    pytest.param(
+        virtual_ip(interface="a-name-of-sixteen"), "may not be more than 15", id="vip-interface-long"
+    ),
     pytest.param(virtual_ip(spread={"group": "Edge!"}), NAME, id="vip-group-name"),
     pytest.param(virtual_ip(spread={}), "spec.spread.group: Required value", id="vip-group-missing"),
     # candidates
@@ -257,7 +203,9 @@ BAD = [
         id="vip-priority-low",
     ),
     pytest.param(
-        virtual_ip(candidates=[{"nodeName": "node-a", "priority": 1.5}]), "must be of type integer", id="vip-float"
+        virtual_ip(candidates=[{"nodeName": "node-a", "priority": 1.5}]),
+        "must be of type integer",
+        id="vip-float",
     ),
     pytest.param(selected(matchLabels={"role": "-edge"}), LABEL_VALUE, id="selector-label-value"),
     pytest.param(
@@ -291,10 +239,14 @@ BAD = [
         virtual_ip(failback={"delaySeconds": -1}), "should be greater than or equal to 0", id="vip-delay-low"
     ),
     pytest.param(
-        virtual_ip(failback={"delaySeconds": 86401}), "should be less than or equal to 86400", id="vip-delay-high"
+        virtual_ip(failback={"delaySeconds": 86401}),
+        "should be less than or equal to 86400",
+        id="vip-delay-high",
     ),
     pytest.param(
-        virtual_ip(announcement={"count": 0}), "should be greater than or equal to 1", id="vip-no-announcement"
+        virtual_ip(announcement={"count": 0}),
+        "should be greater than or equal to 1",
+        id="vip-no-announcement",
     ),
     pytest.param(
         virtual_ip(announcement={"refreshSeconds": 3601}),
@@ -320,7 +272,9 @@ BAD = [
         id="check-name-twice",
     ),
     pytest.param(checked(name="My App"), NAME, id="check-name"),
-    pytest.param(checked(weight=0), "must not be 0: leave `weight` out to make the check required", id="weight-0"),
+    pytest.param(
+        checked(weight=0), "must not be 0: leave `weight` out to make the check required", id="weight-0"
+    ),
     pytest.param(checked(weight=254), "should be less than or equal to 253", id="weight-high"),
     pytest.param(checked(weight=-254), "should be greater than or equal to -253", id="weight-low"),
     pytest.param(checked(periodMilliseconds=49), "should be greater than or equal to 50", id="period-low"),
@@ -335,7 +289,9 @@ BAD = [
         id="timeout-beyond-the-period",
     ),
     pytest.param(checked(failureThreshold=0), "should be greater than or equal to 1", id="failure-threshold"),
-    pytest.param(checked(successThreshold=101), "should be less than or equal to 100", id="success-threshold"),
+    pytest.param(
+        checked(successThreshold=101), "should be less than or equal to 100", id="success-threshold"
+    ),
     pytest.param(checked(tcpSocket={}), "tcpSocket.port: Required value", id="tcp-port-missing"),
     pytest.param(
         checked(tcpSocket={"port": 65536}), "should be less than or equal to 65535", id="tcp-port-high"
@@ -348,10 +304,14 @@ BAD = [
     pytest.param(asked(path="/a b"), "must begin with `/` and have no spaces", id="http-path-space"),
     pytest.param(asked(scheme="https"), 'supported values: "HTTP", "HTTPS"', id="http-scheme"),
     pytest.param(
-        asked(tlsServerName="a.example"), "must be left out unless `scheme` is HTTPS", id="http-server-name-of-http"
+        asked(tlsServerName="a.example"),
+        "must be left out unless `scheme` is HTTPS",
+        id="http-server-name-of-http",
     ),
     pytest.param(
-        asked(scheme="HTTPS", tlsServerName="a b"), "must be a DNS name such as `app.example.org`", id="http-server-name"
+        asked(scheme="HTTPS", tlsServerName="a b"),
+        "must be a DNS name such as `app.example.org`",
+        id="http-server-name",
     ),
     pytest.param(
         asked(headers=[{"name": "X Probe", "value": ""}]),
@@ -369,7 +329,9 @@ BAD = [
         id="http-header-injection",
     ),
     pytest.param(asked(expectedStatuses=[]), "should have at least 1 items", id="http-no-statuses"),
-    pytest.param(asked(expectedStatuses=[100]), "should be greater than or equal to 200", id="http-status-100"),
+    pytest.param(
+        asked(expectedStatuses=[100]), "should be greater than or equal to 200", id="http-status-100"
+    ),
     pytest.param(asked(expectedStatuses=[200, 200]), "Duplicate value: 200", id="http-status-twice"),
     pytest.param(
         asked(bodyRegex="(ok"), "must be a regular expression of RE2", id="http-regex-that-does-not-compile"
@@ -389,8 +351,12 @@ BAD = [
     ),
     pytest.param(checked(tcpSocket=None, link={"interface": "eth 0"}), INTERFACE, id="link-interface"),
     # what comes with later pieces, and typing errors
-    pytest.param(virtual_ip(adresses=["192.0.2.10"]), 'unknown field "spec.adresses"', id="vip-unknown-field"),
-    pytest.param(virtual_ip(allowedNamespaces={}), 'unknown field "spec.allowedNamespaces"', id="vip-not-yet"),
+    pytest.param(
+        virtual_ip(adresses=["192.0.2.10"]), 'unknown field "spec.adresses"', id="vip-unknown-field"
+    ),
+    pytest.param(
+        virtual_ip(allowedNamespaces={}), 'unknown field "spec.allowedNamespaces"', id="vip-not-yet"
+    ),
     pytest.param(checked(grpc={"port": 1}), 'unknown field "spec.healthChecks[0].grpc"', id="check-not-yet"),
     # FailoverDomain
     pytest.param(domain(allowedAddresses=[]), "should have at least 1 items", id="domain-allows-nothing"),
@@ -400,7 +366,9 @@ BAD = [
         id="domain-range-without-prefix",
     ),
     pytest.param(
-        domain(allowedAddresses=["192.0.2.1/24"]), "must not have host bits, such as `192.0.2.0/24`", id="domain-host-bits"
+        domain(allowedAddresses=["192.0.2.1/24"]),
+        "must not have host bits, such as `192.0.2.0/24`",
+        id="domain-host-bits",
     ),
     pytest.param(
         domain(allowedAddresses=["2001:DB8::/64"]),
@@ -408,9 +376,13 @@ BAD = [
         id="domain-range-upper-case",
     ),
     pytest.param(
-        domain(allowedAddresses=["192.0.2.0/24", "192.0.2.0/24"]), "[1]: Duplicate value", id="domain-range-twice"
+        domain(allowedAddresses=["192.0.2.0/24", "192.0.2.0/24"]),
+        "[1]: Duplicate value",
+        id="domain-range-twice",
     ),
-    pytest.param(domain(profile="Turbo"), 'supported values: "Fast", "Balanced", "Relaxed"', id="domain-profile"),
+    pytest.param(
+        domain(profile="Turbo"), 'supported values: "Fast", "Balanced", "Relaxed"', id="domain-profile"
+    ),
     pytest.param(
         domain(profile="Fast", timing=timed(50, 250, 310, 320)["spec"]["timing"]),
         "must be left out where `timing` is set: remove one of the two",
@@ -421,7 +393,9 @@ BAD = [
         "spec.timing.silenceMilliseconds: Required value",
         id="domain-three-times",
     ),
-    pytest.param(timed(50, 100, 123, 123), "must be less than half of `leaseMilliseconds`", id="domain-heartbeat"),
+    pytest.param(
+        timed(50, 100, 123, 123), "must be less than half of `leaseMilliseconds`", id="domain-heartbeat"
+    ),
     pytest.param(
         timed(20, 1000, 1222, 1300),
         "must be greater than or equal to 1.223 times `leaseMilliseconds`",
@@ -431,15 +405,17 @@ BAD = [
         timed(20, 100, 123, 122), "must be greater than or equal to `grantMilliseconds`", id="domain-silence"
     ),
     pytest.param(timed(9, 100, 123, 123), "should be greater than or equal to 10", id="domain-heartbeat-low"),
-    pytest.param(timed(20, 60001, 120000, 120000), "should be less than or equal to 60000", id="domain-lease-high"),
+    pytest.param(
+        timed(20, 60001, 120000, 120000), "should be less than or equal to 60000", id="domain-lease-high"
+    ),
     pytest.param(domain(witnesses={"count": 2}), "must be odd: 1, 3, 5 or 7", id="domain-even-witnesses"),
-    pytest.param(domain(witnesses={"count": 9}), "should be less than or equal to 7", id="domain-nine-witnesses"),
+    pytest.param(
+        domain(witnesses={"count": 9}), "should be less than or equal to 7", id="domain-nine-witnesses"
+    ),
     pytest.param(domain(heartbeat={"port": 0}), "should be greater than or equal to 1", id="domain-port"),
     pytest.param(domain(heartbeat={"interface": "a:b"}), INTERFACE, id="domain-interface"),
     pytest.param(domain(key={"secretName": "My_Key"}), "must be the name of a Secret", id="domain-secret"),
-    pytest.param(
-        domain(gateway={"probe": "Auto"}), 'unknown field "spec.gateway"', id="domain-not-yet"
-    ),
+    pytest.param(domain(gateway={"probe": "Auto"}), 'unknown field "spec.gateway"', id="domain-not-yet"),
     # Switchover
     pytest.param(switchover(to=None), "spec.to: Required value", id="switchover-without-target"),
     pytest.param(switchover(to="Node B"), NODE_NAME, id="switchover-node-name"),
@@ -471,7 +447,8 @@ BAD_CHANGES = [
     pytest.param(
         domain(profile="Relaxed", witnesses={"count": 3}),
         domain(witnesses={"count": 3}),
-        "must not change, and `timing` neither", id="domain-profile-unset"
+        "must not change, and `timing` neither",
+        id="domain-profile-unset",
     ),
     pytest.param(
         timed(20, 100, 123, 123),
@@ -480,13 +457,20 @@ BAD_CHANGES = [
         id="domain-timing-changed",
     ),
     pytest.param(
-        switchover(), switchover(to="node-c"), "must not change: create another Switchover instead", id="switchover"
+        switchover(),
+        switchover(to="node-c"),
+        "must not change: create another Switchover instead",
+        id="switchover",
     ),
 ]
 
 GOOD_CHANGES = [
     pytest.param(virtual_ip(), virtual_ip(domain="default"), id="vip-domain-said-aloud"),
-    pytest.param(virtual_ip(domain="other"), virtual_ip(domain="other", addresses=["192.0.2.9"]), id="vip-addresses"),
-    pytest.param(domain(), domain(profile="Balanced", witnesses={"count": 5}), id="domain-profile-said-aloud"),
+    pytest.param(
+        virtual_ip(domain="other"), virtual_ip(domain="other", addresses=["192.0.2.9"]), id="vip-addresses"
+    ),
+    pytest.param(
+        domain(), domain(profile="Balanced", witnesses={"count": 5}), id="domain-profile-said-aloud"
+    ),
     pytest.param(switchover(), switchover(), id="switchover-applied-again"),
 ]

@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 from apiserver.definitions import ROOT, definitions, places, schema_of
 from apiserver.specs import (
     BAD,
-    BAD_ADDRESSES,
     BAD_CHANGES,
     GOOD,
-    GOOD_ADDRESSES,
     GOOD_CHANGES,
     domain,
     switchover,
     virtual_ip,
 )
+from apiserver.spellings import BAD_ADDRESSES, GOOD_ADDRESSES
 from lab.api import APPLY, MERGE, Api, RefusedError
 from lab.processes import ProcessFailedError
 from vipapi import addresses, resources
@@ -36,7 +35,9 @@ V1ALPHA1 = "vipkeeper.io/v1alpha1"
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 
 
-def patch(api: Api, obj: Object, *, subresource: str = "", manager: str = "user", force: bool = True) -> Object:
+def patch(
+    api: Api, obj: Object, *, subresource: str = "", manager: str = "user", force: bool = True
+) -> Object:
     """Server-side apply."""
     path = api.path_of(obj["apiVersion"], obj["kind"], name=obj["metadata"]["name"]) + subresource
     query = f"fieldManager={manager}&force={str(force).lower()}&fieldValidation=Strict"
@@ -122,10 +123,9 @@ def _edge_of_a_network(number: int, length: int, offset: int) -> str:
 def test_parser_and_api_server_agree_on_every_address(attempt: Attempt, text: str) -> None:
     try:
         addresses.parse(text)
-    except ValueError as objection:
+    except ValueError:
         with pytest.raises(RefusedError):
             attempt(virtual_ip(addresses=[text]))
-        assert "must" in str(objection)
     else:
         attempt(virtual_ip(addresses=[text]))
 
@@ -175,7 +175,9 @@ def test_a_fresh_object_is_in_progress_until_someone_has_looked(
     fresh = patch(apiserver.api, obj)
     assert fresh["status"] == {"observedGeneration": -1}
     assert fresh["metadata"]["generation"] == 1
-    half = patch(apiserver.api, status_of(obj["kind"], {"conditions": [condition("Ready")]}), subresource="/status")
+    half = patch(
+        apiserver.api, status_of(obj["kind"], {"conditions": [condition("Ready")]}), subresource="/status"
+    )
     assert half["status"]["observedGeneration"] == -1, "also after a status write that forgot it"
 
 
@@ -184,7 +186,10 @@ def test_status_and_spec_are_written_apart(attempt: Attempt, apiserver: ControlP
     attempt(virtual_ip())
     patch(api, {**virtual_ip(), "status": {"owner": "node-a"}})
     assert "owner" not in api.get(V1ALPHA1, "VirtualIP", "tried")["status"]
-    meddling = {**status_of("VirtualIP", {"owner": "node-b", "term": 7}), "spec": {"addresses": ["192.0.2.99"]}}
+    meddling = {
+        **status_of("VirtualIP", {"owner": "node-b", "term": 7}),
+        "spec": {"addresses": ["192.0.2.99"]},
+    }
     path = api.path_of(V1ALPHA1, "VirtualIP", name="tried")
     api.request("PATCH", f"{path}/status", meddling, content_type=MERGE)
     found = api.get(V1ALPHA1, "VirtualIP", "tried")
@@ -207,10 +212,12 @@ def test_two_managers_each_keep_their_condition(attempt: Attempt, apiserver: Con
 @pytest.mark.parametrize(
     ("status", "sentence"),
     [
-        pytest.param({"phase": "Running"}, 'field not declared in schema', id="no-phase"),
+        pytest.param({"phase": "Running"}, "field not declared in schema", id="no-phase"),
         pytest.param({"conditions": [condition("Ready", status="Maybe")]}, "supported values", id="a-status"),
         pytest.param({"conditions": [condition("Ready", reason="no owner")]}, "should match", id="a-reason"),
-        pytest.param({"conditions": [{"type": "Ready", "status": "True"}]}, "Required value", id="half-a-condition"),
+        pytest.param(
+            {"conditions": [{"type": "Ready", "status": "True"}]}, "Required value", id="half-a-condition"
+        ),
         pytest.param({"term": -1}, "should be greater than or equal to 0", id="a-negative-term"),
     ],
 )
@@ -234,10 +241,10 @@ def test_an_old_object_survives_a_rule_that_came_later(apiserver: ControlPlane) 
     strict["spec"]["names"].pop("categories")
     loose = copy.deepcopy(strict)
     schema_of(loose)["properties"]["spec"]["properties"]["addresses"]["items"].pop("x-kubernetes-validations")
-    api.apply_definitions([loose])
+    api.apply(loose)
     old = {**virtual_ip(addresses=["192.0.2.255/24"]), "apiVersion": "ratchet.example/v1alpha1"}
     patient(lambda: patch(api, old))
-    api.apply_definitions([strict])
+    api.apply(strict)
     changed = {**old, "spec": {"addresses": ["192.0.2.127/25"]}}
     refusal = patient(lambda: _refusal(lambda: patch(api, changed)))
     assert "must not be the last address of its prefix" in refusal.message
