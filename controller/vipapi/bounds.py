@@ -8,7 +8,7 @@ their end, and of the VirtualIPs those that the node holds are kept first.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -36,6 +36,22 @@ CHECKS = 16
 def clip(text: str, longest: int = TEXT) -> str:
     """Return the text, or its beginning and an ellipsis where it is longer than that."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def trim(status: Any, longest: int = TEXT) -> Any:
+    """Return a status, as JSON, with every message and every list cut to what the schemas can hold."""
+    match status:
+        case dict():
+            return {
+                name: clip(value, longest)
+                if name == "message" and isinstance(value, str)
+                else trim(value, CONDITION_TEXT if name == "conditions" else longest)
+                for name, value in status.items()
+            }
+        case list():
+            return [trim(item, longest) for item in status[:NODES]]
+        case _:
+            return status
 
 
 def fit(report: Report) -> Report:

@@ -40,7 +40,7 @@ class Condition(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
 
 
 class Reason(enum.StrEnum):
-    """Every reason of a condition, a candidate or an Event, with what it means."""
+    """Every reason of a condition or a candidate, with what it means."""
 
     # Conditions of any kind
     PENDING = "Pending"
@@ -125,8 +125,8 @@ class Reason(enum.StrEnum):
     """A required health check has no result on the node yet."""
     NO_INTERFACE = "NoInterface"
     """No interface of the node has the addresses' subnet, or the named one is not there."""
-    LINK_DOWN = "LinkDown"
-    """The interface that would carry the addresses has no carrier."""
+    INTERFACE_DOWN = "InterfaceDown"
+    """The interface that would carry the addresses is down or has no carrier."""
 
     # Ready and Quorate of a FailoverDomain
     QUORATE = "Quorate"

@@ -409,9 +409,9 @@ def parse(kind: type[Kind], obj: Mapping[str, Any]) -> Kind:
 
 
 def to_dict(status: msgspec.Struct) -> dict[str, Any]:
-    """Return a status struct as JSON-ready dicts and lists, for a server-side apply."""
+    """Return a status struct as JSON-ready dicts and lists, cut to the schema, for a server-side apply."""
     # Through JSON, for to_builtins leaves tuples as they are, and those never equal the server's lists.
-    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(status))
+    found: dict[str, Any] = bounds.trim(msgspec.json.decode(msgspec.json.encode(status)))
     return found
 
 

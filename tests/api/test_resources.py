@@ -13,6 +13,7 @@ from api.shapes import shape_of, values_of
 from apiserver.definitions import definitions, schema_of
 from apiserver.specs import checked, domain, switchover, virtual_ip
 from vipapi import bounds, nodestatus, resources
+from vipapi.conditions import Condition
 from vipapi.resources import (
     FailoverDomain,
     FailoverDomainStatus,
@@ -140,6 +141,21 @@ def test_a_report_too_long_keeps_what_the_node_holds() -> None:
     assert sum(holding.state == "Owner" for holding in fitted.virtual_ips) == 10
     written = to_dict(node_status(report, generation=1, conditions=()))
     assert objections(written, schema_of(definitions()["VIPNode"])["properties"]["status"]) == []
+
+
+def test_a_decision_over_more_nodes_than_a_status_holds_is_told_in_part() -> None:
+    status = VirtualIPStatus(
+        candidates=tuple(
+            resources.CandidateStatus(f"node-{n}", eligible=False, reason="CheckFailed", message="x" * 1100)
+            for n in range(1100)
+        ),
+        conditions=(
+            Condition("Ready", "False", "NoEligibleNode", "y" * 2000, datetime(2026, 1, 1, tzinfo=UTC)),
+        ),
+    )
+    written = to_dict(status)
+    assert objections(written, schema_of(definitions()["VirtualIP"])["properties"]["status"]) == []
+    assert written["conditions"][0]["message"] == "y" * 2000
 
 
 def test_the_limits_are_the_schema_s() -> None:
