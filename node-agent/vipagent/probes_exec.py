@@ -46,10 +46,16 @@ class HookRunner:
         self._is_up = asyncio.Event()
 
     async def ready(self) -> None:
-        """Have the process running; a start takes some 70 ms, more on a busy node, and is no hook's fault."""
+        """Have the process running; a start takes some 70 ms, more on a busy node, and is no hook's fault.
+
+        Raises `OSError` where it does not start.
+        """
         await self._connected()
-        async with asyncio.timeout(_START_S):
-            await self._is_up.wait()
+        try:
+            async with asyncio.timeout(_START_S):
+                await self._is_up.wait()
+        except TimeoutError:
+            raise ConnectionError("the process that runs hooks does not start") from None
 
     async def run(self, probe: Exec) -> Result:
         """Run the hook and return how it ended; cancellation kills its whole process group."""

@@ -82,6 +82,8 @@ async def get(probe: HTTPGet) -> Result:
         assert request is not None
         writer.write(request + (connection.send(h11.EndOfMessage()) or b""))
         return await _judge(probe, connection, reader)
+    except h11.LocalProtocolError as error:
+        return Result(is_ok=False, message=f"{url(probe)}: this cannot be asked: {error}")
     except h11.ProtocolError as error:
         return Result(is_ok=False, message=f"{url(probe)}: not HTTP: {error}")
     finally:

@@ -234,6 +234,16 @@ def test_only_what_a_status_shows_is_a_change() -> None:
     assert changes == [True, False, False, False, True, False, False, True, False]
 
 
+def test_a_fitness_that_was_asked_for_before_follows_the_next_result() -> None:
+    health = Health()
+    health.update([Subject("u", 100, (check(),)), Subject("v", 100, (check(port=81),))])
+    seen = []
+    for definition in health.definitions:
+        health.receive(definition, OK, now=0.0)
+        seen.append([fitness.is_fit for fitness in map(health.fitness, "uv") if fitness is not None])
+    assert seen == [[True, False], [True, True]]
+
+
 def test_the_probe_is_part_of_the_definition() -> None:
     plain = HealthCheck(name="web", http_get=HTTPGet(port=80))
     other = HealthCheck(name="web", http_get=HTTPGet(port=80, path="/healthz"))

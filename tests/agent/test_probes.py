@@ -211,6 +211,11 @@ def test_a_request_says_what_it_is_told_to(tmp_path: Path) -> None:
     assert [header for header in rest if header.lower().startswith("host:")] == ["Host: shop.example"]
 
 
+def test_a_request_that_is_none_is_told_from_an_answer_that_is_none(tmp_path: Path) -> None:
+    result, _ = http(tmp_path, answering(200), headers=(HTTPHeader("X-Probe", "a\nb"),))
+    assert "this cannot be asked" in result.message
+
+
 @pytest.mark.parametrize(
     ("serve", "message"),
     [
