@@ -61,7 +61,7 @@ class Announcer:
     def open(cls) -> Self:
         """Open the socket; raises OSError (PermissionError without the capability NET_RAW)."""
         raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # protocol 0: receives nothing
-        raw.setblocking(False)  # noqa: FBT003 - the socket's own signature
+        raw.settimeout(0)
         return cls(raw)
 
     def close(self) -> None:
@@ -79,9 +79,11 @@ class Announcer:
         missing = [each for each in wanted if not self._is_ready(each)]
         if not missing:
             return
+        failures = []
         for each, answer in zip(missing, await _build(missing), strict=True):
             if "error" in answer:
-                raise FramesUnavailable(f"no frames for {each.address} ({each.mac}): {answer['error']}")
+                failures.append(f"no frames for {each.address} ({each.mac}): {answer['error']}")
+                continue
             question = answer["question"]
             self._ready[each.link_index, each.address] = _Frames(
                 built_for=each,
@@ -89,6 +91,8 @@ class Announcer:
                 frames=tuple(bytes.fromhex(frame) for frame in answer["frames"]),
                 question=None if question is None else bytes.fromhex(question),
             )
+        if failures:
+            raise FramesUnavailable("; ".join(failures))
 
     def announce(
         self, link_index: int, addresses: Iterable[IPAddress], *, asks_gateway: bool = False

@@ -63,8 +63,8 @@ def _refusal(cause: OSError, attempt: str) -> FenceRefused:
     match cause.errno:
         case errno.EPERM | errno.EACCES:
             why = (
-                "not permitted. Give the keeper the capabilities BPF and NET_ADMIN (in a pod: securityContext."
-                "capabilities.add); its seccomp profile and the kernel's lockdown must allow bpf(2)"
+                "not permitted. Give the keeper the capabilities BPF and NET_ADMIN (in a pod: "
+                "securityContext.capabilities.add); its seccomp profile and the kernel must allow bpf(2)"
             )
         case errno.ENOSYS:
             why = "this kernel has no bpf system call. Use one with CONFIG_BPF_SYSCALL"

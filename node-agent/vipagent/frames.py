@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -29,6 +30,7 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import ARP, Ether
 
+_MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 _EVERYONE = "ff:ff:ff:ff:ff:ff"
 _ALL_NODES, _ALL_NODES_MAC = "ff02::1", "33:33:00:00:00:01"
 _NO_MAC = "00:00:00:00:00:00"
@@ -47,7 +49,12 @@ class Announcement:
 def build(
     mac: str, address: IPv4Address | IPv6Address, gateway: IPv4Address | IPv6Address | None = None
 ) -> Announcement:
-    """Build the frames for one address on the link with this MAC address."""
+    """Build the frames for one address on the link with this MAC address.
+
+    Raises ValueError for what is no MAC address, or a gateway of the other IP version.
+    """
+    if not _MAC.fullmatch(mac):  # scapy would take it for a host name, or for zeros
+        raise ValueError(f"{mac} is no MAC address")
     if gateway is not None and gateway.version != address.version:
         raise ValueError(f"gateway {gateway} and address {address} are of different IP versions")
     if isinstance(address, IPv4Address):

@@ -11,11 +11,10 @@ import socket
 import sys
 import time
 
+from agent.segment import VIP4, VIP6
 from vipagent.fence import Fence
 from vipagent.kernel import Kernel
 from vipagent.nodeview import GuardRole
-
-from agent.segment import VIP4, VIP6
 
 
 async def hold(open_ms: int) -> None:

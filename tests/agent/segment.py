@@ -12,8 +12,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.kernelcalls import entered, new_network
 from pyroute2 import IPRoute
+
+from lab.kernelcalls import entered, new_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,16 +14,16 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from lab.kernelcalls import entered, new_network
 from pyroute2 import IPRoute
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
+
+from agent.segment import NO_DAD, VIP4, VIP6, ipv4, ipv6, mac, segment
+from lab.kernelcalls import entered, new_network
 from vipagent.fence import Fence
 from vipagent.kernel import Kernel
 from vipagent.nodeview import GuardRole
-
-from agent.segment import NO_DAD, VIP4, VIP6, ipv4, ipv6, mac, segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,7 +92,7 @@ def open_prober() -> socket.socket:
     raw.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
     raw.bind(("eth0", 0))
-    raw.setblocking(False)
+    raw.settimeout(0)
     return raw
 
 
@@ -129,7 +129,8 @@ def test_a_holder_answers_until_its_deadline_and_never_after(wire: Segment, blow
     finally:
         holder.kill()
         holder.wait()
-        holder.stdout.close()
+        if holder.stdout is not None:
+            holder.stdout.close()
     last_ns = {kind: max(stamp for each, stamp in answers if each == kind) for kind, _ in answers}
     early_ms = {kind: (deadline_ns - stamp) / 1e6 for kind, stamp in last_ns.items()}
     sys.stdout.write(f"{blow.name}: last answers before the deadline, ms: {early_ms}\n")
@@ -154,7 +155,9 @@ def test_a_closed_fence_silences_and_an_open_one_speaks(wire: Segment) -> None:
             assert {kind for kind, _ in probe(raw, boot_ns() + 50_000_000)} == ALL_ANSWERS
             fence.close([VIP4])
             time_closed = boot_ns()
-            later = [kind for kind, stamp in probe(raw, boot_ns() + 50_000_000) if stamp > time_closed + 10**7]
+            later = [
+                kind for kind, stamp in probe(raw, boot_ns() + 50_000_000) if stamp > time_closed + 10**7
+            ]
             assert set(later) == {"NDP", "IPv6"}
             fence.forget(VIP4)
             assert {kind for kind, _ in probe(raw, boot_ns() + 50_000_000)} == ALL_ANSWERS
