@@ -64,8 +64,16 @@ class Tenure:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """A witness granted the address to a node that did not hold it."""
+
+    at_ns: int
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class Overlap:
-    """Both nodes are proved to have answered between `start_ns` and `end_ns`."""
+    """`old` answered at `end_ns`, having answered before `start_ns`, when `new` answered."""
 
     old: str
     new: str
@@ -75,6 +83,10 @@ class Overlap:
     @property
     def length_ms(self) -> float:
         return (self.end_ns - self.start_ns) / MILLISECOND
+
+    def excused_by(self, grant: Grant) -> bool:
+        """Tell whether the address came back to its old owner by a lease of its own."""
+        return grant.node == self.old and self.start_ns < grant.at_ns < self.end_ns
 
 
 def answers_from(probes: Iterable[Probe], *, vantage: str = "") -> list[Answer]:
@@ -164,11 +176,13 @@ def tenures(answers: Sequence[Answer]) -> list[Tenure]:
     return found
 
 
-def overlaps(answers: Sequence[Answer], *, settled_ns: int = SETTLED_NS) -> list[Overlap]:
+def overlaps(
+    answers: Sequence[Answer], *, grants: Sequence[Grant] = (), settled_ns: int = SETTLED_NS
+) -> list[Overlap]:
     """Return the proofs that two nodes had the address at once.
 
     A node that answered, then another, then the first again within `settled_ns` of its own last answer
-    is such a proof: no lease comes back by right that fast.
+    is such a proof, unless `grants` has one for it since the other began to answer.
     """
     proofs = []
     known: dict[str, Tenure] = {}
@@ -176,7 +190,9 @@ def overlaps(answers: Sequence[Answer], *, settled_ns: int = SETTLED_NS) -> list
     for tenure in tenures(answers):
         earlier = known.get(tenure.node)
         if earlier and previous and tenure.first_ns - earlier.last_ns < settled_ns:
-            proofs.append(Overlap(tenure.node, previous.node, previous.first_ns, tenure.last_ns))
+            proof = Overlap(tenure.node, previous.node, previous.first_ns, tenure.first_ns)
+            if not any(proof.excused_by(grant) for grant in grants):
+                proofs.append(proof)
         known[tenure.node] = tenure
         previous = tenure
     return proofs

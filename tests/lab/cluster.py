@@ -56,12 +56,13 @@ class Lab:
         self.plane = ControlPlane(binaries, folder / "control-plane", address=self.host.ipv4)
         self._measurements: list[Measurement] = []
 
-    def start(self) -> None:
-        """Start the control plane, register the nodes and let every host answer probes."""
+    def start(self, *, defines_kinds: bool = True) -> None:
+        """Start the control plane, apply the CRDs, register the nodes and let every host answer probes."""
         for host in (self.gateway, *self.nodes.values()):
             start_responder(host)
         self.plane.start()
-        self.plane.api.apply_definitions(manifests_in(ROOT / "crds"))
+        if defines_kinds:
+            self.plane.api.apply_definitions(manifests_in(ROOT / "crds"))
         for index, node in enumerate(self.nodes.values()):
             self._register(node, zone=f"zone-{index + 1}")
 

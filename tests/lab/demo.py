@@ -55,15 +55,15 @@ class Demo:
     def set_up(self) -> None:
         """Bring up the lab and vipkeeper, and apply the examples as a user does."""
         self.tell("etcd, kube-apiserver, three nodes, a client and a gateway")
-        self.lab.start()
+        self.lab.start(defines_kinds=False)
         self.tell("kubectl apply -f crds/")
         self.say(_indented(self.lab.plane.kubectl("apply", "-f", ROOT / "crds")))
         self.tell("two controllers; on each node a keeper, a courier and a web server")
         self.stage.start()
-        self.tell("kubectl apply -f examples/")
-        for manifest in sorted(EXAMPLES.glob("*.yaml")):
-            if not any(each["kind"] == "Switchover" for each in manifests_in(manifest)):
-                self.say(_indented(self.lab.plane.kubectl("apply", "-f", manifest)))
+        self.tell("kubectl apply -f examples/ (the domain first; the planned move has its turn later)")
+        self._apply("FailoverDomain")
+        self.lab.plane.kubectl("wait", "fod/default", "--for=condition=Quorate", "--timeout=30s")
+        self._apply("VirtualIP")
         self.stage.watch(ADDRESSES, urls=urls_for({"web": ADDRESSES["web"]}))
         for name in ADDRESSES:
             self.stage.rest(name)
@@ -173,6 +173,11 @@ class Demo:
             expect=home.name,
         )
         self.stage.rest("minimal")
+
+    def _apply(self, kind: str) -> None:
+        for manifest in sorted(EXAMPLES.glob("*.yaml")):
+            if all(each["kind"] == kind for each in manifests_in(manifest)):
+                self.say(_indented(self.lab.plane.kubectl("apply", "-f", manifest)))
 
     def perform(
         self,

@@ -108,15 +108,20 @@ class Measurement:
         """Return what keepers said to each other about an address set, renewals left out."""
         return [each for each in records.words_in(self.folder / "words.jsonl") if each.key == key.hex()]
 
-    def overlaps(self, label: str) -> list[analysis.Overlap]:
-        """Return every proof, from any point of view, that two nodes answered for an address at once."""
+    def overlaps(self, label: str, *, key: bytes = b"") -> list[analysis.Overlap]:
+        """Return every proof, from any point of view, that two nodes answered for an address at once.
+
+        With the address set's `key`, a node that answers again after a new grant is not taken for one that
+        never stopped.
+        """
+        grants = [analysis.Grant(each.at_ns, each.to) for each in self.words(key) if each.kind == "granted"]
         answers = [
             answer
             for file in sorted(self.folder.glob(f"*/{label}.probes"))
             for answer in analysis.answers_from(records.probes_in(file), vantage=file.parent.name)
         ]
         answers += analysis.answers_seen(self.sightings(self.addresses[label]), self.addresses[label])
-        return analysis.overlaps(sorted(answers, key=lambda answer: answer.latest_ns))
+        return analysis.overlaps(sorted(answers, key=lambda answer: answer.latest_ns), grants=grants)
 
     def hiccup_ms(self, *, since_ns: int, until_ns: int) -> float:
         """Return the longest silence of the control address: how far to trust the others' figures."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lab import analysis
@@ -108,23 +109,21 @@ class Stage:
 
     def owner(self, virtual_ip: str) -> Host:
         """Return the node that answers the client now."""
-        answered = [probe.node for probe in self.measured.probes(virtual_ip) if probe.node]
-        if not answered:
-            raise NotReadyError(f"nobody answers for {virtual_ip}")
-        return self.lab.nodes[answered[-1]]
+        self.wait_until(f"an answer for {virtual_ip}", lambda: self._newest_answerer(virtual_ip) is not None)
+        return self.lab.nodes[self._newest_answerer(virtual_ip) or ""]
 
     def wait_until(self, what: str, is_so: Callable[[], bool], *, patience_s: float = PATIENCE_S) -> None:
         """Wait for something to become true; raises `NotReadyError`."""
         deadline = time.monotonic() + patience_s
         while not is_so():
             if time.monotonic() > deadline:
-                raise NotReadyError(f"{what} within {patience_s} s was not to be had")
+                raise NotReadyError(f"waited {patience_s} s for {what}, in vain")
             time.sleep(0.05)
 
     def rest(self, *virtual_ips: str) -> None:
         """Wait until VirtualIPs are held, with every node of the lab fit to take them over."""
         for name in virtual_ips:
-            self.wait_until(f"{name} at rest", lambda name=name: self._is_at_rest(name))
+            self.wait_until(f"{name} at rest", partial(self._is_at_rest, name))
 
     def act(
         self,
@@ -174,7 +173,7 @@ class Stage:
             overlaps=tuple(
                 each
                 for label in self.measured.addresses
-                for each in self.measured.overlaps(label)
+                for each in self.measured.overlaps(label, key=self._keys[label])
                 if each.end_ns > fault_ns
             ),
         )
@@ -198,18 +197,15 @@ class Stage:
     def _probes(self, virtual_ip: str, reads: str) -> list[Probe]:
         return self.measured.probes(virtual_ip if reads == UDP else f"{virtual_ip}-{HTTP}")
 
+    def _newest_answerer(self, virtual_ip: str, *, reads: str = UDP, since_ns: int = 0) -> str | None:
+        newest_first = reversed(self._probes(virtual_ip, reads))
+        return next((probe.node for probe in newest_first if probe.node and probe.sent_ns > since_ns), None)
+
     def _answerer(
         self, virtual_ip: str, reads: str, since_ns: int, before: str, expect: str | None
     ) -> str | None:
         """Return the newest answerer since the fault, if it is one that was waited for."""
-        newest = next(
-            (
-                probe.node
-                for probe in reversed(self._probes(virtual_ip, reads))
-                if probe.node and probe.sent_ns > since_ns
-            ),
-            None,
-        )
+        newest = self._newest_answerer(virtual_ip, reads=reads, since_ns=since_ns)
         is_awaited = newest == expect if expect else newest != before
         return newest if is_awaited else None
 
@@ -251,6 +247,7 @@ class Stage:
         candidates = status.get("candidates", [])
         return (
             conditions.get("Ready") == "True"
+            and status.get("owner") == self._newest_answerer(virtual_ip)
             and len(candidates) == len(self.lab.nodes)
             and all(each["eligible"] for each in candidates)
         )

@@ -5,6 +5,7 @@ import pytest
 from lab.analysis import (
     MILLISECOND,
     Answer,
+    Grant,
     Outage,
     answers_from,
     answers_seen,
@@ -92,7 +93,7 @@ def test_tenures(spoken: list[tuple[int, int, str]], owners: list[str]) -> None:
         ),
         pytest.param(
             [(0, 1, "a"), (4, 5, "b"), (6, 7, "a"), (8, 9, "b"), (10, 11, "b")],
-            [("a", "b", 2.0), ("b", "a", 4.0)],
+            [("a", "b", 2.0), ("b", "a", 2.0)],
             id="both answer for a while",
         ),
         pytest.param([(0, 1, "a"), (4, 5, "b"), (2000, 2001, "a")], [], id="it came back by right"),
@@ -106,6 +107,20 @@ def test_tenures(spoken: list[tuple[int, int, str]], owners: list[str]) -> None:
 def test_overlaps(spoken: list[tuple[int, int, str]], proofs: list[tuple[str, str, float]]) -> None:
     found = overlaps(answers(*spoken))
     assert [(proof.old, proof.new, proof.length_ms) for proof in found] == proofs
+
+
+@pytest.mark.parametrize(
+    ("grant", "proofs"),
+    [
+        pytest.param((5.5, "a"), 0, id="it came back with a new lease"),
+        pytest.param((4, "a"), 1, id="its lease was the old one"),
+        pytest.param((5.5, "b"), 1, id="the lease was the other's"),
+    ],
+)
+def test_a_quick_return_needs_a_new_grant(grant: tuple[float, str], proofs: int) -> None:
+    at_ms, node = grant
+    spoken = answers((0, 1, "a"), (4, 5, "b"), (6, 7, "a"))
+    assert len(overlaps(spoken, grants=[Grant(int(at_ms * MILLISECOND), node)])) == proofs
 
 
 def test_a_node_that_asks_itself_is_no_witness() -> None:
