@@ -206,6 +206,7 @@ class Lease:
         self._timing = timing
         self._random = random
         self._round = 0
+        self._term_floor = 0
         self._is_resigning = False
         self._holdings: dict[Key, _Holding] = {}
         self._unassigned: frozenset[Key] = frozenset()
@@ -556,12 +557,13 @@ class Lease:
         for key in keys:
             holding = self._holdings[key]
             wants.append(Want(key, holding.term, holding.phase is Phase.OWNER))
-        request = Request(self._round, now_ns, tuple(wants), self._polls())
+        request = Request(self._round, now_ns, self._term_floor, tuple(wants), self._polls())
         return [Send(witness, request) for witness in self._witnesses]
 
     def _on_ack(self, witness: str, ack: Ack, now_ns: int) -> list[Effect]:
         if ack.incarnation != self._incarnation or witness not in self._witnesses:
             return []
+        self._term_floor = max(self._term_floor, ack.term_floor)
         effects: list[Effect] = []
         for granted in ack.granted:
             effects += self._on_granted(witness, ack, granted, now_ns)

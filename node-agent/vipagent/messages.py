@@ -34,10 +34,14 @@ class Want(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True, tag="request"):
-    """Renew or acquire `wants`, and say for which address sets the sender stands by, fit to take over."""
+    """Renew or acquire `wants`, and say for which address sets the sender stands by, fit to take over.
+
+    `term_floor` is the highest that any witness has told the sender of.
+    """
 
     round: int
     sent_at_ns: int
+    term_floor: int
     wants: tuple[Want, ...]
     polls: tuple[Key, ...]
 
@@ -74,11 +78,15 @@ class Free(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ack(msgspec.Struct, frozen=True, array_like=True, tag="ack"):
-    """A witness's answer to the Request of that incarnation and round, its `sent_at_ns` echoed."""
+    """A witness's answer to the Request of that incarnation and round, its `sent_at_ns` echoed.
+
+    `term_floor` is what this witness, since its last restart, asks every new term to be above.
+    """
 
     incarnation: int
     round: int
     sent_at_ns: int
+    term_floor: int
     granted: tuple[Granted, ...]
     denied: tuple[Denied, ...]
     free: tuple[Free, ...]

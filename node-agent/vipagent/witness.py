@@ -9,7 +9,8 @@ The rules (numbers as in docs/protocol.md):
  7. a release older than the newest granted request is ignored, and so is a request older than a release;
 14a. who does not hold the address set yet needs a term above every term that this witness ever granted.
     The memory of terms must outlive a restart: `term_ceiling` says what to keep on disk, some 1,000 ahead
-    so that renewal never waits for a disk, and nothing is granted anew under a term above what is kept.
+    so that nothing waits for a disk, and nothing is granted anew under a term above what is kept. A
+    restarted witness starts from its ceiling; candidates carry the news to the others in their requests.
 
 A request counts only once and in order: what is not newer than the newest (incarnation, round) of its
 sender is dropped. When a grant ends, the standbys are told at once (Offer), each with its rank in the
@@ -183,6 +184,7 @@ class Witness:
             return []
         self._newest[sender] = (incarnation, request.round)
         self._stances[sender] = _Stance(now_ns, frozenset(request.polls))
+        self._leave_room_above(request.term_floor)
         if self._is_silent:
             return []
         granted: list[Granted] = []
@@ -201,6 +203,7 @@ class Witness:
             incarnation=incarnation,
             round=request.round,
             sent_at_ns=request.sent_at_ns,
+            term_floor=self._term_floor,
             granted=tuple(granted),
             denied=tuple(denied),
             free=tuple(free),
@@ -235,9 +238,12 @@ class Witness:
         """Rule 14a: a term is granted anew only if a restart would not forget it."""
         if want.is_held or self._kept_ceiling is None:
             return True
-        if want.term + _TERMS_AHEAD // 2 > self._term_ceiling:
-            self._term_ceiling = want.term + _TERMS_AHEAD
+        self._leave_room_above(want.term)
         return want.term <= self._kept_ceiling
+
+    def _leave_room_above(self, term: int) -> None:
+        if term + _TERMS_AHEAD // 2 > self._term_ceiling:
+            self._term_ceiling = term + _TERMS_AHEAD
 
     def _refusal(self, sender: str, incarnation: int, want: Want, now_ns: int) -> Denied | None:
         """Why not; None to grant it. A lease that is held needs no new term: nothing is opened by it."""

@@ -48,10 +48,14 @@ _ENDS: Final = {"crash": 3, "power_off": 2, "restart": 6, "resign": 2}
 _ORDERS: Final = {"move": 3, "old_order": 1, "sicken": 3, "cure": 4}
 _PLANS: Final = {"drop_vip": 1, "add_vip": 2, "swap_addresses": 2, "reorder": 2, "spread_plan": 1}
 _BAD: Final = Network(loss=0.15, duplicates=0.1, late=0.1)
+_LATE: Final = Network(loss=0.02, duplicates=0.1, late=0.5, late_ns=350 * MILLISECOND)
+_CROWDED: Final = Network(loss=0.1, duplicates=0.3, late=0.6, late_ns=70 * MILLISECOND)
 _STALE: Final = Network(loss=0.05, duplicates=0.3, late=0.3, late_ns=1500 * MILLISECOND)
 
 MIXES: Final[dict[str, Mix]] = {
     "partitions": Mix(_CUTS, network=Network(loss=0.02)),
+    "late": Mix(_CUTS | {"pause": 2, "crash": 1, "restart": 2, "slew": 1}, network=_LATE),
+    "crowded": Mix(_CUTS | {"move": 4, "reorder": 4, "resign": 2, "crash": 2, "sicken": 2}, network=_CROWDED),
     "crashes": Mix(_ENDS, network=Network(loss=0.05, late=0.05)),
     "pauses": Mix(
         {"pause": 6, "slew": 1, "mend": 1},
@@ -240,8 +244,7 @@ class Torment:
             node.process.freeze(duration_ns)
 
     def slew(self) -> None:
-        rate_ppm = RATE + self.random.randint(-DRIFT_PPM, DRIFT_PPM)
-        self._any().clock.slew(self.world.now_ns, rate_ppm)
+        self._any().clock.slew(self.world.now_ns, self.world.draw_rate_ppm())
 
     # Orders and fitness --------------------------------------------------------------------------
 

@@ -140,6 +140,7 @@ class World:
         self.now_ns = 0
         self.network = Network()
         self.cut: set[tuple[str, str]] = set()
+        self.tap: Callable[[str, str, Message], bool] | None = None
         self.disturbance = Disturbance()
         self.trace: list[tuple[int, str]] = []
         self.opens: list[tuple[int, str, Open]] = []
@@ -167,11 +168,19 @@ class World:
     def note(self, line: str) -> None:
         self.trace.append((self.now_ns, line))
 
+    def draw_rate_ppm(self) -> int:
+        """A clock's rate; the extremes, where the arithmetic is tight, come as often as all the rest."""
+        drift_ppm = self.drift_ppm
+        between = self.random.randint(-drift_ppm, drift_ppm)
+        return RATE + self.random.choice((-drift_ppm, between, between, drift_ppm))
+
     # Network -------------------------------------------------------------------------------------
 
     def send(self, sender: str, incarnation: int, receiver: str, message: Message) -> None:
         network, random = self.network, self.random
         if (sender, receiver) in self.cut or receiver not in self.nodes:
+            return
+        if self.tap is not None and self.tap(sender, receiver, message):
             return
         for _ in range(2 if random.random() < network.duplicates else 1):
             if random.random() < network.loss:
@@ -179,8 +188,11 @@ class World:
             delay_ns = network.least_ns + int(random.random() * network.spread_ns)
             if random.random() < network.late:
                 delay_ns += int(random.random() * network.late_ns)
-            node = self.nodes[receiver]
-            self.after(delay_ns, lambda node=node: node.deliver(sender, incarnation, message))  # type: ignore[misc]
+            self.carry(sender, incarnation, receiver, message, delay_ns)
+
+    def carry(self, sender: str, incarnation: int, receiver: str, message: Message, delay_ns: int) -> None:
+        node = self.nodes[receiver]
+        self.after(delay_ns, lambda: node.deliver(sender, incarnation, message))
 
     def isolate(self, name: str, *, inbound: bool = True, outbound: bool = True) -> None:
         for other in self.nodes:
@@ -233,8 +245,7 @@ class Node:
     def __init__(self, world: World, name: str) -> None:
         self.world = world
         self.name = name
-        drift = world.random.randint(-world.drift_ppm, world.drift_ppm)
-        self.clock = Clock(base_ns=world.random.randrange(10**12), rate_ppm=RATE + drift)
+        self.clock = Clock(base_ns=world.random.randrange(10**12), rate_ppm=world.draw_rate_ppm())
         self.fence: dict[tuple[str, Key], int] = {}
         self.plan: Plan = ()
         self.plan_version = 0
