@@ -29,7 +29,7 @@ time at which looking again would change the answer although no fact did.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -65,18 +65,33 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def obstacle(self) -> Obstacle | None:
         """Why the node cannot own the address: the first of the obstacles, or None."""
-        return next((obstacle for stands, obstacle in _obstacles(self) if stands), None)
+        for stands, reason, message in _OBSTACLES:
+            if stands(self):
+                return Obstacle(reason, message.format(node=self.node))
+        if self.fitness == "Unfit":
+            return Obstacle(
+                self.reason or "Unfit", self.message or f"the keeper of {self.node} says that it cannot"
+            )
+        if self.is_cordoned:
+            return Obstacle(Reason.CORDONED, f"node {self.node} is cordoned")
+        return None
 
     @property
     def is_eligible(self) -> bool:
         """Whether the node may own the address."""
-        return self.obstacle is None
+        return self.is_able and not self.is_cordoned
+
+    @property
+    def is_able(self) -> bool:
+        """Whether nothing that failed stands against the node; a cordon is a wish."""
+        is_there = self.is_present and not self.is_deleting and self.is_in_domain
+        is_heard = self.has_agent and self.is_alive and not self.is_witness_only
+        return is_there and is_heard and self.fitness == "Fit"
 
     @property
     def is_spared(self) -> bool:
         """Whether the only thing against the node is a wish, not a failure: a cordon."""
-        obstacle = self.obstacle
-        return obstacle is not None and obstacle.reason == Reason.CORDONED
+        return self.is_cordoned and self.is_able
 
     @property
     def rank_score(self) -> int:
@@ -91,52 +106,37 @@ class Obstacle(NamedTuple):
     message: str
 
 
-def _obstacles(candidate: Candidate) -> tuple[tuple[bool, Obstacle], ...]:
-    """Everything that could stand in a node's way, what explains the rest first."""
-    node = candidate.node
-    return (
-        (not candidate.is_present, Obstacle(Reason.NODE_NOT_FOUND, f"the cluster has no node {node}")),
-        (
-            candidate.is_deleting,
-            Obstacle(Reason.NODE_DELETING, f"node {node} is being removed from the cluster"),
-        ),
-        (
-            not candidate.is_in_domain,
-            Obstacle(Reason.NOT_IN_DOMAIN, f"the domain's `nodeSelector` does not select node {node}"),
-        ),
-        (
-            not candidate.has_agent,
-            Obstacle(
-                Reason.AGENT_MISSING,
-                f"no node-agent has reported from {node}: is the DaemonSet running there?",
-            ),
-        ),
-        (
-            not candidate.is_alive,
-            Obstacle(
-                Reason.AGENT_UNREACHABLE, f"a majority of the witnesses does not hear the keeper of {node}"
-            ),
-        ),
-        (
-            candidate.is_witness_only,
-            Obstacle(Reason.WITNESS_ONLY, f"the keeper of {node} votes but never holds"),
-        ),
-        (
-            candidate.fitness is None,
-            Obstacle(Reason.NOT_REPORTED, f"the keeper of {node} has not reported on this VirtualIP yet"),
-        ),
-        (
-            candidate.fitness == "NotCandidate",
-            Obstacle(Reason.NOT_REPORTED, f"the keeper of {node} has not heard yet that it is a candidate"),
-        ),
-        (
-            candidate.fitness == "Unfit",
-            Obstacle(
-                candidate.reason or "Unfit", candidate.message or f"the keeper of {node} says that it cannot"
-            ),
-        ),
-        (candidate.is_cordoned, Obstacle(Reason.CORDONED, f"node {node} is cordoned")),
-    )
+_OBSTACLES: tuple[tuple[Callable[[Candidate], bool], Reason, str], ...] = (
+    (lambda c: not c.is_present, Reason.NODE_NOT_FOUND, "the cluster has no node {node}"),
+    (lambda c: c.is_deleting, Reason.NODE_DELETING, "node {node} is being removed from the cluster"),
+    (
+        lambda c: not c.is_in_domain,
+        Reason.NOT_IN_DOMAIN,
+        "the domain's `nodeSelector` does not select node {node}",
+    ),
+    (
+        lambda c: not c.has_agent,
+        Reason.AGENT_MISSING,
+        "no node-agent has reported from {node}: is the DaemonSet running there?",
+    ),
+    (
+        lambda c: not c.is_alive,
+        Reason.AGENT_UNREACHABLE,
+        "a majority of the witnesses does not hear the keeper of {node}",
+    ),
+    (lambda c: c.is_witness_only, Reason.WITNESS_ONLY, "the keeper of {node} votes but never holds"),
+    (
+        lambda c: c.fitness is None,
+        Reason.NOT_REPORTED,
+        "the keeper of {node} has not reported on this VirtualIP yet",
+    ),
+    (
+        lambda c: c.fitness == "NotCandidate",
+        Reason.NOT_REPORTED,
+        "the keeper of {node} has not heard yet that it is a candidate",
+    ),
+)
+"""What can stand in a node's way before its keeper's own word counts; what explains the rest comes first."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,8 @@ authentication, token refresh, TLS) and none of its two thousand generated model
   connection, and it is tried once: whoever asks is level-triggered and asks again.
 - Status is written by server-side apply with force under our own field manager. With
   `resource_version` it is a compare-and-swap: the API server answers 409 when the object has moved on,
-  also for an apply. The UID goes along, so that a namesake made anew is never written by mistake.
+  also for an apply, and so a namesake made anew is not written by mistake. (A UID in the body would
+  not do that: the status subresource ignores it.)
 - What went wrong is one of four exceptions, chained to the library's: `NotFound`, `Conflict`,
   `Forbidden` (a matter of RBAC, which no retry heals) and `ApiError` for everything else that the
   server said; `Unavailable` (an `ApiError`) when it said nothing, or that it cannot now.
@@ -201,17 +202,14 @@ class Cluster:
         status: Mapping[str, Any],
         *,
         manager: str,
-        uid: str | None = None,
         resource_version: str | None = None,
     ) -> Document:
         """Apply the whole status of a cluster-scoped object that exists.
 
-        With `resource_version` it is a compare-and-swap and raises `Conflict`. Without a `uid` that
-        matches, and for an object that does not exist, nothing is written (`Conflict`, `NotFound`).
+        With `resource_version` it is a compare-and-swap and raises `Conflict`. An object that does not
+        exist is not made by it (`NotFound`).
         """
         metadata = {"name": name}
-        if uid is not None:
-            metadata["uid"] = uid
         if resource_version is not None:
             metadata["resourceVersion"] = resource_version
         body = {

@@ -10,7 +10,8 @@ callers', who take `documents` and `wait` for news. Listing is ours for two reas
 nothing about completeness, and nothing may be called missing before the first complete listing. And
 kopf does not tell of objects that were deleted while it was away: when the server has forgotten the
 version to resume from (always, when the server itself was restarted), kopf lists anew and shows what
-is there, not what is gone. So whenever kopf lists, so do we, and besides once a minute in any case.
+is there, not what is gone. So whenever kopf lists anything, we list everything, and besides once a
+minute in any case.
 
 An API server that is away is waited for: kopf retries every half second, is started anew when it gives
 up, and the lists are retried every second. What does not heal is told as `failure`: a refusal by
@@ -241,9 +242,10 @@ class Watch:
     def _see(self, resource: Resource, change: str | None, document: Document) -> None:
         shelf = self._shelves[resource]
         news = shelf.remove(document) if change == "DELETED" else shelf.put(document)
-        if change is None and resource not in self._to_list:
-            # kopf has listed anew: it may have missed deletions.
-            self._to_list.add(resource)
+        if change is None and len(self._to_list) < len(self._shelves):
+            # kopf has listed anew: it may have missed deletions. What interrupted one watch probably
+            # interrupted all, and of a resource that is empty now kopf shows nothing at all.
+            self._to_list.update(self._shelves)
             self._changed.notify_all()
         if news:
             self._tell()

@@ -180,7 +180,7 @@ class _Look:
             returns=virtual_ip.spec.failback.policy == "Automatic",
             delay_s=float(virtual_ip.spec.failback.delay_seconds),
             is_suspended=virtual_ip.spec.suspend,
-            has_to_wait=self._has_to_wait(virtual_ip, domain, candidates),
+            has_to_wait=resident is None and self._has_to_wait(virtual_ip, domain, candidates),
             better=self.memory.better.get(virtual_ip.metadata.uid, {}),
         )
         election: Election = elect(facts, self.now.tick)

@@ -51,7 +51,6 @@ class Scribe:
                 write.metadata.name,
                 resources.to_dict(write.status),
                 manager=MANAGER,
-                uid=write.metadata.uid,
                 resource_version=write.metadata.resource_version,
             )
         if isinstance(write, FinalizerWrite):

@@ -21,7 +21,7 @@ API_VERSION = "vipkeeper.io/v1alpha1"
 PATIENCE_S = 20.0
 
 
-def eventually(look: Callable[[], Found], *, within_s: float = PATIENCE_S, what: str = "") -> Found:
+def eventually(look: Callable[[], Found | None], *, within_s: float = PATIENCE_S, what: str = "") -> Found:
     """Look until what is found is true, and return it; fails with the last thing seen."""
     deadline = time.monotonic() + within_s
     while True:
@@ -101,10 +101,12 @@ class Fleet:
         self.grants[uid] = (node, term + 1)
         self.holders[uid] = (node, term + 1, took_ms)
 
-    def settle(self, look: Callable[[], Found], *, within_s: float = PATIENCE_S, what: str = "") -> Found:
+    def settle(
+        self, look: Callable[[], Found | None], *, within_s: float = PATIENCE_S, what: str = ""
+    ) -> Found:
         """Obey until something is so."""
 
-        def obey_and_look() -> Found:
+        def obey_and_look() -> Found | None:
             self.obey()
             return look()
 

@@ -2,106 +2,54 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from apiserver.controllers import (
+    NAMESPACE,
+    PREFER_A,
+    admit,
+    end,
+    ended,
+    is_ready,
+    launch,
+    make,
+    move,
+    notes,
+    told,
+)
 from apiserver.fleet import API_VERSION, Fleet, condition, eventually
-from lab import kernelcalls, processes
-from lab.api import manifests_in
-from lab.controlplane import free_ports
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lab.controlplane import ControlPlane
     from lab.processes import Process
 
-ROOT = Path(__file__).parents[2]
-NAMESPACE = "vipkeeper-system"
 Object = dict[str, Any]
-Start = Callable[..., "Process"]
+
+
+@pytest.fixture(scope="module")
+def controller(
+    bare_control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Process]:
+    """One controller for all of these tests: each finds an API server without objects."""
+    process = launch(admit(bare_control_plane), tmp_path_factory.mktemp("controller") / "log")
+    yield process
+    end(process)
 
 
 @pytest.fixture
-def start(apiserver: ControlPlane, tmp_path: Path) -> Iterator[Start]:
-    """Start a controller replica; all of them are ended with the test."""
-    running: list[Process] = []
-    kubeconfig = apiserver.kubeconfig_of_service_account(NAMESPACE, "vipkeeper-controller")
-    for manifest in manifests_in(ROOT / "charts" / "vipkeeper" / "files" / "rbac.yaml"):
-        apiserver.api.apply(manifest)
-
-    def run(identity: str = "one", *, kubeconfig: Path = kubeconfig) -> Process:
-        process = processes.start(
-            [
-                *(
-                    sys.executable,
-                    "-m",
-                    "vipcontroller",
-                    f"--namespace={NAMESPACE}",
-                    f"--identity={identity}",
-                ),
-                *(f"--metrics=127.0.0.1:{free_ports().api}", f"--kubeconfig={kubeconfig}"),
-            ],
-            name=f"controller-{identity}",
-            network=kernelcalls.current_network(),
-            log=tmp_path / f"controller-{identity}.log",
-        )
-        running.append(process)
-        return process
-
-    yield run
-    for process in running:
-        process.terminate()
-        print(process.output())  # noqa: T201 - shown when the test fails
-    api = apiserver.api
-    api.request("DELETE", f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases")
-    api.request("DELETE", "/apis/events.k8s.io/v1/namespaces/default/events")
-
-
-@pytest.fixture
-def fleet(apiserver: ControlPlane) -> Fleet:
+def fleet(apiserver: ControlPlane, controller: Process) -> Fleet:
+    assert controller.is_alive
     fleet = Fleet(apiserver.api, "node-a", "node-b", "node-c")
+    apiserver.api.request("DELETE", "/apis/events.k8s.io/v1/namespaces/default/events")
     fleet.arrive()
     return fleet
 
 
-def make(fleet: Fleet, name: str, **spec: Any) -> Object:
-    spec.setdefault("addresses", ["192.0.2.10/24"])
-    body = {"apiVersion": API_VERSION, "kind": "VirtualIP", "metadata": {"name": name}, "spec": spec}
-    return fleet.api.apply(body)
-
-
-def move(fleet: Fleet, name: str, virtual_ip: str, to: str) -> None:
-    fleet.api.apply(
-        {
-            "apiVersion": API_VERSION,
-            "kind": "Switchover",
-            "metadata": {"name": name},
-            "spec": {"virtualIPRef": {"name": virtual_ip}, "to": to},
-        }
-    )
-
-
-def switchover(fleet: Fleet, name: str) -> Object:
-    return fleet.api.get(API_VERSION, "Switchover", name)
-
-
-def notes(fleet: Fleet, reason: str) -> list[str]:
-    events = fleet.api.list("events.k8s.io/v1", "Event", namespace="default")
-    return [event["note"] for event in events if event["reason"] == reason]
-
-
-PREFER_A = [
-    {"nodeName": "node-a", "priority": 150},
-    {"nodeName": "node-b"},
-    {"nodeName": "node-c", "priority": 90},
-]
-
-
-def test_a_new_address_gets_its_best_candidate_and_its_whole_story(fleet: Fleet, start: Start) -> None:
-    start()
+def test_a_new_address_gets_its_best_candidate_and_its_whole_story(fleet: Fleet) -> None:
     make(fleet, "web", candidates=PREFER_A)
     web = fleet.settle(lambda: fleet.owns("web", "node-a"), what="node-a owns web")
     status = web["status"]
@@ -131,8 +79,7 @@ def test_a_new_address_gets_its_best_candidate_and_its_whole_story(fleet: Fleet,
     assert set(secret["data"]) == {"1"}
 
 
-def test_a_failover_that_happened_without_it_is_adopted_and_not_fought(fleet: Fleet, start: Start) -> None:
-    start()
+def test_a_failover_that_happened_without_it_is_adopted_and_not_fought(fleet: Fleet) -> None:
     web = make(fleet, "web", candidates=PREFER_A)
     fleet.settle(lambda: fleet.owns("web", "node-a"))
     fleet.silent.add("node-a")
@@ -157,8 +104,7 @@ def test_a_failover_that_happened_without_it_is_adopted_and_not_fought(fleet: Fl
     assert any("431 ms" in note for note in notes(fleet, "OwnerChanged"))
 
 
-def test_an_automatic_failback_returns_after_its_delay(fleet: Fleet, start: Start) -> None:
-    start()
+def test_an_automatic_failback_returns_after_its_delay(fleet: Fleet) -> None:
     fleet.unfit["node-a"] = ("CheckFailed", "app: connection refused")
     make(fleet, "web", candidates=PREFER_A, failback={"policy": "Automatic", "delaySeconds": 1})
     fleet.settle(lambda: fleet.owns("web", "node-b"))
@@ -168,23 +114,20 @@ def test_an_automatic_failback_returns_after_its_delay(fleet: Fleet, start: Star
     assert eventually(lambda: notes(fleet, "Failback"))
 
 
-def test_two_that_want_one_address_are_told_apart_and_the_first_keeps_working(
-    fleet: Fleet, start: Start
-) -> None:
-    start()
+def test_two_that_want_one_address_are_told_apart_and_the_first_keeps_working(fleet: Fleet) -> None:
     make(fleet, "zebra", addresses=["192.0.2.10/24"])
-    fleet.settle(lambda: condition(fleet.virtual_ip("zebra"), "Ready").get("status") == "True")
+    fleet.settle(lambda: is_ready(fleet, "zebra"))
     make(fleet, "ant", addresses=["2001:db8::10/64", "192.0.2.10"])
-    ant = fleet.settle(lambda: condition(fleet.virtual_ip("ant"), "Conflict") and fleet.virtual_ip("ant"))
+    ant = fleet.settle(lambda: told(fleet, "ant", "Conflict"))
     assert condition(ant, "Conflict")["status"] == "True"
     assert condition(ant, "Accepted")["reason"] == "AddressConflict"
     assert condition(ant, "Stalled")["status"] == "True"
     assert "'zebra'" in condition(ant, "Conflict")["message"]
     assert "election" not in ant["status"]
-    assert condition(fleet.virtual_ip("zebra"), "Ready")["status"] == "True"
+    assert is_ready(fleet, "zebra")
     fleet.api.delete(API_VERSION, "VirtualIP", "zebra")
     fleet.settle(
-        lambda: condition(fleet.virtual_ip("ant"), "Ready").get("status") == "True",
+        lambda: is_ready(fleet, "ant"),
         what="ant gets the address once zebra is gone",
     )
 
@@ -205,29 +148,26 @@ def test_two_that_want_one_address_are_told_apart_and_the_first_keeps_working(
     ],
 )
 def test_a_spec_that_cannot_work_is_told_what_to_do(
-    fleet: Fleet, start: Start, *, spec: Object, kind: str, reason: str, hint: str
+    fleet: Fleet, *, spec: Object, kind: str, reason: str, hint: str
 ) -> None:
-    start()
     make(fleet, "web", **spec)
-    web = fleet.settle(lambda: condition(fleet.virtual_ip("web"), "Stalled") and fleet.virtual_ip("web"))
+    web = fleet.settle(lambda: told(fleet, "web", "Stalled"))
     assert condition(web, kind)["reason"] == reason
     assert hint in condition(web, "Stalled")["message"]
     assert eventually(lambda: notes(fleet, reason))
 
 
-def test_no_candidate_with_the_subnet_is_told_what_to_do(fleet: Fleet, start: Start) -> None:
-    start()
+def test_no_candidate_with_the_subnet_is_told_what_to_do(fleet: Fleet) -> None:
     fleet.unfit = dict.fromkeys(fleet.nodes, ("NoInterface", "no interface has 192.0.2.0/24"))
     make(fleet, "web")
-    web = fleet.settle(lambda: condition(fleet.virtual_ip("web"), "Stalled") and fleet.virtual_ip("web"))
+    web = fleet.settle(lambda: told(fleet, "web", "Stalled"))
     assert condition(web, "Stalled")["reason"] == "NoSubnet"
     assert condition(web, "Accepted")["status"] == "True"
     fleet.unfit.clear()
-    fleet.settle(lambda: condition(fleet.virtual_ip("web"), "Ready")["status"] == "True")
+    fleet.settle(lambda: is_ready(fleet, "web"))
 
 
-def test_a_domain_that_does_not_exist_may_come_later(fleet: Fleet, start: Start) -> None:
-    start()
+def test_a_domain_that_does_not_exist_may_come_later(fleet: Fleet) -> None:
     make(fleet, "web", domain="lab")
     eventually(lambda: condition(fleet.virtual_ip("web"), "Stalled").get("reason") == "DomainNotFound")
     other = Fleet(fleet.api, *fleet.nodes, domain="lab")
@@ -235,27 +175,23 @@ def test_a_domain_that_does_not_exist_may_come_later(fleet: Fleet, start: Start)
     other.settle(lambda: condition(other.virtual_ip("web"), "Ready").get("status") == "True")
 
 
-def test_a_deleted_address_goes_when_its_owner_has_released_it(fleet: Fleet, start: Start) -> None:
-    start()
+def test_a_deleted_address_goes_when_its_owner_has_released_it(fleet: Fleet) -> None:
     make(fleet, "web")
-    fleet.settle(lambda: condition(fleet.virtual_ip("web"), "Ready").get("status") == "True")
+    fleet.settle(lambda: is_ready(fleet, "web"))
     fleet.api.delete(API_VERSION, "VirtualIP", "web")
-    web = eventually(lambda: (found := fleet.virtual_ip("web")) and condition(found, "Reconciling") and found)
+    web = eventually(lambda: told(fleet, "web", "Reconciling"))
     assert condition(web, "Reconciling")["reason"] == "Releasing"
     fleet.settle(lambda: not fleet.api.list(API_VERSION, "VirtualIP"), what="web is gone")
 
 
-def test_a_deleted_address_of_an_unreachable_owner_stays_and_says_how_to_force_it(
-    fleet: Fleet, start: Start
-) -> None:
-    start()
+def test_a_deleted_address_of_an_unreachable_owner_stays_and_says_how_to_force_it(fleet: Fleet) -> None:
     make(fleet, "web", candidates=PREFER_A)
     fleet.settle(lambda: fleet.owns("web", "node-a"))
     fleet.silent.add("node-a")
     fleet.grants.clear()
     fleet.publish()
     fleet.api.delete(API_VERSION, "VirtualIP", "web")
-    web = eventually(lambda: (found := fleet.virtual_ip("web")) and condition(found, "Stalled") and found)
+    web = eventually(lambda: told(fleet, "web", "Stalled"))
     assert condition(web, "Stalled")["reason"] == "OwnerUnreachable"
     assert "kubectl patch virtualip web" in condition(web, "Stalled")["message"]
     fleet.silent.clear()
@@ -264,23 +200,18 @@ def test_a_deleted_address_of_an_unreachable_owner_stays_and_says_how_to_force_i
     eventually(lambda: not fleet.api.list(API_VERSION, "VirtualIP"), what="web is gone")
 
 
-def test_a_move_is_carried_out_and_its_outage_kept(fleet: Fleet, start: Start) -> None:
-    start()
+def test_a_move_is_carried_out_and_its_outage_kept(fleet: Fleet) -> None:
     make(fleet, "web", candidates=PREFER_A)
     fleet.settle(lambda: fleet.owns("web", "node-a"))
     move(fleet, "to-c", "web", "node-c")
-    done = fleet.settle(
-        lambda: condition(found := switchover(fleet, "to-c"), "Complete").get("status") == "True" and found
-    )
+    done = fleet.settle(lambda: ended(fleet, "to-c", "Complete"))
     assert done["status"]["from"] == "node-a"
     assert done["status"]["to"] == "node-c"
     assert done["status"]["outageMilliseconds"] == 12
     assert condition(done, "Failed")["status"] == "False"
     assert fleet.owns("web", "node-c")
     move(fleet, "again", "web", "node-c")
-    again = eventually(
-        lambda: condition(found := switchover(fleet, "again"), "Complete").get("status") == "True" and found
-    )
+    again = eventually(lambda: ended(fleet, "again", "Complete"))
     assert condition(again, "Complete")["reason"] == "AlreadyThere"
 
 
@@ -293,75 +224,27 @@ def test_a_move_is_carried_out_and_its_outage_kept(fleet: Fleet, start: Start) -
     ],
 )
 def test_a_move_that_cannot_be_fails_with_the_reason(
-    fleet: Fleet, start: Start, *, to: str, suspend: bool, reason: str, hint: str
+    fleet: Fleet, *, to: str, suspend: bool, reason: str, hint: str
 ) -> None:
-    start()
     fleet.unfit["node-c"] = ("CheckFailed", "app: connection refused")
     make(fleet, "web", candidates=PREFER_A, suspend=suspend)
     fleet.settle(lambda: fleet.owns("web", "node-a"))
     move(fleet, "wish", "web", to)
-    wish = eventually(
-        lambda: condition(found := switchover(fleet, "wish"), "Failed").get("status") == "True" and found
-    )
+    wish = eventually(lambda: ended(fleet, "wish", "Failed"))
     assert condition(wish, "Failed")["reason"] == reason
     assert hint in condition(wish, "Failed")["message"]
     assert fleet.owns("web", "node-a")
 
 
-def test_a_move_of_an_address_that_does_not_exist_fails(fleet: Fleet, start: Start) -> None:
-    start()
+def test_a_move_of_an_address_that_does_not_exist_fails(fleet: Fleet) -> None:
     move(fleet, "wish", "nowhere", "node-a")
-    wish = eventually(
-        lambda: condition(found := switchover(fleet, "wish"), "Failed").get("status") == "True" and found
-    )
+    wish = eventually(lambda: ended(fleet, "wish", "Failed"))
     assert condition(wish, "Failed")["reason"] == "VirtualIPNotFound"
 
 
-def test_of_two_replicas_one_leads_and_the_other_follows_it_at_once_when_it_is_stopped(
-    fleet: Fleet, start: Start
+def test_in_peace_nothing_is_written_and_nothing_of_kopf_is_anywhere(
+    fleet: Fleet, controller: Process
 ) -> None:
-    one = start("one")
-    one.wait_for_output("This replica leads", patience_s=20)
-    two = start("two")
-    make(fleet, "web", candidates=PREFER_A)
-    fleet.settle(lambda: fleet.owns("web", "node-a"))
-    assert one.terminate() == 0
-    two.wait_for_output("This replica leads", patience_s=5)
-    fleet.silent.add("node-a")
-    fleet.take_over(fleet.virtual_ip("web")["metadata"]["uid"], "node-b")
-    fleet.settle(lambda: fleet.owns("web", "node-b"))
-
-
-def test_a_killed_leader_is_followed_when_its_lease_has_run_out(fleet: Fleet, start: Start) -> None:
-    one = start("one")
-    one.wait_for_output("This replica leads", patience_s=20)
-    two = start("two")
-    make(fleet, "web", candidates=PREFER_A)
-    fleet.settle(lambda: fleet.owns("web", "node-a"))
-    one.kill()
-    two.wait_for_output("This replica leads", patience_s=25)
-    fleet.unfit["node-a"] = ("CheckFailed", "app: connection refused")
-    fleet.settle(lambda: fleet.owns("web", "node-b"))
-
-
-def test_a_leader_that_was_frozen_past_its_lease_ends_and_writes_nothing(fleet: Fleet, start: Start) -> None:
-    one = start("one")
-    one.wait_for_output("This replica leads", patience_s=20)
-    two = start("two")
-    make(fleet, "web", candidates=PREFER_A)
-    fleet.settle(lambda: fleet.owns("web", "node-a"))
-    one.freeze()
-    two.wait_for_output("This replica leads", patience_s=25)
-    fleet.unfit["node-a"] = ("CheckFailed", "app: connection refused")
-    fleet.settle(lambda: fleet.owns("web", "node-b"))
-    before = fleet.virtual_ip("web")["metadata"]["resourceVersion"]
-    one.thaw()
-    assert one.wait(15) == 1
-    assert fleet.virtual_ip("web")["metadata"]["resourceVersion"] == before
-
-
-def test_in_peace_nothing_is_written_and_nothing_of_kopf_is_anywhere(fleet: Fleet, start: Start) -> None:
-    process = start()
     for number in range(5):
         make(fleet, f"vip-{number}", addresses=[f"192.0.2.{10 + number}/24"], spread={"group": "edge"})
 
@@ -388,36 +271,14 @@ def test_in_peace_nothing_is_written_and_nothing_of_kopf_is_anywhere(fleet: Flee
 
     eventually(renewed_twice, what="the leader's own Lease goes on")
     assert versions() == before
-    assert process.is_alive
+    assert controller.is_alive
     loads = [each["status"]["owner"] for each in fleet.api.list(API_VERSION, "VirtualIP")]
     assert sorted(loads.count(node) for node in fleet.nodes) == [1, 2, 2], "a group keeps apart"
 
 
-def test_an_object_that_cannot_be_decided_stops_no_other(fleet: Fleet, start: Start) -> None:
-    start()
+def test_an_object_that_cannot_be_decided_stops_no_other(fleet: Fleet) -> None:
     make(fleet, "first")
-    fleet.settle(lambda: condition(fleet.virtual_ip("first"), "Ready").get("status") == "True")
+    fleet.settle(lambda: is_ready(fleet, "first"))
     make(fleet, "mad", domain="nowhere", addresses=["192.0.2.11/24"])
     make(fleet, "web", addresses=["192.0.2.12/24"])
-    fleet.settle(lambda: condition(fleet.virtual_ip("web"), "Ready").get("status") == "True")
-
-
-def test_an_api_server_that_was_away_is_found_again_and_what_went_meanwhile_is_noticed(
-    apiserver: ControlPlane, fleet: Fleet, start: Start
-) -> None:
-    process = start()
-    make(fleet, "web", candidates=PREFER_A)
-    fleet.settle(lambda: fleet.owns("web", "node-a"))
-    apiserver.stop_apiserver()
-    apiserver.start_apiserver()
-    fleet.unfit["node-a"] = ("CheckFailed", "app: connection refused")
-    fleet.settle(lambda: fleet.owns("web", "node-b"))
-    assert process.is_alive
-
-
-def test_missing_permissions_end_it_with_a_sentence(apiserver: ControlPlane, start: Start) -> None:
-    kubeconfig = apiserver.kubeconfig_of_service_account(NAMESPACE, "nobody")
-    process = start(kubeconfig=kubeconfig)
-    assert process.wait(30) == 3
-    assert "RBAC" in process.output()
-    assert "Traceback" not in process.output()
+    fleet.settle(lambda: is_ready(fleet, "web"))

@@ -239,7 +239,11 @@ sheets = st.builds(
     is_present=st.sampled_from([True, True, True, False]),
     is_alive=st.sampled_from([True, True, False]),
     is_cordoned=st.sampled_from([False, False, True]),
-    fitness=st.sampled_from([None, "Fit", "Fit", "Fit", "Unfit"]),
+    is_deleting=st.sampled_from([False, False, True]),
+    is_in_domain=st.sampled_from([True, True, False]),
+    is_witness_only=st.sampled_from([False, False, True]),
+    has_agent=st.sampled_from([True, True, False]),
+    fitness=st.sampled_from([None, "Fit", "Fit", "Fit", "Unfit", "NotCandidate"]),
     group_load=st.integers(0, 3),
 )
 worlds = st.builds(
@@ -255,6 +259,12 @@ worlds = st.builds(
     has_to_wait=st.booleans(),
     better=st.dictionaries(nodes, st.floats(0, 1000)),
 )
+
+
+@given(sheets)
+def test_a_node_is_eligible_exactly_when_there_is_nothing_to_tell_against_it(sheet: Candidate) -> None:
+    assert sheet.is_eligible == (sheet.obstacle is None)
+    assert sheet.is_spared == (sheet.obstacle is not None and sheet.obstacle.reason == "Cordoned")
 
 
 @given(worlds, st.randoms(use_true_random=False))

@@ -1,0 +1,170 @@
+"""The door for requests, against a real API server."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from apiserver.fleet import API_VERSION
+from vipcluster.client import (
+    FAILOVER_DOMAINS,
+    NODES,
+    SECRETS,
+    SWITCHOVERS,
+    VIRTUAL_IPS,
+    ApiError,
+    BadConfiguration,
+    Cluster,
+    Conflict,
+    Forbidden,
+    NotFound,
+    Resource,
+    Unavailable,
+    connect,
+)
+from vipcluster.events import Happening, tell
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lab.controlplane import ControlPlane
+
+Object = dict[str, Any]
+
+
+@pytest.fixture
+def cluster(apiserver: ControlPlane) -> Cluster:
+    return connect(str(apiserver.kubeconfig), user_agent="test")
+
+
+@pytest.fixture
+def web(apiserver: ControlPlane) -> Object:
+    spec = {"addresses": ["192.0.2.10/24"]}
+    return apiserver.api.apply(
+        {"apiVersion": API_VERSION, "kind": "VirtualIP", "metadata": {"name": "web"}, "spec": spec}
+    )
+
+
+def status(owner: str) -> Object:
+    return {"observedGeneration": 1, "owner": owner}
+
+
+def test_a_status_is_written_whole_and_a_field_left_out_is_gone(cluster: Cluster, web: Object) -> None:
+    written = cluster.apply_status(VIRTUAL_IPS, "web", {**status("node-a"), "term": 3}, manager="us")
+    assert (written["status"]["owner"], written["status"]["term"]) == ("node-a", 3)
+    written = cluster.apply_status(VIRTUAL_IPS, "web", status("node-b"), manager="us")
+    assert "term" not in written["status"]
+    assert written["spec"] == web["spec"]
+    assert {field["operation"] for field in written["metadata"]["managedFields"]} == {"Apply"}
+
+
+def test_a_status_decided_on_an_older_version_is_refused(cluster: Cluster, web: Object) -> None:
+    version = web["metadata"]["resourceVersion"]
+    cluster.apply_status(VIRTUAL_IPS, "web", status("a"), manager="us", resource_version=version)
+    with pytest.raises(Conflict):
+        cluster.apply_status(VIRTUAL_IPS, "web", status("b"), manager="us", resource_version=version)
+    assert cluster.get(VIRTUAL_IPS, "web")["status"]["owner"] == "a"
+
+
+def test_a_namesake_made_anew_is_not_written(cluster: Cluster, web: Object) -> None:
+    version = web["metadata"]["resourceVersion"]
+    cluster.delete(VIRTUAL_IPS, "web")
+    cluster.create(VIRTUAL_IPS, {"metadata": {"name": "web"}, "spec": web["spec"]}, manager="us")
+    with pytest.raises(Conflict):
+        cluster.apply_status(VIRTUAL_IPS, "web", status("a"), manager="us", resource_version=version)
+
+
+def test_what_is_not_there_is_not_made_by_its_status(cluster: Cluster) -> None:
+    with pytest.raises(NotFound):
+        cluster.apply_status(VIRTUAL_IPS, "nowhere", status("a"), manager="us")
+
+
+def test_finalizers_are_swapped_only_at_the_version_they_were_read_at(cluster: Cluster, web: Object) -> None:
+    version = web["metadata"]["resourceVersion"]
+    with_ours = cluster.set_finalizers(
+        VIRTUAL_IPS, "web", ["vipkeeper.io/release"], resource_version=version, manager="us"
+    )
+    assert with_ours["metadata"]["finalizers"] == ["vipkeeper.io/release"]
+    with pytest.raises(Conflict):
+        cluster.set_finalizers(VIRTUAL_IPS, "web", [], resource_version=version, manager="us")
+
+
+def test_a_listing_in_chunks_is_whole_and_named(
+    cluster: Cluster, web: Object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert web
+    for number in range(5):
+        spec = {"addresses": [f"192.0.2.{20 + number}/24"]}
+        cluster.create(VIRTUAL_IPS, {"metadata": {"name": f"vip-{number}"}, "spec": spec}, manager="us")
+    monkeypatch.setattr("vipcluster.client.CHUNK", 2)
+    listing = cluster.list(VIRTUAL_IPS)
+    assert sorted(each["metadata"]["name"] for each in listing.documents) == [
+        *(f"vip-{number}" for number in range(5)),
+        "web",
+    ]
+    assert {each["kind"] for each in listing.documents} == {"VirtualIP"}
+    assert listing.version >= max(int(each["metadata"]["resourceVersion"]) for each in listing.documents)
+
+
+def test_a_hundred_repeats_are_one_event(cluster: Cluster, apiserver: ControlPlane, web: Object) -> None:
+    happening = Happening(
+        name="web",
+        uid=web["metadata"]["uid"],
+        type="Warning",
+        action="Observe",
+        reason="NoStandby",
+        note="no other node could take over",
+    )
+    for _ in range(100):
+        tell(cluster, VIRTUAL_IPS, happening, controller="controller", instance="one", manager="us")
+    events = apiserver.api.list("events.k8s.io/v1", "Event", namespace="default")
+    (event,) = [each for each in events if each["regarding"]["uid"] == web["metadata"]["uid"]]
+    assert event["series"]["count"] == 100
+    assert event["reportingController"] == "vipkeeper.io/controller"
+    assert "vipkeeper" in apiserver.kubectl("describe", "virtualip", "web")
+
+
+@pytest.mark.parametrize(
+    ("resource", "is_served"),
+    [
+        pytest.param(SWITCHOVERS, True, id="ours"),
+        pytest.param(NODES, True, id="core"),
+        pytest.param(Resource("vipkeeper.io", "v1alpha1", "nothings", "Nothing"), False, id="no-such-kind"),
+        pytest.param(Resource("nobody.example", "v1", "nothings", "Nothing"), False, id="no-such-group"),
+    ],
+)
+def test_discovery_says_what_is_served(cluster: Cluster, resource: Resource, *, is_served: bool) -> None:
+    assert cluster.serves(resource) is is_served
+
+
+def test_what_rbac_refuses_is_told_apart(apiserver: ControlPlane) -> None:
+    nobody = connect(str(apiserver.kubeconfig_of_service_account("default", "nobody")), user_agent="test")
+    with pytest.raises(Forbidden, match="cannot list resource"):
+        nobody.list(FAILOVER_DOMAINS)
+    with pytest.raises(Forbidden):
+        nobody.get(SECRETS, "any", namespace="default")
+
+
+def test_a_bad_object_is_refused_with_the_servers_sentence(cluster: Cluster) -> None:
+    document = {"metadata": {"name": "bad"}, "spec": {"addresses": ["127.0.0.1"]}}
+    with pytest.raises(ApiError, match="addresses") as refusal:
+        cluster.create(VIRTUAL_IPS, document, manager="us")
+    assert refusal.value.status == 422
+
+
+def test_nobody_at_the_address_is_unavailable(apiserver: ControlPlane, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+    config = json.loads(apiserver.kubeconfig.read_text())
+    config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{port}"
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    with pytest.raises(Unavailable, match="no answer"):
+        connect(str(tmp_path / "kubeconfig"), user_agent="test").get(NODES, "any")
+
+
+def test_a_missing_kubeconfig_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BadConfiguration, match="nowhere"):
+        connect(str(tmp_path / "nowhere"), user_agent="test")

@@ -1,0 +1,210 @@
+"""The door for watching, against a real API server behind a relay that the test can cut."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from apiserver.fleet import API_VERSION, eventually
+from vipcluster.client import NODES, SECRETS, VIRTUAL_IPS, Resource, connect
+from vipcluster.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from lab.controlplane import ControlPlane
+
+Object = dict[str, Any]
+Watching = "Callable[..., Watch]"
+
+
+class Relay:
+    """Passes connections on to the API server, until it is cut."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self._target = target
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self._is_cut = threading.Event()
+        self._open: set[socket.socket] = set()
+        self.port: int = self._door.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Break every connection, and let none through."""
+        self._is_cut.set()
+        for end in list(self._open):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        self._is_cut.clear()
+
+    def close(self) -> None:
+        self.cut()
+        self._door.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._door.accept()
+            except OSError:
+                return
+            if self._is_cut.is_set():
+                client.close()
+                continue
+            try:
+                server = socket.create_connection(self._target)
+            except OSError:
+                client.close()
+                continue
+            self._open |= {client, server}
+            threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
+            threading.Thread(target=self._pass_on, args=(server, client), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while piece := source.recv(65536):
+                sink.sendall(piece)
+        for end in (source, sink):
+            self._open.discard(end)
+            with contextlib.suppress(OSError):
+                end.close()
+
+
+@pytest.fixture
+def relay(apiserver: ControlPlane) -> Iterator[Relay]:
+    relay = Relay((apiserver.address, apiserver.ports.api))
+    yield relay
+    relay.close()
+
+
+@pytest.fixture
+def watching(apiserver: ControlPlane, relay: Relay, tmp_path: Path) -> Iterator[Callable[..., Watch]]:
+    """Begin to watch by way of the relay, with no resync to the rescue."""
+    config = json.loads(apiserver.kubeconfig.read_text())
+    config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{relay.port}"
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(config))
+    begun: list[Watch] = []
+
+    def begin(*resources: Resource, namespace: str = "") -> Watch:
+        cluster = connect(str(path), user_agent="test")
+        watch = Watch(cluster, resources or (VIRTUAL_IPS, NODES), namespace=namespace, resync_s=3600)
+        begun.append(watch)
+        watch.start()
+        return watch
+
+    yield begin
+    for watch in begun:
+        watch.stop()
+
+
+def make(apiserver: ControlPlane, name: str, last: int) -> Object:
+    spec = {"addresses": [f"192.0.2.{last}/24"]}
+    body = {"apiVersion": API_VERSION, "kind": "VirtualIP", "metadata": {"name": name}, "spec": spec}
+    return apiserver.api.apply(body)
+
+
+def names(watch: Watch, resource: Resource = VIRTUAL_IPS) -> list[str]:
+    return [document["metadata"]["name"] for document in watch.documents(resource)]
+
+
+def test_what_was_there_and_what_changes_is_seen(
+    apiserver: ControlPlane, watching: Callable[..., Watch]
+) -> None:
+    make(apiserver, "old", 10)
+    watch = watching()
+    eventually(lambda: watch.is_complete)
+    assert names(watch) == ["old"]
+    make(apiserver, "new", 11)
+    eventually(lambda: names(watch) == ["new", "old"], within_s=10)
+    watch.wait(0)
+    apiserver.api.merge(API_VERSION, "VirtualIP", "new", {"metadata": {"labels": {"seen": "yes"}}})
+    assert eventually(lambda: watch.wait(1), within_s=5)
+    (new, _) = watch.documents(VIRTUAL_IPS)
+    assert new["metadata"]["labels"] == {"seen": "yes"}
+    apiserver.api.delete(API_VERSION, "VirtualIP", "old")
+    eventually(lambda: names(watch) == ["new"], within_s=5)
+
+
+def test_nothing_is_complete_before_every_first_listing(
+    apiserver: ControlPlane, relay: Relay, watching: Callable[..., Watch]
+) -> None:
+    make(apiserver, "web", 10)
+    relay.cut()
+    watch = watching()
+    assert not watch.wait(0.5)
+    assert not watch.is_complete
+    relay.mend()
+    eventually(lambda: watch.is_complete, within_s=5)
+    assert names(watch) == ["web"]
+
+
+def test_what_was_deleted_while_nobody_watched_is_noticed_at_the_reconnect(
+    apiserver: ControlPlane, relay: Relay, watching: Callable[..., Watch]
+) -> None:
+    make(apiserver, "stays", 10)
+    make(apiserver, "goes", 11)
+    watch = watching()
+    eventually(lambda: watch.is_complete)
+    relay.cut()
+    apiserver.api.delete(API_VERSION, "VirtualIP", "goes")
+    make(apiserver, "comes", 12)
+    # Restarted, the server has forgotten what happened before: no watch can be resumed.
+    apiserver.stop_apiserver()
+    apiserver.start_apiserver()
+    assert names(watch) == ["goes", "stays"], "could not look is not: is not there"
+    relay.mend()
+    eventually(lambda: names(watch) == ["comes", "stays"], within_s=10)
+
+
+def test_an_object_made_anew_under_its_name_is_another_one(
+    apiserver: ControlPlane, watching: Callable[..., Watch]
+) -> None:
+    before = make(apiserver, "web", 10)
+    watch = watching()
+    eventually(lambda: watch.is_complete)
+    apiserver.api.delete(API_VERSION, "VirtualIP", "web")
+    after = make(apiserver, "web", 11)
+    uids = eventually(
+        lambda: (
+            found
+            if (found := [each["metadata"]["uid"] for each in watch.documents(VIRTUAL_IPS)])
+            == [after["metadata"]["uid"]]
+            else None
+        ),
+        within_s=5,
+    )
+    assert before["metadata"]["uid"] not in uids
+
+
+def test_a_namespaced_resource_is_watched_in_its_namespace_only(
+    apiserver: ControlPlane, watching: Callable[..., Watch]
+) -> None:
+    for namespace in ("inside", "outside"):
+        apiserver.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+        secret = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": f"of-{namespace}", "namespace": namespace},
+        }
+        apiserver.api.apply(secret)
+    watch = watching(SECRETS, NODES, namespace="inside")
+    eventually(lambda: watch.is_complete)
+    apiserver.api.apply(
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "more", "namespace": "inside"}}
+    )
+    eventually(lambda: names(watch, SECRETS) == ["more", "of-inside"], within_s=10)
+
+
+def test_a_watch_that_ends_leaves_no_thread_behind(watching: Callable[..., Watch]) -> None:
+    watch = watching()
+    eventually(lambda: watch.is_complete)
+    watch.stop()
+    eventually(lambda: not any(thread.name.startswith("watch_") for thread in threading.enumerate()))
