@@ -31,7 +31,6 @@ from vipcluster.client import (
     VIP_NODES,
     VIRTUAL_IPS,
     ApiError,
-    Conflict,
     Forbidden,
     NotFound,
 )
@@ -69,7 +68,6 @@ class Blind(Exception):  # noqa: N818 - reads as what the courier is
 class _Own(NamedTuple):
     """This node's VIPNode as the API server last showed it."""
 
-    uid: str
     generation: int
     version: str
     status: VIPNodeStatus
@@ -213,12 +211,10 @@ class Courier:
             return
         try:
             document = await self._ask(
-                lambda: self._cluster.apply_status(
-                    VIP_NODES, self._node, to_dict(wanted), manager=MANAGER, uid=own.uid
-                )
+                lambda: self._cluster.apply_status(VIP_NODES, self._node, to_dict(wanted), manager=MANAGER)
             )
-        except (NotFound, Conflict):
-            # Deleted, or made anew: look again, at the next try.
+        except NotFound:
+            # Deleted meanwhile: it is made anew at the next try.
             self._own = self._written = None
             raise
         self._own, self._written = _read(document), wanted
@@ -267,4 +263,4 @@ def _read(document: dict[str, Any]) -> _Own:
     except ValueError:
         # A status that a newer version wrote: it is replaced whole.
         known = VIPNodeStatus()
-    return _Own(metadata["uid"], metadata["generation"], metadata["resourceVersion"], known)
+    return _Own(metadata["generation"], metadata["resourceVersion"], known)
