@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 
     from vipapi.nodeplan import VirtualIPPlan
 
-LIFETIME_S: Final = 4
-"""How long the kernel keeps an address that no keeper refreshes any more."""
+LIFETIME_S: Final = 6
+"""How long the kernel keeps an address from its last refresh; it is refreshed when half of it is gone."""
 
 _SERVICE_ADDRESSES_LINK: Final = "kube-ipvs0"
 _POD_LINK_KINDS: Final = ("veth", "netkit")
@@ -134,7 +134,9 @@ def place(wanted: Claim, view: NodeView) -> dict[IPAddress, LinkIndex] | Refusal
         links = _possible_carriers(wanted, address, view)
         if isinstance(links, Refusal):
             return links
-        best = min(links, key=lambda link: (not link.is_up, not _has_ours(link, address.ip), link.index))
+        best = min(
+            links, key=lambda link: (not link.is_up, not _has_ours(link, address.ip, view), link.index)
+        )
         if not best.is_up:
             return Refusal(
                 "InterfaceDown",
@@ -213,7 +215,7 @@ def plan(
     for address in sorted_addresses(placed):
         index = placed[address]
         bound = _bound(view, address, index)
-        if bound is None or bound.valid_s is None or bound.valid_s < lifetime_s:
+        if bound is None or bound.valid_s is None or 2 * bound.valid_s <= lifetime_s:
             binds.append(Bind(address, index, is_new=bound is None))
     forgets = [Forget(address) for address in sorted_addresses(set(fenced) - known - ours)]
     return (*closes, *attaches, *unbinds, *binds, *forgets)
@@ -250,12 +252,8 @@ def _possible_carriers(wanted: Claim, address: IPInterface, view: NodeView) -> l
     if wanted.interface is not None:
         return _named_carrier(wanted.interface, address, view)
     has_prefix = address.network.prefixlen < address.max_prefixlen
-    links = [
-        link
-        for link in view.links
-        if _can_carry(link, view)
-        and any(_is_subnet_of(bound, address, has_prefix=has_prefix) for bound in link.addresses)
-    ]
+    found = view.links_on(address.network) if has_prefix else view.links_around(address.ip)
+    links = [link for link in found if _can_carry(link, view)]
     if links:
         return links
     subnet = f"in {address.network}" if has_prefix else f"with a subnet that contains {address.ip}"
@@ -308,28 +306,17 @@ def _is_pod_end(link: Link) -> bool:
     )
 
 
-def _is_subnet_of(bound: BoundAddress, address: IPInterface, *, has_prefix: bool) -> bool:
-    if bound.is_ours or bound.is_host or bound.ip.version != address.version:
-        return False
-    network = bound.interface.network
-    return network == address.network if has_prefix else address.ip in network
-
-
-def _has_ours(link: Link, address: IPAddress) -> bool:
-    return any(bound.is_ours and bound.ip == address for bound in link.addresses)
+def _has_ours(link: Link, address: IPAddress, view: NodeView) -> bool:
+    return any(bound.is_ours and holder is link for holder, bound in view.holders(address))
 
 
 def _foreign_holder(address: IPAddress, view: NodeView) -> Link | None:
-    for link in view.links:
-        if link.name != _SERVICE_ADDRESSES_LINK and any(
-            bound.ip == address and not bound.is_ours for bound in link.addresses
-        ):
-            return link
-    return None
+    holders = view.holders(address)
+    return next(
+        (link for link, bound in holders if link.name != _SERVICE_ADDRESSES_LINK and not bound.is_ours), None
+    )
 
 
 def _bound(view: NodeView, address: IPAddress, link_index: LinkIndex) -> BoundAddress | None:
-    link = view.link(link_index)
-    if link is None:
-        return None
-    return next((bound for bound in link.addresses if bound.is_ours and bound.ip == address), None)
+    holders = view.holders(address)
+    return next((bound for link, bound in holders if bound.is_ours and link.index == link_index), None)

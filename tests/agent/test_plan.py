@@ -271,7 +271,14 @@ def test_every_link_has_its_role(extra: Link, expected: GuardRole | None) -> Non
         ),
         pytest.param(
             [HELD],
-            node(link(2, "eth0", address("192.0.2.1/24"), ours("192.0.2.10/32", LIFETIME_S - 1))),
+            node(link(2, "eth0", address("192.0.2.1/24"), ours("192.0.2.10/32", LIFETIME_S // 2 + 1))),
+            [VIP],
+            [],
+            id="an owner with more than half of the lifetime left",
+        ),
+        pytest.param(
+            [HELD],
+            node(link(2, "eth0", address("192.0.2.1/24"), ours("192.0.2.10/32", LIFETIME_S // 2))),
             [VIP],
             [Bind(VIP, ETH0.index, is_new=False)],
             id="an owner refreshes",
