@@ -3,7 +3,8 @@
 The fence is a map from address to deadline and the programs of `vipagent.filters` that look it up for
 each packet. The deadline is absolute nanoseconds of CLOCK_BOOTTIME. The kernel enforces it by itself:
 it holds while the process that set it is stopped, killed or stuck, because an attached program keeps
-itself and its map alive. `kernel.Kernel.guard` attaches the programs.
+itself and its map alive. `kernel.Kernel.guard` attaches the programs through clsact; `overtake` puts them
+before the tcx programs of others, which would otherwise see each packet first and might end its way there.
 
 Verbs: `close` makes an address known and closed, `admit` opens addresses until a deadline, `forget`
 takes an address out of the fence's sight (only when it is no longer ours and not bound on this node:
@@ -31,7 +32,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 from vipagent import filters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from vipagent.nodeview import IPAddress
 
@@ -41,8 +42,13 @@ _SYSTEM_CALLS: Final = {"x86_64": 321, "aarch64": 280}
 
 # enum bpf_cmd
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE = 0, 1, 2, 3
-_PROG_LOAD, _PROG_TEST_RUN, _OBJECT_INFO, _PROG_QUERY = 5, 10, 15, 16
-_TCX_INGRESS, _TCX_EGRESS = 46, 47
+_PROG_LOAD, _PROG_ATTACH, _PROG_DETACH, _PROG_TEST_RUN, _OBJECT_INFO, _PROG_QUERY = 5, 8, 9, 10, 15, 16
+
+Direction = Literal["ingress", "egress"]
+# enum bpf_attach_type, and the flags that place a program among others (linux/bpf.h)
+_TCX: Final[dict[Direction, int]] = {"ingress": 46, "egress": 47}
+_BEFORE, _AFTER, _BY_ID = 1 << 3, 1 << 4, 1 << 5
+_MOST_TCX_PROGRAMS: Final = 64
 
 _HASH_MAP, _SCHEDULER_CLASSIFIER = 1, 3
 _ATTRIBUTES_SIZE: Final = 144
@@ -184,22 +190,33 @@ class Fence:
         (returned,) = struct.unpack_from("=I", buffer, 4)
         return "drop" if returned == _TC_ACT_SHOT else "pass"
 
-    def programs_ahead(self, link_index: int, direction: Literal["ingress", "egress"]) -> int:
-        """Count the tcx programs of a link, which the kernel runs before those that clsact has."""
-        attach_type = _TCX_INGRESS if direction == "ingress" else _TCX_EGRESS
-        buffer = ctypes.create_string_buffer(struct.pack("=II", link_index, attach_type), _ATTRIBUTES_SIZE)
-        if _system_call(_NUMBER, _PROG_QUERY, buffer, _ATTRIBUTES_SIZE) < 0:
-            cause = _last_error()
-            if cause.errno in (
-                errno.EINVAL,
-                errno.ENOENT,
-                errno.ENODEV,
-            ):  # a kernel before 6.6, or none there
-                return 0
-            raise _refusal(cause, f"list the tcx programs of link {link_index}") from cause
-        (count,) = struct.unpack_from("=I", buffer, 24)
-        assert isinstance(count, int), count
-        return count
+    def programs_ahead(self, link_index: int, direction: Direction, program_fd: int) -> int:
+        """Count the tcx programs that a packet meets before ours on a link.
+
+        The kernel runs tcx programs (Linux 6.6) before clsact's; where ours is only there, all count.
+        """
+        numbers = _tcx_programs(link_index, direction)
+        ours = self.ids[program_fd]
+        return numbers.index(ours) if ours in numbers else len(numbers)
+
+    def overtake(
+        self, link_index: int, direction: Direction, program_fd: int | None, stale_ids: Collection[int]
+    ) -> None:
+        """Put our program before the tcx programs of others, where there are any; detach stale ones of ours.
+
+        The attachment belongs to the link, not to this process, as that of clsact does.
+        """
+        numbers = _tcx_programs(link_index, direction)
+        ours = None if program_fd is None else self.ids[program_fd]
+        others = [number for number in numbers if number != ours and number not in stale_ids]
+        if program_fd is not None and others and numbers[0] != ours:
+            if ours in numbers:
+                _detach_tcx(link_index, direction, numbers, numbers.index(ours))
+            _change_tcx(_PROG_ATTACH, link_index, direction, program_fd=program_fd, flags=_BEFORE)
+        for number in stale_ids:
+            numbers = _tcx_programs(link_index, direction)
+            if number in numbers:
+                _detach_tcx(link_index, direction, numbers, numbers.index(number))
 
     def release(self) -> None:
         """Close the descriptors; attached programs go on with the deadlines they have."""
@@ -249,6 +266,46 @@ def _program_id(fd: int) -> int:
     (number,) = struct.unpack_from("=I", description, 4)
     assert isinstance(number, int), number
     return number
+
+
+def _tcx_programs(link_index: int, direction: Direction) -> list[int]:
+    """List the numbers of a link's tcx programs, in the order in which they run."""
+    found = (ctypes.c_uint32 * _MOST_TCX_PROGRAMS)()
+    attributes = struct.pack(
+        "=IIIIQI", link_index, _TCX[direction], 0, 0, ctypes.addressof(found), len(found)
+    )
+    buffer = ctypes.create_string_buffer(attributes, _ATTRIBUTES_SIZE)
+    if _system_call(_NUMBER, _PROG_QUERY, buffer, _ATTRIBUTES_SIZE) < 0:
+        cause = _last_error()
+        if cause.errno in (errno.EINVAL, errno.ENOENT, errno.ENODEV):  # a kernel before 6.6, or none there
+            return []
+        raise _refusal(cause, f"list the tcx programs of link {link_index}") from cause
+    (count,) = struct.unpack_from("=I", buffer, 24)
+    return list(found[:count])
+
+
+def _detach_tcx(link_index: int, direction: Direction, numbers: list[int], place: int) -> None:
+    """Detach the program at a place of the list; only its neighbour needs to be named, by number."""
+    if place:
+        _change_tcx(_PROG_DETACH, link_index, direction, flags=_AFTER | _BY_ID, neighbour=numbers[place - 1])
+    else:
+        _change_tcx(_PROG_DETACH, link_index, direction, flags=_BEFORE)
+
+
+def _change_tcx(
+    command: int,
+    link_index: int,
+    direction: Direction,
+    *,
+    flags: int,
+    program_fd: int = 0,
+    neighbour: int = 0,
+) -> None:
+    attributes = struct.pack("=IIIIII", link_index, program_fd, _TCX[direction], flags, 0, neighbour)
+    buffer = ctypes.create_string_buffer(attributes, _ATTRIBUTES_SIZE)
+    if _system_call(_NUMBER, command, buffer, _ATTRIBUTES_SIZE) < 0:
+        cause = _last_error()
+        raise _refusal(cause, f"change the tcx programs of link {link_index}") from cause
 
 
 def _last_error() -> OSError:

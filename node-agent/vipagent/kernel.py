@@ -12,8 +12,8 @@ it some seconds after a keeper's death: a broom, for the fence closed long befor
 The fence's programs are attached through clsact at the first priority under a name of ours. A keeper
 replaces what an earlier one left in one step of the kernel, so no packet ever meets a link without
 either. Filters of others are never touched; one that comes before ours (an earlier place at the first
-priority, or a tcx program, which the kernel runs before clsact) could take packets past the fence,
-and `guarded` says so.
+priority, or a tcx program, which the kernel runs before clsact) could take packets past the fence:
+`guarded` says so, and `guard` overtakes it. Only a filter of another kind at that priority cannot be.
 
 Every failure to look or to act is a `KernelRefused`; an absent address to unbind is none.
 """
@@ -26,7 +26,7 @@ import struct
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from socket import AF_INET, AF_INET6
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -37,12 +37,13 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from vipagent import rtnetlink
+from vipagent.fence import FenceRefused
 from vipagent.nodeview import BoundAddress, GuardRole, LinkIndex, NodeView, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from vipagent.fence import Fence
+    from vipagent.fence import Direction, Fence
     from vipagent.nodeview import IPAddress
     from vipagent.rtnetlink import Filter
 
@@ -59,6 +60,7 @@ _GROUPS: Final = 0x1 | 0x8 | 0x10 | 0x100
 
 _CLSACT: Final = 0xFFFF0000
 _INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
+_DIRECTIONS: Final[dict[int, Direction]] = {_INGRESS: "ingress", _EGRESS: "egress"}
 _PRIORITY: Final = 1
 _HANDLES: Final = (0x76, 0x77)
 _NAME: Final = "vipkeeper"
@@ -137,12 +139,16 @@ class Kernel:
         try:
             await self._add_clsact(link_index)
             if role is GuardRole.CARRIER:
-                await self._attach(link_index, _INGRESS, fence.ingress_fd)
-                await self._attach(link_index, _EGRESS, fence.egress_fd)
+                await self._attach(link_index, _INGRESS, fence, fence.ingress_fd)
+                await self._attach(link_index, _EGRESS, fence, fence.egress_fd)
             else:
-                await self._attach(link_index, _EGRESS, fence.other_egress_fd)
-                for stale in await self._ours(link_index, _INGRESS):
-                    await self._detach(link_index, _INGRESS, stale)
+                await self._attach(link_index, _EGRESS, fence, fence.other_egress_fd)
+                stale = await self._ours(link_index, _INGRESS)
+                fence.overtake(link_index, "ingress", None, [each.program_id for each in stale])
+                for each in stale:
+                    await self._detach(link_index, _INGRESS, each)
+        except FenceRefused as refused:
+            raise KernelRefused(f"cannot guard link {link_index}: {refused}") from refused
         except (NetlinkError, OSError) as cause:
             raise KernelRefused(f"cannot guard link {link_index}: {_why(cause)}") from cause
 
@@ -152,7 +158,7 @@ class Kernel:
         if role is GuardRole.CARRIER:
             wanted = {_INGRESS: fence.ingress_fd, _EGRESS: fence.egress_fd}
         for parent, program_fd in wanted.items():
-            direction: Literal["ingress", "egress"] = "ingress" if parent == _INGRESS else "egress"
+            direction = _DIRECTIONS[parent]
             filters = await self._filters(link_index, parent)
             if not any(each.program_id == fence.ids[program_fd] for each in filters):
                 return Refusal(
@@ -164,11 +170,11 @@ class Kernel:
                     f"another tc filter ({filters[0].kind} {filters[0].program_name}) comes before the fence "
                     f"on link {link_index} ({direction}): give it a priority after {_PRIORITY}",
                 )
-            if fence.programs_ahead(link_index, direction):
+            if fence.programs_ahead(link_index, direction, program_fd):
                 return Refusal(
                     "FenceBypassed",
                     f"a tcx program comes before the fence on link {link_index} ({direction}): "
-                    "let its owner attach through clsact, or detach it",
+                    "if it is not overtaken at the next look, something puts it there again and again",
                 )
         if role is GuardRole.OTHER and await self._ours(link_index, _INGRESS):
             return Refusal("FenceMissing", f"link {link_index} is still guarded as a carrier")
@@ -235,8 +241,11 @@ class Kernel:
             if cause.code != errno.EEXIST:
                 raise
 
-    async def _attach(self, link_index: int, parent: int, program_fd: int) -> None:
-        """Put our program first; a replaced filter keeps its place, a new one goes before the others."""
+    async def _attach(self, link_index: int, parent: int, fence: Fence, program_fd: int) -> None:
+        """Put our program first; a replaced filter keeps its place, a new one goes before the others.
+
+        What an earlier keeper left under tcx is known by its filter in clsact, which has the same program.
+        """
         filters = await self._filters(link_index, parent)
         ours = [each for each in filters if _is_ours(each)]
         is_first = bool(ours) and filters[0] is ours[0]
@@ -253,6 +262,8 @@ class Kernel:
             name=f"{_NAME}-{'in' if parent == _INGRESS else 'out'}",
             direct_action=True,
         )
+        stale_ids = {each.program_id for each in ours} - {fence.ids[program_fd]}
+        fence.overtake(link_index, _DIRECTIONS[parent], program_fd, stale_ids)
         for stale in ours:
             if stale.handle != handle:
                 await self._detach(link_index, parent, stale)

@@ -19,6 +19,7 @@ from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 
+from agent import tcx
 from agent.segment import NO_DAD, VIP4, VIP6, ipv4, ipv6, mac, segment
 from lab.kernelcalls import entered, new_network
 from vipagent.fence import Fence
@@ -178,6 +179,23 @@ def test_another_link_of_a_closed_node_says_nothing_either(wire: Segment) -> Non
             asyncio.run(bind_both(index, fence, GuardRole.OTHER))
         with wire.inside(CLIENT), open_prober() as raw:
             assert probe(raw, boot_ns() + 50_000_000) == []
+
+
+def test_a_program_that_lets_everything_past_the_fence_is_overtaken(wire: Segment) -> None:
+    with Fence.load() as fence:
+        fence.close([VIP4, VIP6])
+        with wire.inside(OWNER) as index:
+            asyncio.run(bind_both(index, fence))
+            tcx.attach_first(index, tcx.INGRESS)
+            tcx.attach_first(index, tcx.EGRESS)
+        with wire.inside(CLIENT), open_prober() as raw:
+            assert {kind for kind, _ in probe(raw, boot_ns() + 50_000_000)} == ALL_ANSWERS
+        with wire.inside(OWNER) as index:
+            asyncio.run(bind_both(index, fence))
+        with wire.inside(CLIENT), open_prober() as raw:
+            assert probe(raw, boot_ns() + 50_000_000) == []
+            fence.admit([VIP4, VIP6], boot_ns() + 10**12)
+            assert {kind for kind, _ in probe(raw, boot_ns() + 50_000_000)} == ALL_ANSWERS
 
 
 def neighbours() -> dict[str, str]:

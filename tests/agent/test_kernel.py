@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pyroute2 import AsyncIPRoute, IPRoute
 
+from agent import tcx
 from agent.segment import NO_DAD, VIP4, VIP6
 from lab.kernelcalls import entered, new_network
 from vipagent.fence import Fence
@@ -293,6 +294,50 @@ def test_a_filter_that_slips_in_before_the_fence_is_seen_and_overtaken() -> None
             await kernel.guard(index, fence, GuardRole.CARRIER)
             assert await kernel.guarded(index, fence, GuardRole.CARRIER) is None
             assert await programs(others, index, INGRESS) == ["vipkeeper-in"] + ["somebody"] * 3
+
+    run(story)
+
+
+@pytest.mark.usefixtures("node")
+def test_a_tcx_program_before_the_fence_is_seen_and_overtaken() -> None:
+    async def story(kernel: Kernel, _others: AsyncIPRoute) -> None:
+        index = await eth0(kernel)
+        with Fence.load() as fence:
+            await kernel.guard(index, fence, GuardRole.CARRIER)
+            assert tcx.programs(index, tcx.INGRESS) == []
+            for count in (1, 2, 3):
+                tcx.attach_first(index, tcx.INGRESS)
+                tcx.attach_first(index, tcx.EGRESS)
+                bypassed = await kernel.guarded(index, fence, GuardRole.CARRIER)
+                assert bypassed is not None
+                assert bypassed.reason == "FenceBypassed"
+                await kernel.guard(index, fence, GuardRole.CARRIER)
+                assert await kernel.guarded(index, fence, GuardRole.CARRIER) is None
+                for where, fd in ((tcx.INGRESS, fence.ingress_fd), (tcx.EGRESS, fence.egress_fd)):
+                    found = tcx.programs(index, where)
+                    assert found[0] == fence.ids[fd]
+                    assert len(found) == count + 1
+
+    run(story)
+
+
+@pytest.mark.usefixtures("node")
+def test_what_an_earlier_keeper_put_under_tcx_goes_and_what_others_put_there_stays() -> None:
+    async def story(kernel: Kernel, _others: AsyncIPRoute) -> None:
+        index = await eth0(kernel)
+        tcx.attach_first(index, tcx.INGRESS)
+        somebody = tcx.programs(index, tcx.INGRESS)
+        with Fence.load() as old, Fence.load() as new:
+            await kernel.guard(index, old, GuardRole.CARRIER)
+            old.release()
+            tcx.attach_first(index, tcx.INGRESS)
+            somebody = [*tcx.programs(index, tcx.INGRESS)[:1], *somebody]
+            await kernel.guard(index, new, GuardRole.CARRIER)
+            assert await kernel.guarded(index, new, GuardRole.CARRIER) is None
+            assert tcx.programs(index, tcx.INGRESS) == [new.ids[new.ingress_fd], *somebody]
+            await kernel.guard(index, new, GuardRole.OTHER)
+            assert await kernel.guarded(index, new, GuardRole.OTHER) is None
+            assert tcx.programs(index, tcx.INGRESS) == somebody
 
     run(story)
 
