@@ -155,7 +155,10 @@ class ControlPlane:
             self._apiserver.kill()
 
     def kubeconfig_of_service_account(self, namespace: str, name: str) -> Path:
-        """Return a kubeconfig with a fresh token of a service account; what is missing of it is made."""
+        """Return a kubeconfig with a token of a service account, made on first use with all that it needs."""
+        path = self.folder / f"{namespace}.{name}.kubeconfig"
+        if path.exists():
+            return path
         self.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
         account = {
             "apiVersion": "v1",
@@ -163,7 +166,6 @@ class ControlPlane:
             "metadata": {"name": name, "namespace": namespace},
         }
         self.api.apply(account)
-        path = self.folder / f"{namespace}.{name}.kubeconfig"
         _write_kubeconfig(path, self._url, self._authority, self.api.service_account_token(namespace, name))
         return path
 

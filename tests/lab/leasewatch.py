@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from lab import capture
 from lab.precision import prefer_precision
 from lab.records import Word, line_of
+from vipagent import messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,16 +39,29 @@ FILTER = [
 ]
 
 
-def words_in(body: Any) -> Iterator[tuple[str, bytes, str]]:
-    """Yield what a datagram's body says, as kind, key and receiver."""
-    _, receiver, _, _, (tag, *message) = body
-    if tag == "request":
-        _, _, wants, _ = message
-        yield from (("acquire", key, receiver) for key, _, is_held in wants if not is_held)
-    elif tag == "ack":
-        yield from (("granted", key, receiver) for key, *_ in message[3])
-    elif tag in {"release", "prepare", "ready", "handover"}:
-        yield from ((tag, part, receiver) for part in message if isinstance(part, bytes))
+class Body(msgspec.Struct, frozen=True, array_like=True):
+    """What a datagram carries between its header and its tag."""
+
+    sender: str
+    receiver: str
+    incarnation: int
+    sequence: int
+    message: messages.Message
+
+
+def words_in(message: messages.Message) -> Iterator[tuple[str, bytes]]:
+    """Yield what a message says, as kind and key."""
+    match message:
+        case messages.Request():
+            yield from (("acquire", want.key) for want in message.wants if not want.is_held)
+        case messages.Ack():
+            yield from (("granted", granted.key) for granted in message.granted)
+        case messages.Prepare():
+            yield "prepare", message.key
+        case messages.Handover():
+            yield "handover", message.key
+        case messages.Release():
+            yield "release", message.key
 
 
 def main(path: Path) -> None:
@@ -60,11 +74,11 @@ def main(path: Path) -> None:
             at_ns, node, frame = ear.hear()
             length = int.from_bytes(frame[38:40])  # UDP's: an Ethernet frame may be padded
             try:
-                body = msgspec.msgpack.decode(frame[BODY : 34 + length - TAG])
-                words = list(words_in(body))
-            except (msgspec.DecodeError, ValueError, TypeError):
+                body = msgspec.msgpack.decode(frame[BODY : 34 + length - TAG], type=Body)
+            except msgspec.DecodeError:
                 continue
-            for kind, key, to in words:
+            to = body.receiver
+            for kind, key in words_in(body.message):
                 if kind == "acquire":
                     granted_by[node, key] = set()
                 elif kind == "granted":

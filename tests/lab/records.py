@@ -59,8 +59,8 @@ class Sighting:
 class Word:
     """Something that one keeper told another about an address set (`key`, in hex).
 
-    `kind` is `acquire` (a request for what the sender does not hold), `granted`, `release`, `prepare`,
-    `ready` or `handover`.
+    `kind` is `acquire` (a request for what the sender does not hold), `granted`, `release`, `prepare` or
+    `handover`.
     """
 
     at_ns: int

@@ -80,8 +80,9 @@ class Outcome:
 class Stage:
     """A running lab with vipkeeper, its services and its measurement."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, *, aftermath_s: float = AFTERMATH_S) -> None:
         self.lab = lab
+        self._aftermath_s = aftermath_s
         self.agents: Agents
         self.measured: Measurement
         self.web: dict[str, Process] = {}
@@ -155,7 +156,7 @@ class Stage:
         time.sleep(max(remaining_s, 0))
         if undo is not None:
             undo()
-        time.sleep(AFTERMATH_S)
+        time.sleep(self._aftermath_s)
         until_ns = self.measured.settle()
         probes = self._probes(virtual_ip, reads)
         interval_ns = analysis.INTERVAL_NS if reads == UDP else HTTP_INTERVAL_NS
