@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import msgspec
@@ -35,6 +35,7 @@ _VERSION: Final = 1
 _HEADER: Final = struct.Struct("!2sBB8sI8s")
 _TAG_SIZE: Final = 16
 _WINDOW: Final = 256
+_LEAST_SECRET: Final = 16
 
 
 class DatagramRefused(ValueError):  # noqa: N818 - it reads as what happened
@@ -106,7 +107,6 @@ class _Window:
         return None
 
 
-@dataclass(slots=True)
 class Codec:
     """Seals and opens one domain's datagrams for one incarnation of one keeper.
 
@@ -114,43 +114,55 @@ class Codec:
     counts its own sequence numbers), but it touches nothing outside.
     """
 
-    me: str
-    incarnation: int
-    configuration: Configuration
-    keys: dict[int, bytes]
-    signing_key: int
-    peers: frozenset[str]
-    _sequence: int = 0
-    _windows: dict[str, _Window] = field(default_factory=dict)
+    def __init__(
+        self,
+        *,
+        me: str,
+        incarnation: int,
+        configuration: Configuration,
+        keys: dict[int, bytes],
+        signing_key: int,
+        peers: frozenset[str],
+    ) -> None:
+        self.configuration: Final = configuration
+        self._me = me
+        self._incarnation = incarnation
+        self._domain = _short_hash(configuration.domain_uid)
+        self._config = _short_hash(configuration.config_hash)
+        self._sequence = 0
+        self._windows: dict[str, _Window] = {}
+        self.adopt(keys=keys, signing_key=signing_key, peers=peers)
 
     def tag(self) -> bytes:
         """The domain tag that this codec's datagrams carry."""
-        return _short_hash(self.configuration.domain_uid)
+        return self._domain
 
     def adopt(self, *, keys: dict[int, bytes], signing_key: int, peers: frozenset[str]) -> None:
-        """Take over new keys and peers; replay windows are kept."""
-        self.keys, self.signing_key, self.peers = keys, signing_key, peers
+        """Take over new keys and peers; replay windows are kept.
+
+        Raises `ValueError` for a key that is too short to keep a secret: an empty one would sign for anybody.
+        """
+        for key_id, secret in keys.items():
+            if len(secret) < _LEAST_SECRET:
+                raise ValueError(
+                    f"heartbeat key {key_id} has {len(secret)} bytes, {_LEAST_SECRET} are the least"
+                )
+        self._keys, self._signing_key, self._peers = keys, signing_key, peers
+        epoch = self.configuration.epoch
+        self._header = _HEADER.pack(_MAGIC, _VERSION, signing_key, self._domain, epoch, self._config)
 
     def seal(self, receiver: str, message: Message) -> bytes:
         """Return the datagram that carries the message to `receiver`."""
         self._sequence += 1
-        header = _HEADER.pack(
-            _MAGIC,
-            _VERSION,
-            self.signing_key,
-            self.tag(),
-            self.configuration.epoch,
-            _short_hash(self.configuration.config_hash),
-        )
         body = _Body(
-            sender=self.me,
+            sender=self._me,
             receiver=receiver,
-            incarnation=self.incarnation,
+            incarnation=self._incarnation,
             sequence=self._sequence,
             message=message,
         )
-        sealed = header + _encoder.encode(body)
-        return sealed + _authenticate(self.keys[self.signing_key], sealed)
+        sealed = self._header + _encoder.encode(body)
+        return sealed + _authenticate(self._keys[self._signing_key], sealed)
 
     def open(self, datagram: bytes) -> Envelope:
         """Return what an authentic, new datagram for this keeper says; raises `DatagramRefused`."""
@@ -158,9 +170,9 @@ class Codec:
             body = _decoder.decode(self._verified_body(datagram))
         except msgspec.MsgspecError as error:
             raise DatagramRefused("Garbage") from error
-        if body.receiver != self.me:
+        if body.receiver != self._me:
             raise DatagramRefused("Receiver")
-        if body.sender not in self.peers:
+        if body.sender not in self._peers:
             raise DatagramRefused("Sender")
         refusal = self._windows.setdefault(body.sender, _Window()).admit(body.incarnation, body.sequence)
         if refusal is not None:
@@ -175,15 +187,15 @@ class Codec:
             raise DatagramRefused("NotOurs")
         if version != _VERSION:
             raise DatagramRefused("Version")
-        secret = self.keys.get(key_id)
+        secret = self._keys.get(key_id)
         if secret is None:
             raise DatagramRefused("UnknownKey")
         sealed, tag = datagram[:-_TAG_SIZE], datagram[-_TAG_SIZE:]
         if not hmac.compare_digest(_authenticate(secret, sealed), tag):
             raise DatagramRefused("Forged")
-        if domain != self.tag():
+        if domain != self._domain:
             raise DatagramRefused("Domain")
-        if epoch != self.configuration.epoch or config != _short_hash(self.configuration.config_hash):
+        if epoch != self.configuration.epoch or config != self._config:
             raise DatagramRefused("Epoch")
         return sealed[_HEADER.size :]
 

@@ -138,6 +138,7 @@ class Phase(Enum):
     CLOSING = "Closing"
 
 
+_NEVER_NS: Final = 1 << 63
 _ASKS: Final = (Phase.ACQUIRING, Phase.OWNER)
 
 
@@ -213,6 +214,7 @@ class Lease:
         self._releases: dict[Key, _PendingRelease] = {}
         self._asking: list[Key] = []
         self._next_heartbeat_ns = now_ns + int(random.random() * timing.heartbeat_ns)
+        self._due_ns = _NEVER_NS
 
     # What the shell and the report ask -----------------------------------------------------------
 
@@ -240,7 +242,14 @@ class Lease:
     @property
     def deadline_ns(self) -> int:
         """When `expire` has something to do next."""
-        due = [self._next_heartbeat_ns]
+        return min(self._next_heartbeat_ns, self._due_ns)
+
+    def _wake_by(self, at_ns: int) -> None:
+        """Keep `_due_ns` from being later than anything that is due; it may well be too early."""
+        self._due_ns = min(self._due_ns, at_ns)
+
+    def _earliest_due_ns(self) -> int:
+        due = [pending.next_ns for pending in self._releases.values()]
         for holding in self._holdings.values():
             if holding.phase is Phase.OWNER:
                 due.append(holding.deadline_ns)
@@ -250,8 +259,7 @@ class Lease:
                 due.append(holding.retry_at_ns)
             elif holding.phase is Phase.STANDBY and holding.try_at_ns is not None:
                 due.append(holding.try_at_ns)
-        due += [pending.next_ns for pending in self._releases.values()]
-        return min(due)
+        return min(due, default=_NEVER_NS)
 
     # What happens to it --------------------------------------------------------------------------
 
@@ -318,21 +326,27 @@ class Lease:
         return effects + self._ask_witnesses(now_ns)
 
     def expire(self, now_ns: int) -> list[Effect]:
-        """Do what is due: let go, try, retry, repeat, renew."""
+        """Do what is due: let go, try, retry, repeat, move, renew."""
+        if now_ns < self.deadline_ns:
+            return []
         effects = self._lapse(now_ns)
         self._try_due(now_ns)
         effects += self._retry_due(now_ns)
         effects += self._repeat_releases(now_ns)
         effects += self._steer(now_ns)
         if self._next_heartbeat_ns <= now_ns:
-            return effects + self._heartbeat(now_ns)
-        return effects + self._ask_witnesses(now_ns)
+            effects += self._heartbeat(now_ns)
+        effects += self._ask_witnesses(now_ns)
+        self._due_ns = self._earliest_due_ns()
+        return effects
 
     # Letting go ----------------------------------------------------------------------------------
 
     def _lapse(self, now_ns: int) -> list[Effect]:
         """Rule 12: whatever ran out is given up before anything else is looked at."""
         effects: list[Effect] = []
+        if now_ns < self._due_ns:
+            return effects
         for key, holding in self._holdings.items():
             if holding.phase is Phase.OWNER and holding.deadline_ns <= now_ns:
                 effects += self._give_up(key, holding, now_ns)
@@ -371,6 +385,7 @@ class Lease:
             until_ns=now_ns + self._timing.grant_ns,
             next_ns=now_ns + _RETRY_NS,
         )
+        self._wake_by(now_ns + _RETRY_NS)
         return [Send(witness, release) for witness in self._witnesses]
 
     def _repeat_releases(self, now_ns: int) -> list[Effect]:
@@ -424,6 +439,7 @@ class Lease:
             return self._give_up(key, holding, now_ns)
         handing.asks += 1
         handing.next_ask_ns = now_ns + (_RETRY_NS if handing.must_leave else self._timing.heartbeat_ns)
+        self._wake_by(handing.next_ask_ns)
         return [Send(handing.target, Prepare(self._incarnation, key))]
 
     def _ordered_elsewhere(self, holding: _Holding) -> str | None:
@@ -455,6 +471,7 @@ class Lease:
         try_at_ns = now_ns + max(said.rank for said in fresh) * _RANK_DELAY_NS
         if holding.try_at_ns is None or try_at_ns < holding.try_at_ns:
             holding.try_at_ns = try_at_ns
+            self._wake_by(try_at_ns)
         holding.known_term = max(holding.known_term, *(said.term for said in fresh))
         holding.origin = self._origin(fresh, now_ns)
 
@@ -480,11 +497,14 @@ class Lease:
         self._try(message.key, holding, now_ns)
 
     def _try_due(self, now_ns: int) -> None:
+        if now_ns < self._due_ns:
+            return
         for key, holding in self._holdings.items():
             if holding.phase is not Phase.STANDBY or holding.try_at_ns is None or holding.try_at_ns > now_ns:
                 continue
             if now_ns < holding.not_before_ns:
                 holding.try_at_ns = holding.not_before_ns
+                self._wake_by(holding.not_before_ns)
                 continue
             holding.try_at_ns = None
             # somebody better may have taken it while this one waited its turn (rule 15)
@@ -512,6 +532,7 @@ class Lease:
         """Ask, with the next request that leaves; each attempt has twice the patience of the one before."""
         holding.retry_at_ns = now_ns + (_RETRY_NS << holding.attempts)
         holding.attempts += 1
+        self._wake_by(holding.retry_at_ns)
         self._asking.append(key)
 
     def _retry_due(self, now_ns: int) -> list[Effect]:
@@ -591,6 +612,7 @@ class Lease:
         if deadline_ns - now_ns <= self._timing.lease_ns // 4:
             return []  # too little is left of it to be worth opening
         holding.phase = Phase.OWNER
+        self._wake_by(deadline_ns)
         assert holding.origin is not None
         return [Open(granted.key, deadline_ns, holding.term, holding.origin)]
 

@@ -23,6 +23,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from vipagent.lease import Send
 from vipagent.messages import (
     Ack,
@@ -47,6 +49,7 @@ _POLL_FRESH_HEARTBEATS: Final = 2.5
 _RESERVED_HEARTBEATS: Final = 2
 _ELECTED_ALONE_HEARTBEATS: Final = 3
 _TERMS_AHEAD: Final = 1000
+_NEVER_NS: Final = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,7 @@ class Roster:
     observed_term: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """Who holds an address set, under which term, until when on this witness's clock."""
 
     holder: str
@@ -113,6 +115,7 @@ class Witness:
         self._kept_ceiling = term_ceiling
         self._term_ceiling = self._term_floor + _TERMS_AHEAD
         self._claims: dict[str, Key] = {}
+        self._due_ns = _NEVER_NS
         self._rosters: dict[Key, Roster] = {}
         self._known_since_ns: dict[Key, int] = {}
         self._grants: dict[Key, Grant] = {}
@@ -151,10 +154,10 @@ class Witness:
 
     @property
     def deadline_ns(self) -> int | None:
-        """When `expire` has something to do; None while nothing is granted."""
+        """When `expire` is to be called again, at the latest; None while nothing is granted."""
         if self._is_silent:
             return self._silent_until_ns
-        return min((grant.until_ns for grant in self._grants.values()), default=None)
+        return self._due_ns if self._grants else None
 
     def receive(self, sender: str, incarnation: int, message: ToWitness, now_ns: int) -> list[Send]:
         """Answer a request or take note of a release."""
@@ -173,10 +176,13 @@ class Witness:
                 return []
             self._is_silent = False
             return self._offers(self._rosters, now_ns)
+        if now_ns < self._due_ns:
+            return []
         over = [key for key, grant in self._grants.items() if grant.until_ns <= now_ns]
         for key in over:
             grant = self._end(key)
             self._formers[key] = _Former(grant.holder, grant.until_ns, was_released=False)
+        self._due_ns = min((grant.until_ns for grant in self._grants.values()), default=_NEVER_NS)
         return self._offers(over, now_ns)
 
     def _on_request(self, sender: str, incarnation: int, request: Request, now_ns: int) -> list[Send]:
@@ -212,11 +218,14 @@ class Witness:
 
     def _grant(self, sender: str, incarnation: int, number: int, want: Want, now_ns: int) -> None:
         addresses = self._rosters[want.key].addresses
-        if want.key in self._grants and self._grants[want.key].addresses != addresses:
-            self._end(want.key)
+        before = self._grants.get(want.key)
+        if before is None or before.addresses != addresses:
+            if before is not None:
+                self._end(want.key)
+            self._claims.update(dict.fromkeys(addresses, want.key))
         until_ns = now_ns + self._timing.grant_ns
+        self._due_ns = min(self._due_ns, until_ns)
         self._grants[want.key] = Grant(sender, incarnation, number, want.term, until_ns, addresses)
-        self._claims.update(dict.fromkeys(addresses, want.key))
         self._terms[want.key] = max(want.term, self._terms.get(want.key, 0))
         self._reservations.pop(want.key, None)
 

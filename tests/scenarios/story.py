@@ -2,8 +2,8 @@
 
 A story is a text file. A line that starts with `$ ` is a command, a line that starts with two spaces
 is what the command before it prints, and everything else is prose. The nodes run the production lease
-and witness; their clocks agree, every datagram takes one millisecond, and time stands still between
-commands, so a story reads the same every time.
+and witness; their clocks agree, every datagram takes one millisecond, nothing takes time on a node, and
+time stands still between commands, so a story reads the same every time.
 
     nodes a b c [witnesses a b c]   make the domain and start every keeper (Balanced profile)
     vip NAME [candidates a b c] [at ADDRESS]      plan a VirtualIP; candidates stand in order
@@ -23,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from simulation.world import PROFILES, VIP, Network, World, alter
+from simulation.world import PROFILES, VIP, Disturbance, Network, World, alter
 from vipagent.lease import MILLISECOND, Phase
 from vipagent.messages import Ack, Handover, Message, Offer, Prepare, Ready, Release, Released, Request
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NETWORK: Final = Network(least_ns=MILLISECOND, spread_ns=0)
+_SHELL: Final = Disturbance(ring_ns=0, unbind_ns=0)
 
 
 def retell(text: str) -> str:
@@ -117,7 +118,7 @@ class _Teller:
             witnesses=(witnesses or names).split(),
             drift_ppm=0,
         )
-        self._world.network = _NETWORK
+        self._world.network, self._world.disturbance = _NETWORK, _SHELL
         self._world.tap = self._tap
         for node in self._world.nodes.values():
             node.start()

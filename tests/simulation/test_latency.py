@@ -16,7 +16,7 @@ from simulation.world import PROFILES, SECOND, VIP, Network, World, alter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_TRIALS = 60
+_TRIALS = 40
 _WEB = VIP("web", ("192.0.2.1",), ("a", "b", "c"))
 
 

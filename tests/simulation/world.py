@@ -109,8 +109,10 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """How the node's own processes fare: stalls between effects, and slow unbinding."""
+    """How the node's own processes fare: timers that ring late, stalls between effects, slow unbinding."""
 
+    ring_ns: int = 250_000
+    unbind_ns: int = 1_000_000
     stall: float = 0.0
     stall_ns: int = 300 * MILLISECOND
     slow_unbind: float = 0.0
@@ -131,6 +133,7 @@ class World:
         witness_type: type[Witness] = Witness,
         drift_ppm: int = DRIFT_PPM,
     ) -> None:
+        self.seed = seed
         self.random = Random(seed)
         self.timing = timing
         self.witnesses = tuple(sorted(witnesses))
@@ -338,7 +341,7 @@ class Process:
             incarnation=node.incarnation,
             witnesses=world.witnesses,
             timing=world.timing,
-            random=world.random,
+            random=Random(f"{world.seed} {node.name} {node.incarnation}"),
             now_ns=now_ns,
         )
         is_witness = node.name in world.witnesses
@@ -461,7 +464,7 @@ class Process:
 
     def _unbind(self, key: Key) -> None:
         disturbance, random = self.world.disturbance, self.world.random
-        delay_ns = 200_000 + int(random.random() * 800_000)
+        delay_ns = int(random.random() * disturbance.unbind_ns)
         if random.random() < disturbance.slow_unbind:
             delay_ns += int(random.random() * disturbance.slow_unbind_ns)
         self.world.after(delay_ns, lambda: self.take(lambda now_ns: self.closed(key, now_ns)))
@@ -470,7 +473,7 @@ class Process:
         due_ns = self.lease.deadline_ns
         if self.witness is not None and self.witness.deadline_ns is not None:
             due_ns = min(due_ns, self.witness.deadline_ns)
-        latency_ns = 50_000 + int(self.world.random.random() * 200_000)
+        latency_ns = int(self.world.random.random() * self.world.disturbance.ring_ns)
         wake_ns = max(self.world.now_ns, self.node.clock.when(due_ns)) + latency_ns
         if self._armed_ns is not None and self.world.now_ns < self._armed_ns <= wake_ns:
             return
