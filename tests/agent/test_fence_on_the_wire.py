@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
+import select
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -114,7 +119,7 @@ def wire() -> Iterator[Segment]:
 def test_a_holder_answers_until_its_deadline_and_never_after(wire: Segment, blow: signal.Signals) -> None:
     with wire.inside(OWNER):
         holder = subprocess.Popen(
-            [sys.executable, "-m", "agent.holder", "400"],
+            [sys.executable, "-m", "agent.holder", "1000"],
             env={"PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=subprocess.PIPE,
             text=True,
@@ -124,7 +129,7 @@ def test_a_holder_answers_until_its_deadline_and_never_after(wire: Segment, blow
         deadline_ns = int(holder.stdout.readline())
         holder.send_signal(blow)
         with wire.inside(CLIENT), open_prober() as raw:
-            answers = probe(raw, deadline_ns + 400_000_000)
+            answers = probe(raw, deadline_ns + 800_000_000)
         with wire.inside(OWNER), IPRoute() as route:
             bound = {message.get("address") for message in route.get_addr()}
     finally:
@@ -139,9 +144,9 @@ def test_a_holder_answers_until_its_deadline_and_never_after(wire: Segment, blow
     # Both addresses are still bound: it is the fence, and nothing else, that silences the node.
     assert {str(VIP4), str(VIP6)} <= bound
     # A verdict falls before the deadline; a busy machine may take a while to carry the answer over.
-    assert max(last_ns.values()) < deadline_ns + 50_000_000
+    assert max(last_ns.values()) < deadline_ns + 200_000_000
     # It does answer until the deadline, not until long before it.
-    assert min(last_ns.values()) > deadline_ns - 200_000_000
+    assert min(last_ns.values()) > deadline_ns - 500_000_000
 
 
 def test_a_closed_fence_silences_and_an_open_one_speaks(wire: Segment) -> None:
@@ -198,6 +203,54 @@ def test_a_program_that_lets_everything_past_the_fence_is_overtaken(wire: Segmen
             assert {kind for kind, _ in probe(raw, boot_ns() + 50_000_000)} == ALL_ANSWERS
 
 
+@contextmanager
+def tap(name: str) -> Iterator[int]:
+    """Make a link whose packets this process writes, their headers in a fragment of the buffer."""
+    node = Path("/dev/net/tun")
+    if not node.exists():
+        node.parent.mkdir(exist_ok=True)
+        os.mknod(node, 0o600 | stat.S_IFCHR, os.makedev(10, 200))
+    fd = os.open(node, os.O_RDWR | os.O_NONBLOCK)
+    set_interface, is_tap, without_header, napi, in_fragments = 0x400454CA, 0x02, 0x1000, 0x10, 0x20
+    flags = is_tap | without_header | napi | in_fragments
+    fcntl.ioctl(fd, set_interface, struct.pack("16sH22x", name.encode(), flags))
+    yield fd
+    os.close(fd)
+
+
+def test_a_packet_whose_headers_are_in_a_fragment_is_judged_too() -> None:
+    def is_answered(fd: int) -> bool:
+        while select.select([fd], [], [], 0.02)[0]:
+            os.read(fd, 2048)
+        question = QUESTIONS[0]
+        os.writev(fd, [question[:14], question[14:].ljust(46, b"\0")])
+        while select.select([fd], [], [], 0.2)[0]:
+            if answer_kind(os.read(fd, 2048)) == "ARP":
+                return True
+        return False
+
+    network = new_network()
+    with entered(network), tap("tap0") as fd, Fence.load() as fence, IPRoute() as route:
+        index = socket.if_nametoindex("tap0")
+        route.link("set", index=index, state="up")
+        route.addr("add", index=index, address=str(ipv4(OWNER)), prefixlen=24)
+        fence.close([VIP4, VIP6])
+        asyncio.run(bind_both(index, fence))
+        # Only what comes in is to be stopped by the fence here, and by nothing else.
+        for each in route.get_filters(index=index, parent=0xFFFFFFF3):
+            if each["handle"]:
+                route.tc("del-filter", "bpf", index, each["handle"], parent=0xFFFFFFF3, prio=1)
+        assert not is_answered(fd)
+        fence.admit([VIP4], boot_ns() + 10**12)
+        assert is_answered(fd)
+    os.close(network)
+
+
+async def guard(index: int, fence: Fence, role: GuardRole = GuardRole.CARRIER) -> None:
+    async with Kernel.open() as kernel:
+        await kernel.guard(index, fence, role)
+
+
 def neighbours() -> dict[str, str]:
     with IPRoute() as route:
         return {
@@ -215,13 +268,8 @@ def standby() -> Iterator[tuple[Segment, Fence]]:
         with made.inside(OWNER) as index, IPRoute() as route:
             route.addr("add", index=index, address=str(VIP4), prefixlen=32)
             route.addr("add", index=index, address=str(VIP6), prefixlen=128, flags=NO_DAD)
-
-        async def guard(index: int) -> None:
-            async with Kernel.open() as kernel:
-                await kernel.guard(index, fence, GuardRole.CARRIER)
-
         with made.inside(2) as index:
-            asyncio.run(guard(index))
+            asyncio.run(guard(index, fence))
         yield made, fence
 
 
@@ -278,10 +326,6 @@ def wait_until(claim: object) -> None:
 
 
 def test_a_closed_fence_stops_raw_sockets_with_enobufs(wire: Segment) -> None:
-    async def guard(index: int, fence: Fence) -> None:
-        async with Kernel.open() as kernel:
-            await kernel.guard(index, fence, GuardRole.CARRIER)
-
     frame = bytes(Ether(src=mac(OWNER)) / ARP(op=1, hwsrc=mac(OWNER), psrc=str(VIP4), pdst=str(VIP4)))
     with Fence.load() as fence, wire.inside(OWNER) as index:
         fence.close([VIP4])
@@ -303,15 +347,8 @@ def test_a_pod_of_a_standby_reaches_the_owner(standby: tuple[Segment, Fence]) ->
             inner = route.link_lookup(ifname="cni0")[0]
             route.link("set", index=inner, state="up")
             route.addr("add", index=inner, address="198.51.100.1", prefixlen=24)
-            for path in ("net/ipv4/ip_forward",):
-                with open(f"/proc/sys/{path}", "w", encoding="ascii") as switch:  # noqa: PTH123 - a sysctl
-                    switch.write("1")
-
-            async def guard() -> None:
-                async with Kernel.open() as kernel:
-                    await kernel.guard(inner, fence, GuardRole.OTHER)
-
-            asyncio.run(guard())
+            Path("/proc/sys/net/ipv4/ip_forward").write_text("1", encoding="ascii")
+            asyncio.run(guard(inner, fence, GuardRole.OTHER))
         with entered(pod), IPRoute() as route:
             index = route.link_lookup(ifname="eth0")[0]
             route.link("set", index=index, state="up")
