@@ -58,9 +58,10 @@ def explain(lab: Lab, say: Callable[[str], None]) -> None:
 
 
 def wait_for_the_end() -> None:
-    """Wait for Ctrl-C or a signal, which leave by an exception."""
-    while True:
-        signal.pause()
+    """Wait for Ctrl-C or a signal that asks to end."""
+    ending = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+    signal.sigwait(ending)
 
 
 def run(binaries: Binaries, say: Callable[[str], None], *, nodes: int, bare: bool) -> int:
