@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,8 @@ if TYPE_CHECKING:
 WATCHED = (VIRTUAL_IPS, FAILOVER_DOMAINS, SWITCHOVERS, VIP_NODES, NODES)
 LEASE_NAME = "vipkeeper-controller"
 IDLE_S = 1.0
-RETRY_S = 1.0
+WRITING_S = 2.0
+WRITERS = 4
 SECRETS_S = 60.0
 
 _logger = logging.getLogger("vipcontroller")
@@ -80,6 +82,7 @@ class Controller:
         self._memory = Memory()
         self._secrets: dict[str, tuple[bool, float]] = {}
         self._told: frozenset[Problem] = frozenset()
+        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="writer")
         self._is_stopping = threading.Event()
 
     def stop(self) -> None:
@@ -93,6 +96,7 @@ class Controller:
         try:
             return self._loop()
         finally:
+            self._writers.shutdown()
             self._leadership.stop()
             self._watch.stop()
 
@@ -131,15 +135,26 @@ class Controller:
         self._metrics.looked(time.perf_counter() - started, problems=len(decisions.problems))
         self._metrics.show(world.virtual_ips)
         self._tell_problems(decisions.problems)
-        done = [self._write(write) for write in decisions.writes if self._leadership.is_held]
-        pause_s = IDLE_S if all(done) else RETRY_S
-        return pause_s if decisions.due is None else max(0.0, min(pause_s, decisions.due - time.monotonic()))
+        if not self._write_all(decisions.writes):
+            return 0.0
+        return IDLE_S if decisions.due is None else max(0.0, min(IDLE_S, decisions.due - time.monotonic()))
+
+    def _write_all(self, writes: Sequence[Write]) -> bool:
+        """Write for a while; returns False when there is more to write, about which to decide anew first."""
+        until = time.monotonic() + WRITING_S
+        for first in range(0, len(writes), WRITERS):
+            if not self._leadership.is_held or self._is_stopping.is_set():
+                return True
+            if time.monotonic() >= until:
+                return False
+            # Each write is to another object, so their order does not matter; most of it is waiting.
+            list(self._writers.map(self._write, writes[first : first + WRITERS]))
+        return True
 
     def _world(self) -> World:
-        domains = self._watch.documents(FAILOVER_DOMAINS)
         world = self._reader.read(
             virtual_ips=self._watch.documents(VIRTUAL_IPS),
-            domains=domains,
+            domains=self._watch.documents(FAILOVER_DOMAINS),
             switchovers=self._watch.documents(SWITCHOVERS),
             vip_nodes=self._watch.documents(VIP_NODES),
             nodes=self._watch.documents(NODES),
@@ -163,24 +178,26 @@ class Controller:
         self._secrets[name] = (is_missing, time.monotonic())
         return is_missing
 
-    def _write(self, write: Write) -> bool:
+    def _write(self, write: Write) -> None:
         """Carry one write out; one that fails is logged, and missing again at the next look."""
+        if not self._leadership.is_held:
+            return
         kind = "Secret" if isinstance(write, SecretWrite) else write.kind
         name = write.name if isinstance(write, SecretWrite) else write.metadata.name
         try:
             document = self._scribe.carry_out(write)
         except (Conflict, NotFound):
             self._metrics.wrote(kind, "conflict")
-            return False
+            return
         except ApiError as error:
             self._metrics.wrote(kind, "error")
             _logger.warning("Could not write %s %s: %s", kind, name, error)
-            return False
+            return
         self._metrics.wrote(kind, "ok")
         if isinstance(write, SecretWrite):
             self._secrets.pop(name, None)
             self._watch.wake()
-            return True
+            return
         if document is not None and not _is_gone(document):
             self._watch.put(RESOURCES[write.kind], document)
         for telling in write.tellings:
@@ -191,7 +208,6 @@ class Controller:
             except ApiError as error:
                 self._metrics.told(telling.type, "error")
                 _logger.warning("Could not tell an Event about %s %s: %s", kind, name, error)
-        return True
 
     def _tell_problems(self, problems: Sequence[Problem]) -> None:
         """Log what is wrong with objects, once while it lasts."""
