@@ -68,17 +68,19 @@ class Announcer:
         """Close the socket."""
         self._socket.close()
 
-    async def prepare(self, wanted: Iterable[Announced]) -> None:
+    async def prepare(self, wanted: Iterable[Announced]) -> bool:
         """Make ready what is not, and drop what is not wanted any more; to be awaited in the background.
+
+        Returns whether anything new is ready.
 
         Raises FramesUnavailable; what was ready before stays ready, and the next call asks again.
         """
         wanted = tuple(wanted)
         keys = {(each.link_index, each.address) for each in wanted}
         self._ready = {key: frames for key, frames in self._ready.items() if key in keys}
-        missing = [each for each in wanted if not self._is_ready(each)]
+        missing = [each for each in wanted if not self._is_built_for(each)]
         if not missing:
-            return
+            return False
         failures = []
         for each, answer in zip(missing, await _build(missing), strict=True):
             if "error" in answer:
@@ -93,6 +95,11 @@ class Announcer:
             )
         if failures:
             raise FramesUnavailable("; ".join(failures))
+        return True
+
+    def is_ready(self, link_index: int, address: IPAddress) -> bool:
+        """Whether an address can be announced on a link at once."""
+        return (link_index, address) in self._ready
 
     def announce(
         self, link_index: int, addresses: Iterable[IPAddress], *, asks_gateway: bool = False
@@ -105,7 +112,7 @@ class Announcer:
                 unsent.append(address)
         return tuple(unsent)
 
-    def _is_ready(self, each: Announced) -> bool:
+    def _is_built_for(self, each: Announced) -> bool:
         ready = self._ready.get((each.link_index, each.address))
         return ready is not None and ready.built_for == each
 

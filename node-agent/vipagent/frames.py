@@ -114,7 +114,6 @@ def answer(line: str) -> str:
 def main() -> None:
     """Serve standard input, as a background process even where the keeper has real-time priority."""
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    os.nice(10)
     for line in sys.stdin:
         sys.stdout.write(answer(line) + "\n")
 

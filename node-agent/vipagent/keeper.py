@@ -37,6 +37,7 @@ from vipagent.socketserver import SocketServer
 from vipagent.standing import stand
 from vipagent.wire import Wire
 from vipapi import nodeplan, nodestatus
+from vipapi.healthchecks import Link
 from vipapi.nodestatus import DomainStatus, HoldingStatus, Problem, Report, Takeover
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Keeper:
         await self._server.open()
         parts = [
             self._loop.create_task(part)
-            for part in (self._node.watch(self._on_change), self._look_again_and_again(), _wait(stop))
+            for part in (self._node.watch(self._on_kernel_change), self._look_again_and_again(), _wait(stop))
         ]
         try:
             ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
@@ -352,6 +353,10 @@ class Keeper:
         for seated in list(self._seats.values()):
             self._perform(seated, seated.seat.expire(now_ns()))
         self._arm()
+
+    def _on_kernel_change(self) -> None:
+        self._checks.recheck(Link)
+        self._on_change()
 
     def _on_change(self) -> None:
         """Health or the kernel's state has changed: look at everything again."""

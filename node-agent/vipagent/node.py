@@ -54,6 +54,7 @@ class Node:
         self.view = NodeView(links=())
         self._ours: frozenset[IPAddress] = frozenset()
         self._interface_names: dict[str, str] = {}
+        self._unannounceable: dict[str, Refusal] = {}
         self._planned: dict[str, Claim] = {}
         self._unreadable: dict[str, Refusal] = {}
         self._vips: dict[str, VirtualIPPlan] = {}
@@ -70,10 +71,14 @@ class Node:
     # What the keeper asks ------------------------------------------------------------------------
 
     def obstacle(self, uid: str) -> Refusal | None:
-        """Why this node cannot carry a planned VirtualIP now; None if it can."""
+        """Why this node cannot carry a planned VirtualIP now; None if it can.
+
+        What it could not announce at once it does not take: neighbours would go on asking the old owner.
+        """
         if uid in self._unreadable:
             return self._unreadable[uid]
-        return refuse(self._planned[uid], self.view, self._guards)
+        refusal = refuse(self._planned[uid], self.view, self._guards)
+        return refusal or self._unannounceable.get(uid)
 
     def interface_of(self, uid: str) -> str:
         """The interface that would carry a planned VirtualIP, empty if none."""
@@ -233,13 +238,19 @@ class Node:
     def _note_view(self) -> None:
         """Work out once for each look or plan what every report asks."""
         self._ours = frozenset(b.ip for link in self.view.links for b in link.addresses if b.is_ours)
-        self._interface_names = {}
+        self._interface_names, self._unannounceable = {}, {}
         for uid, claimed in self._planned.items():
             places = place(claimed, self.view)
-            if not isinstance(places, Refusal):
-                link = self.view.link(next(iter(places.values())))
-                assert link is not None
-                self._interface_names[uid] = link.name
+            if isinstance(places, Refusal):
+                continue
+            link = self.view.link(next(iter(places.values())))
+            assert link is not None
+            self._interface_names[uid] = link.name
+            missing = [ip for ip, index in places.items() if not self._announcer.is_ready(index, ip)]
+            if missing:
+                self._unannounceable[uid] = Refusal(
+                    "NotArmed", f"the announcements of {', '.join(map(str, missing))} are still being built"
+                )
 
     async def _read_guards(self) -> None:
         wanted = roles(self._claims(), self.view)
@@ -304,9 +315,12 @@ class Node:
                 gateway = self.view.gateway(address.version, index)
                 wanted[address, index] = Announced(index, link.mac, address, gateway)
         try:
-            await self._announcer.prepare(wanted.values())
+            is_news = await self._announcer.prepare(wanted.values())
         except FramesUnavailable as unavailable:
             _log.warning("%s; it is tried again", unavailable)
+        else:
+            if is_news:
+                self._changed.set()
 
     def _announce(self, places: dict[IPAddress, LinkIndex], *, asks_gateway: bool) -> None:
         for address, index in places.items():
