@@ -2,9 +2,9 @@
 
 `inspect` decides from facts; `look` reads them (capabilities, kernel, sysctls, the state folder) and
 tries the fence. A sysctl is only named where it truly keeps an address from working:
-- `arp_ignore` 2 answers only askers in the address's own subnet, and ours is a /32; 8 answers nobody.
-- `arp_ignore` 0 or 1, `arp_announce`, `arp_filter` and `rp_filter` do no harm: the fence, not they, keeps
-  a standby silent.
+- `arp_ignore` 8 answers nobody.
+- `arp_ignore` 0, 1 and 2, `arp_announce`, `arp_filter` and `rp_filter` do no harm: the fence, not they,
+  keeps a standby silent, and an owner answers with each.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from vipapi.nodestatus import Problem
 _NEEDED_CAPABILITIES: Final = {"NET_ADMIN": 12, "NET_RAW": 13, "BPF": 39}
 _SYS_ADMIN: Final = 21
 _OLDEST_KERNEL: Final = (5, 18)
-_SILENT_ARP_IGNORE: Final = {2: "answers only askers of the address's own /32", 8: "answers nobody"}
+_NO_ANSWER: Final = 8
+"""The value of arp_ignore that answers nobody (linux, ip-sysctl)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +92,11 @@ def _sysctls(facts: Facts) -> list[Problem]:
     return [
         Problem(
             "ARPIgnored",
-            f"net.ipv4.conf.{name}.arp_ignore is {value}, which {_SILENT_ARP_IGNORE[value]}: "
-            f"set net.ipv4.conf.{name}.arp_ignore and net.ipv4.conf.all.arp_ignore to 0 or 1",
+            f"net.ipv4.conf.{name}.arp_ignore is {value}, so nobody's ARP request is answered: "
+            f"set net.ipv4.conf.{name}.arp_ignore and net.ipv4.conf.all.arp_ignore to 0, 1 or 2",
         )
         for name, value in facts.arp_ignore
-        if value in _SILENT_ARP_IGNORE
+        if value == _NO_ANSWER
     ]
 
 

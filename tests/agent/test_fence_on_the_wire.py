@@ -203,6 +203,28 @@ def test_a_program_that_lets_everything_past_the_fence_is_overtaken(wire: Segmen
             assert {kind for kind, _ in probe(raw, boot_ns() + 50_000_000)} == ALL_ANSWERS
 
 
+@pytest.mark.parametrize(
+    ("arp_ignore", "is_answered"),
+    [
+        pytest.param(0, True, id="0"),
+        pytest.param(1, True, id="1"),
+        pytest.param(2, True, id="2"),
+        pytest.param(8, False, id="8: what preflight warns of"),
+    ],
+)
+def test_an_owner_answers_arp_or_preflight_warns(
+    wire: Segment, arp_ignore: int, *, is_answered: bool
+) -> None:
+    with Fence.load() as fence:
+        fence.admit([VIP4, VIP6], boot_ns() + 10**12)
+        with wire.inside(OWNER) as index:
+            path = Path("/proc/sys/net/ipv4/conf/eth0/arp_ignore")
+            path.write_text(str(arp_ignore), encoding="ascii")
+            asyncio.run(bind_both(index, fence))
+        with wire.inside(CLIENT), open_prober() as raw:
+            assert ("ARP" in {kind for kind, _ in probe(raw, boot_ns() + 50_000_000)}) is is_answered
+
+
 @contextmanager
 def tap(name: str) -> Iterator[int]:
     """Make a link whose packets this process writes, their headers in a fragment of the buffer."""

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
     from vipagent.nodeview import IPAddress
 
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
+UNHURRIED = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # the machine may be busy
 CARRIER, OTHER = GuardRole.CARRIER, GuardRole.OTHER
 VIP = ip_address("192.0.2.10")
 WEB = Claim(uid="u1", name="web", addresses=(ip_interface("192.0.2.10/24"),))
