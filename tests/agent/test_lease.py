@@ -1,0 +1,426 @@
+"""What a candidate believes, and what it does about it. Times are milliseconds; witnesses are v, w and x."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from random import Random
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+from vipagent.lease import (
+    MILLISECOND,
+    Close,
+    Effect,
+    Extend,
+    Lease,
+    LeaseTiming,
+    Open,
+    Order,
+    Origin,
+    Phase,
+    Send,
+)
+from vipagent.messages import (
+    Ack,
+    Denied,
+    Free,
+    Granted,
+    Handover,
+    Offer,
+    Prepare,
+    Ready,
+    Release,
+    Released,
+    Request,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vipagent.messages import Key
+
+_TIMING = LeaseTiming(100 * MILLISECOND, 400 * MILLISECOND, 500 * MILLISECOND, 600 * MILLISECOND)
+_WEB, _DB = (bytes([n]) * 16 for n in (1, 2))
+_INCARNATION = 3
+_M = TypeVar("_M")
+
+
+def _sent(effects: Iterable[Effect], kind: type[_M]) -> list[_M]:
+    return [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, kind)]
+
+
+class _Candidate:
+    """A lease on node a that is fit for web, and the words that reach it."""
+
+    def __init__(self, *, keys: tuple[Key, ...] = (_WEB,), order: Order | None = None) -> None:
+        self.lease = Lease(
+            me="a",
+            incarnation=_INCARNATION,
+            witnesses=("v", "w", "x"),
+            timing=_TIMING,
+            random=Random(2),
+            now_ns=0,
+        )
+        self.lease.assign(dict.fromkeys(keys, order or Order(None, 0)), 0)
+        self.lease.judge(frozenset(keys), 0)
+
+    def phase(self) -> Phase:
+        return self.lease.phase(_WEB)
+
+    def expire(self, at_ms: float) -> list[Effect]:
+        return self.lease.expire(int(at_ms * MILLISECOND))
+
+    def offer(self, witness: str, at_ms: float, *, rank: int = 0, term: int = 0) -> list[Effect]:
+        free = Free(_WEB, rank, term, None, 0, was_released=False)
+        return self.lease.receive(witness, Offer((free,)), int(at_ms * MILLISECOND))
+
+    def seek(self, at_ms: float, *, term: int = 0) -> Request:
+        """Two witnesses call it free; returns what is asked of them."""
+        self.offer("v", at_ms, term=term)
+        return _sent(self.offer("w", at_ms, term=term), Request)[0]
+
+    def ack(
+        self,
+        witness: str,
+        request: Request,
+        at_ms: float,
+        *,
+        term: int | None = None,
+        denied: Denied | None = None,
+        incarnation: int = _INCARNATION,
+        standby: str | None = None,
+    ) -> list[Effect]:
+        granted = () if denied else tuple(Granted(w.key, term or w.term, standby) for w in request.wants)
+        refusals = (denied,) if denied else ()
+        ack = Ack(incarnation, request.round, request.sent_at_ns, 0, granted, refusals, ())
+        return self.lease.receive(witness, ack, int(at_ms * MILLISECOND))
+
+    def own(self, at_ms: float, *, standby: str | None = None) -> Request:
+        request = self.seek(at_ms)
+        self.ack("v", request, at_ms + 1, standby=standby)
+        self.ack("w", request, at_ms + 1, standby=standby)
+        assert self.phase() is Phase.OWNER
+        return request
+
+    def heartbeat(self) -> tuple[Request, float]:
+        """The next renewal, and when it left."""
+        while True:
+            at_ns = self.lease.deadline_ns
+            requests = _sent(self.lease.expire(at_ns), Request)
+            if requests:
+                return requests[0], at_ns / MILLISECOND
+
+
+# Taking ------------------------------------------------------------------------------------------
+
+
+def test_it_tries_only_when_a_majority_calls_the_address_free() -> None:
+    a = _Candidate()
+    assert not a.offer("v", 10)
+    assert not a.offer("v", 11)
+    assert not a.offer("stranger", 12)
+    request = _sent(a.offer("w", 13), Request)[0]
+    assert [(want.key, want.term, want.is_held) for want in request.wants] == [(_WEB, 1, False)]
+
+
+def test_old_news_makes_no_majority() -> None:
+    a = _Candidate()
+    a.offer("v", 10)
+    a.offer("w", 130)
+    assert a.phase() is Phase.STANDBY
+
+
+def test_the_worst_rank_says_how_long_to_wait() -> None:
+    a = _Candidate()
+    a.offer("v", 10, rank=0)
+    a.offer("w", 10, rank=2)
+    a.expire(69.9)
+    assert a.phase() is Phase.STANDBY
+    a.expire(70)
+    assert a.phase() is Phase.ACQUIRING
+
+
+def test_a_turn_that_comes_when_the_news_is_old_is_let_pass() -> None:
+    a = _Candidate()
+    a.offer("v", 10, rank=5)
+    a.offer("w", 10, rank=5)
+    a.expire(160)
+    assert a.phase() is Phase.STANDBY
+
+
+@pytest.mark.parametrize("unfit", ["unfit", "resigned", "not planned"])
+def test_it_never_tries_what_it_could_not_hold(unfit: str) -> None:
+    a = _Candidate()
+    if unfit == "unfit":
+        a.lease.judge(frozenset(), 0)
+    elif unfit == "resigned":
+        a.lease.resign(0)
+    else:
+        a.lease.assign({}, 0)
+    a.offer("v", 10)
+    assert not a.offer("w", 10)
+    assert not a.lease.receive("b", Handover(_WEB, 1), 20 * MILLISECOND)
+    assert not a.lease.receive("b", Prepare(1, _WEB), 20 * MILLISECOND)
+
+
+def test_it_proposes_one_more_than_the_highest_term_that_it_heard_of() -> None:
+    a = _Candidate()
+    a.offer("v", 10, term=4)
+    [request, *_] = _sent(a.offer("w", 10, term=7), Request)
+    assert request.wants[0].term == 8
+
+
+def test_many_address_sets_are_asked_for_in_one_request() -> None:
+    a = _Candidate(keys=(_WEB, _DB))
+    both = Offer(tuple(Free(key, 0, 0, None, 0, was_released=False) for key in (_WEB, _DB)))
+    a.lease.receive("v", both, 10 * MILLISECOND)
+    effects = a.lease.receive("w", both, 10 * MILLISECOND)
+    requests = _sent(effects, Request)
+    assert len(requests) == 3
+    assert {want.key for want in requests[0].wants} == {_WEB, _DB}
+
+
+def test_it_opens_when_a_majority_granted_it_and_not_before() -> None:
+    a = _Candidate()
+    request = a.seek(10)
+    assert not a.ack("v", request, 12)
+    assert not a.ack("v", request, 13)
+    assert not a.ack("stranger", request, 13)
+    assert a.ack("x", request, 14) == [
+        Open(_WEB, 410 * MILLISECOND, 1, Origin("Elected", None, 10 * MILLISECOND))
+    ]
+
+
+def test_the_deadline_counts_from_before_the_request_left_and_by_the_majority() -> None:
+    a = _Candidate()
+    first = a.own(10)
+    second, at_ms = a.heartbeat()
+    assert not a.ack("v", second, at_ms + 90)
+    deadline_ns = second.sent_at_ns + _TIMING.lease_ns
+    assert a.ack("x", second, at_ms + 95) == [Extend(_WEB, deadline_ns)]
+    assert not a.ack("w", first, at_ms + 96)
+
+
+def test_a_grant_that_is_almost_over_is_not_worth_opening() -> None:
+    a = _Candidate()
+    request = a.seek(10)
+    a.ack("v", request, 20)
+    assert not a.ack("w", request, 311)
+    assert a.phase() is Phase.ACQUIRING
+
+
+@pytest.mark.parametrize(
+    ("incarnation", "term"),
+    [
+        pytest.param(_INCARNATION - 1, 1, id="another incarnation"),
+        pytest.param(_INCARNATION, 2, id="another term"),
+    ],
+)
+def test_an_answer_to_another_question_does_not_count(incarnation: int, term: int) -> None:
+    a = _Candidate()
+    request = a.seek(10)
+    a.ack("v", request, 12)
+    assert not a.ack("w", request, 12, incarnation=incarnation, term=term)
+
+
+def test_an_attempt_has_three_tries_with_growing_patience_and_is_then_released() -> None:
+    a = _Candidate()
+    a.seek(10)
+    times = (21.9, 22, 45.9, 46, 93.9)
+    assert [at_ms for at_ms in times if _sent(a.expire(at_ms), Request)] == [22, 46]
+    releases = _sent(a.expire(94), Release)
+    assert len(releases) == 3
+    assert a.phase() is Phase.STANDBY
+
+
+def test_late_answers_of_an_abandoned_attempt_are_void() -> None:
+    a = _Candidate()
+    request = a.seek(10)
+    a.lease.judge(frozenset(), 11 * MILLISECOND)
+    a.lease.judge(frozenset({_WEB}), 12 * MILLISECOND)
+    assert not a.ack("v", request, 13)
+    assert not a.ack("w", request, 13)
+    again = a.seek(60)
+    assert again.wants[0].term == 2
+    a.ack("v", request, 61, term=2)
+    a.ack("w", request, 61, term=2)
+    assert a.phase() is Phase.ACQUIRING
+
+
+def test_who_cannot_win_gives_back_at_once_and_holds_back() -> None:
+    a = _Candidate()
+    request = a.seek(10)
+    a.ack("v", request, 11)
+    assert not a.ack("w", request, 12, denied=Denied(_WEB, "b", 1))
+    assert len(_sent(a.ack("x", request, 12, denied=Denied(_WEB, "b", 1)), Release)) == 3
+    a.offer("v", 12)
+    assert not _sent(a.offer("w", 12), Request)
+
+
+def test_a_term_that_is_too_low_is_raised_and_asked_for_again() -> None:
+    a = _Candidate()
+    request = a.seek(10)
+    a.ack("v", request, 11)
+    [again, *_] = _sent(a.ack("w", request, 11, denied=Denied(_WEB, None, 5)), Request)
+    assert again.wants[0].term == 6
+    assert not a.ack("x", request, 12)
+    a.ack("v", again, 13)
+    assert isinstance(a.ack("x", again, 13)[0], Open)
+
+
+# Letting go --------------------------------------------------------------------------------------
+
+
+def test_what_ran_out_is_given_up_before_anything_is_believed() -> None:
+    a = _Candidate()
+    request = a.own(10)
+    assert a.ack("x", request, 410) == [Close(_WEB)]
+    assert a.phase() is Phase.CLOSING
+
+
+def test_a_release_leaves_only_when_the_fence_is_closed() -> None:
+    a = _Candidate()
+    a.own(10)
+    assert a.lease.judge(frozenset(), 20 * MILLISECOND) == [Close(_WEB)]
+    assert not _sent(a.expire(900), Release)
+    effects = a.lease.closed(_WEB, 900 * MILLISECOND)
+    assert [e.to for e in effects if isinstance(e, Send)] == ["v", "w", "x"]
+    assert len(_sent(effects, Release)) == 3
+
+
+def test_while_it_closes_nothing_revives_it() -> None:
+    a = _Candidate()
+    request = a.own(10)
+    a.lease.judge(frozenset(), 20 * MILLISECOND)
+    a.lease.judge(frozenset({_WEB}), 21 * MILLISECOND)
+    assert not a.ack("x", request, 22)
+    renewal, at_ms = a.heartbeat()
+    assert not renewal.wants
+    a.offer("v", at_ms)
+    assert not a.offer("w", at_ms)
+
+
+def test_a_release_is_repeated_until_each_witness_has_seen_it() -> None:
+    a = _Candidate()
+    a.own(10)
+    a.lease.assign({}, 20 * MILLISECOND)
+    [release, *_] = _sent(a.lease.closed(_WEB, 21 * MILLISECOND), Release)
+    a.lease.receive("v", Released(_INCARNATION, release.round, _WEB), 22 * MILLISECOND)
+    a.lease.receive("w", Released(_INCARNATION, release.round - 1, _WEB), 22 * MILLISECOND)
+    again = [e.to for e in a.expire(33) if isinstance(e, Send) and isinstance(e.message, Release)]
+    assert again == ["w", "x"]
+    assert not a.lease.is_at_rest
+    for witness in again:
+        a.lease.receive(witness, Released(_INCARNATION, release.round, _WEB), 34 * MILLISECOND)
+    assert a.lease.is_at_rest
+
+
+def test_a_release_that_nobody_confirms_is_over_when_the_grants_are() -> None:
+    a = _Candidate()
+    a.own(10)
+    a.lease.resign(20 * MILLISECOND)
+    a.lease.closed(_WEB, 20 * MILLISECOND)
+    a.expire(519)
+    assert not a.lease.is_at_rest
+    a.expire(521)
+    a.expire(540)
+    assert a.lease.is_at_rest
+
+
+def test_what_is_planned_again_while_it_closes_stays() -> None:
+    a = _Candidate()
+    a.own(10)
+    assert a.lease.assign({}, 20 * MILLISECOND) == [Close(_WEB)]
+    a.lease.assign({_WEB: Order(None, 0)}, 21 * MILLISECOND)
+    a.lease.closed(_WEB, 22 * MILLISECOND)
+    a.lease.judge(frozenset({_WEB}), 23 * MILLISECOND)
+    assert a.seek(100).wants[0].term == 2
+
+
+# Moving ------------------------------------------------------------------------------------------
+
+
+def test_an_order_is_obeyed_at_its_term_alone() -> None:
+    a = _Candidate()
+    a.own(10)
+    assert not a.lease.assign({_WEB: Order("b", 2)}, 20 * MILLISECOND)
+    assert a.lease.assign({_WEB: Order("b", 1)}, 20 * MILLISECOND) == [Send("b", Prepare(_INCARNATION, _WEB))]
+
+
+@pytest.mark.parametrize(
+    ("sender", "incarnation"),
+    [pytest.param("c", _INCARNATION, id="not the target"), pytest.param("b", 2, id="an earlier question")],
+)
+def test_only_the_target_of_this_move_moves_it(sender: str, incarnation: int) -> None:
+    a = _Candidate(order=Order("b", 1))
+    a.own(10)
+    a.heartbeat()
+    now_ns = a.lease.deadline_ns
+    assert not a.lease.receive(sender, Ready(incarnation, _WEB), now_ns)
+    assert a.lease.receive("b", Ready(_INCARNATION, _WEB), now_ns) == [Close(_WEB)]
+
+
+def test_a_hand_over_names_its_successor_and_comes_after_the_release() -> None:
+    a = _Candidate(order=Order("b", 1))
+    a.own(10)
+    a.heartbeat()
+    now_ns = a.lease.deadline_ns
+    a.lease.receive("b", Ready(_INCARNATION, _WEB), now_ns)
+    *releases, last = [e for e in a.lease.closed(_WEB, now_ns) if isinstance(e, Send)]
+    assert {r.message.successor for r in releases if isinstance(r.message, Release)} == {"b"}
+    assert last == Send("b", Handover(_WEB, 1))
+
+
+def test_an_unfit_owner_asks_the_standby_three_times_and_then_lets_go() -> None:
+    a = _Candidate()
+    a.own(10, standby="c")
+    ask = Send("c", Prepare(_INCARNATION, _WEB))
+    assert a.lease.judge(frozenset(), 20 * MILLISECOND) == [ask]
+    acts = [effect for at_ms in (32, 44, 56) for effect in a.expire(at_ms) if effect in (ask, Close(_WEB))]
+    assert acts == [ask, ask, Close(_WEB)]
+
+
+def test_an_unfit_owner_with_nobody_to_follow_lets_go_at_once() -> None:
+    a = _Candidate()
+    a.own(10)
+    assert a.lease.judge(frozenset(), 20 * MILLISECOND) == [Close(_WEB)]
+
+
+def test_a_hand_over_is_taken_at_once_and_waits_for_a_release_that_it_overtook() -> None:
+    a = _Candidate()
+    [request, *_] = _sent(a.lease.receive("b", Handover(_WEB, 4), 10 * MILLISECOND), Request)
+    assert request.wants[0].term == 5
+    for witness in ("v", "w", "x"):
+        assert not a.ack(witness, request, 11, denied=Denied(_WEB, "b", 4))
+    [again, *_] = _sent(a.expire(22), Request)
+    a.ack("v", again, 23)
+    assert a.ack("w", again, 23) == [Open(_WEB, 422 * MILLISECOND, 5, Origin("Moved", "b", 10 * MILLISECOND))]
+
+
+# Renewing ----------------------------------------------------------------------------------------
+
+
+def test_a_heartbeat_renews_what_is_held_and_stands_by_for_the_rest() -> None:
+    a = _Candidate(keys=(_WEB, _DB))
+    a.own(10)
+    request, _ = a.heartbeat()
+    assert [(want.key, want.is_held) for want in request.wants] == [(_WEB, True)]
+    assert request.polls == (_DB,)
+
+
+def test_an_owner_that_is_behind_renews_three_times_as_fast() -> None:
+    a = _Candidate()
+    a.own(10)
+    times = [a.heartbeat()[1] for _ in range(4)]
+    gaps = [after - before for before, after in pairwise(times)]
+    assert gaps[0] == pytest.approx(100, abs=10)
+    assert max(gaps[1:]) <= 33
+
+
+def test_the_term_floor_of_a_witness_is_carried_to_the_others() -> None:
+    a = _Candidate()
+    request = a.seek(10)
+    ack = Ack(_INCARNATION, request.round, request.sent_at_ns, 3000, (), (), ())
+    a.lease.receive("v", ack, 11 * MILLISECOND)
+    assert a.heartbeat()[0].term_floor == 3000
