@@ -21,7 +21,7 @@ from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -117,6 +117,7 @@ class Keeper:
         self._last_report: Report | None = None
         self._is_stopping = False
         self._rested = asyncio.Event()
+        self._broken: asyncio.Future[None] = self._loop.create_future()
 
     # Life ----------------------------------------------------------------------------------------
 
@@ -126,9 +127,13 @@ class Keeper:
         await self._node.start_clean(vip for domain in plan.domains for vip in domain.virtual_ips)
         self._apply(plan)
         await self._server.open()
-        parts = [
-            self._loop.create_task(part)
-            for part in (self._node.watch(self._on_kernel_change), self._look_again_and_again(), _wait(stop))
+        self._loop.set_exception_handler(self._on_loop_error)
+        parts: list[asyncio.Future[None]] = [
+            self._broken,
+            *map(
+                self._loop.create_task,
+                (self._node.watch(self._on_kernel_change), self._look_again_and_again(), _wait(stop)),
+            ),
         ]
         try:
             ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
@@ -439,7 +444,24 @@ class Keeper:
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._break(error)
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback of ours that raised may have left effects undone: nothing may go on after that."""
+        error = context.get("exception")
+        if error is None or "handle" not in context:
+            loop.default_exception_handler(context)
+        else:
+            self._break(error)
+
+    def _break(self, error: BaseException) -> None:
+        if not self._broken.done():
+            self._broken.set_exception(error)
 
     # Report --------------------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 LOOK_S: Final = 1.5
 _MOST_INTERFACES: Final = 64
+_BLIND_LOOKS: Final = 8
 
 _log = logging.getLogger(__name__)
 
@@ -192,7 +193,8 @@ class Node:
     # Looking -------------------------------------------------------------------------------------
 
     async def watch(self, on_change: Callable[[], None]) -> None:
-        """Look at every change and every `LOOK_S`; runs until cancelled, raises if it cannot look."""
+        """Look at every change and every `LOOK_S`, until cancelled; raises if it cannot look for long."""
+        failures = 0
         listener = asyncio.create_task(self._listen())
         try:
             while True:
@@ -202,8 +204,18 @@ class Node:
                 if listener.done():
                     listener.result()
                 self._changed.clear()
-                await self.look()
-                on_change()
+                try:
+                    await self.look()
+                except KernelRefused as refused:
+                    failures += 1
+                    if failures == _BLIND_LOOKS:
+                        raise
+                    metrics.failed_actions.labels("Look").inc()
+                    _log.warning("%s; it is tried again", refused)
+                    await self._renew_blindly()
+                else:
+                    failures = 0
+                    on_change()
         finally:
             listener.cancel()
             await asyncio.gather(listener, return_exceptions=True)
@@ -234,6 +246,11 @@ class Node:
                 await self._read_guards()
         if self._preparing is None or self._preparing.done():
             self._preparing = asyncio.create_task(self._prepare())
+
+    async def _renew_blindly(self) -> None:
+        """Renew what is held where it was put: not being able to look is no reason to lose it."""
+        places = [place for places in self._placed.values() for place in places.items()]
+        await self._attempt("Bind", [self._bind(address, index) for address, index in places])
 
     def _note_view(self) -> None:
         """Work out once for each look or plan what every report asks."""

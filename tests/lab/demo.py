@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 ADDRESSES = {"minimal": "192.0.2.10", "web": "192.0.2.11"}
 FREEZE_S = 5.0
+PRIMARY = "node-a"  # the candidate of examples/virtualip-http-check.yaml with the highest priority
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,10 @@ class Demo:
 
     def service_dies_and_comes_back(self) -> None:
         """Fault 1, and the automatic failback that `web` asks for."""
-        home = self.stage.owner("web")
+        home = self.lab.nodes[PRIMARY]
+        self.stage.wait_until(
+            f"web on {PRIMARY}, its first candidate", lambda: self.stage.owner("web") is home
+        )
         self.perform(
             f"the HTTP server on {home.name} dies",
             "web",
