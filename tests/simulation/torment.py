@@ -61,6 +61,10 @@ MIXES: Final[dict[str, Mix]] = {
         {"pause": 6, "slew": 1, "mend": 1},
         disturbance=Disturbance(stall=0.0005, slow_unbind=0.2),
     ),
+    "stalls": Mix(
+        {"move": 8, "resign": 3, "crash": 1, "restart": 1},
+        disturbance=Disturbance(stall=0.02, stall_ns=250 * MILLISECOND, slow_unbind=0.1),
+    ),
     "moves": Mix(_ORDERS, network=Network(loss=0.05, late=0.05)),
     "plans": Mix(_PLANS | {"crash": 1, "restart": 3, "move": 1}, network=Network(loss=0.03)),
     "stale": Mix(_ORDERS | {"crash": 1, "restart": 2, "pause": 1}, network=_STALE),

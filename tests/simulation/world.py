@@ -238,6 +238,14 @@ class World:
         self.newest_term[opened.key] = opened.term
         self.opens.append((self.now_ns, node.name, opened))
 
+    def check_newest(self, node: Node, key: Key, term: int, deadline_ns: int) -> None:
+        """Order, again: once a newer term was opened, an older one is not extended."""
+        if node.now() < deadline_ns and 0 < term < self.newest_term[key]:
+            raise Broken(
+                f"{self.now_ns / 1e6:.3f} ms: {node.name} extends {self.names[key]} under term {term}, but "
+                f"term {self.newest_term[key]} was opened before"
+            )
+
     def owners(self, address: str) -> list[str]:
         return [node.name for node in self.nodes.values() if node.is_open(address)]
 
@@ -451,6 +459,7 @@ class Process:
                 world.releases += isinstance(message, Release)
                 world.send(node.name, node.incarnation, to, message)
             case Extend(key, deadline_ns):
+                world.check_newest(node, key, self.lease.term(key), deadline_ns)
                 node.admit(key, self._addresses[key], deadline_ns)
             case Open(key, deadline_ns, term, origin):
                 world.check_term(node, effect)
