@@ -110,5 +110,7 @@ def decode(line: bytes) -> Plan:
     """
     plan = msgspec.json.decode(line, type=Plan)
     if plan.format > FORMAT:
-        raise ValueError(f"plan format {plan.format} is newer than this keeper's {FORMAT}: upgrade the keeper")
+        raise ValueError(
+            f"plan format {plan.format} is newer than this keeper's {FORMAT}: upgrade the keeper"
+        )
     return plan
