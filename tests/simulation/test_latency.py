@@ -69,11 +69,11 @@ def _hold(limit: Limit, what: str, outages_ms: list[float]) -> None:
 @pytest.mark.parametrize(
     "limit",
     [
-        pytest.param(Limit("Fast", 0, 295, 315), id="Fast"),
-        pytest.param(Limit("Balanced", 0, 470, 505), id="Balanced"),
-        pytest.param(Limit("Balanced", 0.05, 470, 540), id="Balanced, 5 % loss"),
-        pytest.param(Limit("Balanced", 0.2, 490, 640), id="Balanced, 20 % loss"),
-        pytest.param(Limit("Relaxed", 0, 1180, 1255), id="Relaxed"),
+        pytest.param(Limit("Fast", 0, 300, 315), id="Fast"),
+        pytest.param(Limit("Balanced", 0, 485, 510), id="Balanced"),
+        pytest.param(Limit("Balanced", 0.05, 485, 560), id="Balanced, 5 % loss"),
+        pytest.param(Limit("Balanced", 0.2, 500, 700), id="Balanced, 20 % loss"),
+        pytest.param(Limit("Relaxed", 0, 1200, 1255), id="Relaxed"),
     ],
 )
 def test_a_dead_owner_is_replaced_when_its_grants_run_out(limit: Limit) -> None:
