@@ -49,8 +49,7 @@ class VirtualIPPlan(msgspec.Struct, frozen=True, rename="camel"):
 
     `owner` and `succession` are the operator's standing order (the owner first choice, the succession
     those who follow it); they are obeyed only while the lease is at `based_on_term`. `observed_term`
-    is the newest term that the API knows of, a floor for the witnesses' memory. `is_frozen` is
-    `spec.suspend`: no voluntary moves.
+    is the newest term that the API knows of, a floor for the witnesses' memory.
     """
 
     uid: str
@@ -65,7 +64,6 @@ class VirtualIPPlan(msgspec.Struct, frozen=True, rename="camel"):
     health_checks: tuple[HealthCheck, ...] = ()
     announcement_count: int = 5
     announcement_refresh_s: int = 60
-    is_frozen: bool = False
 
 
 class DomainPlan(msgspec.Struct, frozen=True, rename="camel"):

@@ -249,7 +249,6 @@ def _virtual_ip(found: _Held, candidates: tuple[CandidatePlan, ...]) -> VirtualI
         health_checks=spec.health_checks,
         announcement_count=spec.announcement.count,
         announcement_refresh_s=spec.announcement.refresh_seconds,
-        is_frozen=spec.suspend,
     )
 
 

@@ -152,7 +152,6 @@ def test_a_virtual_ip_is_told_with_its_standing_order() -> None:
         interface="eth0",
         healthChecks=[{"name": "app", "tcpSocket": {"port": 80}}],
         announcement={"count": 3, "refreshSeconds": 30},
-        suspend=True,
     )
     document["status"] |= {
         "owner": "b",
@@ -162,7 +161,7 @@ def test_a_virtual_ip_is_told_with_its_standing_order() -> None:
     (found,) = plan(world(virtual_ips=[document])).plan.domains[0].virtual_ips
     assert (found.uid, found.addresses, found.interface) == ("uid-web", ("192.0.2.10/24",), "eth0")
     assert (found.owner, found.succession, found.based_on_term) == ("a", ("b", "c"), 7)
-    assert (found.observed_term, found.is_frozen) == (7, True)
+    assert found.observed_term == 7
     assert (found.announcement_count, found.announcement_refresh_s) == (3, 30)
     assert [check.name for check in found.health_checks] == ["app"]
 
@@ -266,18 +265,18 @@ def test_a_standing_order_is_told_also_while_a_change_waits() -> None:
     planner.plan(world())
     edited = changed(
         vip(),
-        spec={"suspend": True},
+        spec={"announcement": {"count": 9}},
         metadata={"generation": 2},
         status={"election": {"owner": "b", "basedOnTerm": 1}},
     )
     (found,) = planner.plan(world(virtual_ips=[edited])).plan.domains[0].virtual_ips
-    assert (found.owner, found.is_frozen) == ("b", False)
+    assert (found.owner, found.announcement_count) == ("b", 5)
 
 
 def test_a_change_that_waits_is_taken_as_it_is_after_a_restart() -> None:
-    edited = changed(vip(), spec={"suspend": True}, metadata={"generation": 2})
+    edited = changed(vip(), spec={"announcement": {"count": 9}}, metadata={"generation": 2})
     (found,) = plan(world(virtual_ips=[edited])).plan.domains[0].virtual_ips
-    assert found.is_frozen
+    assert found.announcement_count == 9
 
 
 def test_a_status_wiped_by_hand_lets_nothing_go() -> None:

@@ -51,13 +51,13 @@ def say(line: str) -> None:
 def _run(options: argparse.Namespace, found: binaries.Binaries) -> int:
     # Imported only when needed: `binaries` runs in places that lack the rest.
     if options.command == "demo":
-        from lab import demo  # noqa: PLC0415
+        from lab.demo import run as run_demo  # noqa: PLC0415
 
-        return demo.run(found, say, keep=options.keep)
+        return run_demo(found, say, keep=options.keep)
     if options.command == "bench":
-        from lab import bench  # noqa: PLC0415
+        from lab.bench import run as run_bench  # noqa: PLC0415
 
-        return bench.run(found, say, runs=options.runs, only=options.only)
+        return run_bench(found, say, runs=options.runs, only=options.only)
     from lab import standing  # noqa: PLC0415
 
     return standing.run(found, say, nodes=options.nodes, bare=options.bare)

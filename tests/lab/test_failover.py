@@ -20,7 +20,7 @@ from lab.faults import Loss
 from lab.stage import HTTP, VERSION, Stage, urls_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from lab.cluster import Lab
     from lab.topology import Host
@@ -58,7 +58,7 @@ OBJECTS: list[dict[str, object]] = [
 
 
 @pytest.fixture(scope="module")
-def stage(lab: Lab) -> Iterator[Stage]:
+def stage(lab: Lab) -> Stage:
     """Three nodes, two controllers and two VirtualIPs, held and watched."""
     running = Stage(lab)
     running.start()
