@@ -74,6 +74,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 async def _run(options: argparse.Namespace) -> None:
     disk = Disk(options.state_dir)
+    disk.claim()
     incarnation = disk.next_incarnation()
     metrics.incarnation.set(incarnation)
     metrics.serve(*options.metrics)

@@ -35,7 +35,7 @@ _VERSION: Final = 1
 _HEADER: Final = struct.Struct("!2sBB8sI8s")
 _TAG_SIZE: Final = 16
 _WINDOW: Final = 256
-_LEAST_SECRET: Final = 16
+LEAST_SECRET: Final = 16
 
 
 class DatagramRefused(ValueError):  # noqa: N818 - it reads as what happened
@@ -143,9 +143,9 @@ class Codec:
         Raises `ValueError` for a key that is too short to keep a secret: an empty one would sign for anybody.
         """
         for key_id, secret in keys.items():
-            if len(secret) < _LEAST_SECRET:
+            if len(secret) < LEAST_SECRET:
                 raise ValueError(
-                    f"heartbeat key {key_id} has {len(secret)} bytes, {_LEAST_SECRET} are the least"
+                    f"heartbeat key {key_id} has {len(secret)} bytes, {LEAST_SECRET} are the least"
                 )
         self._keys, self._signing_key, self._peers = keys, signing_key, peers
         epoch = self.configuration.epoch

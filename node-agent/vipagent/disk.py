@@ -7,6 +7,7 @@ courier brings the next one.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import time
@@ -31,6 +32,20 @@ class Disk:
         self._folder = folder
         self._plan = folder / "plan.json"
         self._incarnation = folder / "incarnation"
+
+    def claim(self) -> None:
+        """Make this process the folder's only keeper, until it ends; raises `OSError` if another one is.
+
+        Two keepers on one node would each answer for the other's promises.
+        """
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = os.open(self._folder / "lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError(
+                error.errno, f"another keeper runs with {self._folder}: stop it, or name another --state-dir"
+            ) from error
 
     def next_incarnation(self) -> int:
         """Return a number above every earlier one of this folder, and keep it.

@@ -28,7 +28,7 @@ import msgspec
 from vipagent import metrics, realtime
 from vipagent.access import heartbeat_address
 from vipagent.checks import Checks
-from vipagent.datagrams import DatagramRefused, domain_tag
+from vipagent.datagrams import LEAST_SECRET, DatagramRefused, domain_tag
 from vipagent.disk import PlanUnreadable
 from vipagent.health import subjects
 from vipagent.lease import MILLISECOND, Close, Extend, Open, Phase, Send
@@ -254,8 +254,12 @@ class Keeper:
         """Take part in a domain as planned; says why if that cannot be."""
         if not domain.witnesses:
             return None
-        if not domain.keys:
-            return Problem("NoHeartbeatKey", f"domain {domain.name} has no heartbeat key: see its Secret")
+        if not domain.keys or any(len(key.secret) < LEAST_SECRET for key in domain.keys):
+            return Problem(
+                "NoHeartbeatKey",
+                f"domain {domain.name} has no heartbeat key, or one under {LEAST_SECRET} bytes: "
+                "mend its Secret, or delete it and the controller makes it anew",
+            )
         seated = self._seats.get(domain.uid)
         if seated is None:
             seat = Seat(
@@ -272,26 +276,28 @@ class Keeper:
                 "EpochRefused",
                 f"domain {domain.name} came with epoch {domain.epoch} ({domain.config_hash}), but epoch "
                 f"{seated.seat.domain.epoch} ({seated.seat.domain.config_hash}) is in force here, and a "
-                "change of witnesses is not possible yet: the old configuration goes on",
+                "change of witnesses or timing is not possible yet: the old configuration goes on",
             )
         self._perform(seated, seated.seat.assign(domain, now_ns()))
         return None
 
     def _leave_domains(self, staying: set[str]) -> None:
-        for uid, seated in list(self._seats.items()):
-            if uid in staying:
-                continue
-            empty = msgspec.structs.replace(seated.seat.domain, virtual_ips=())
-            self._perform(seated, seated.seat.assign(empty, now_ns()))
-            if seated.seat.lease.is_at_rest:
-                del self._seats[uid]
+        """Give up every address of a domain that this node has left.
+
+        Its seat stays: if the domain comes back, rounds and sequence numbers must go on where they were.
+        """
+        for uid, seated in self._seats.items():
+            if uid not in staying:
+                empty = msgspec.structs.replace(seated.seat.domain, virtual_ips=())
+                self._perform(seated, seated.seat.assign(empty, now_ns()))
 
     # Wires ---------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
         """Give each seat the socket of this node's heartbeat address; again and again until it has one."""
         used = set()
-        for domain in self._plan.domains:
+        left = {uid: seated.seat.domain for uid, seated in self._seats.items()}
+        for domain in (left | {domain.uid: domain for domain in self._plan.domains}).values():
             address = heartbeat_address(
                 domain, node=self._name, node_addresses=self._plan.node_addresses, view=self._node.view
             )

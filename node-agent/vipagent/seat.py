@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from vipagent.datagrams import Codec, Configuration
 from vipagent.lease import Lease
 from vipagent.messages import Release, Request
@@ -28,8 +30,12 @@ _REACHABLE_NS: Final = 1_000_000_000
 
 
 def configuration_of(domain: DomainPlan) -> Configuration:
-    """What two keepers must agree on before they understand each other."""
-    return Configuration(domain.uid, domain.epoch, domain.config_hash)
+    """What two keepers must agree on before they understand each other.
+
+    The timing is part of it: an owner with another T than its witnesses' Tw was made for is unsafe.
+    """
+    timing = ",".join(str(milliseconds) for milliseconds in msgspec.structs.astuple(domain.timing))
+    return Configuration(domain.uid, domain.epoch, f"{domain.config_hash},{timing}")
 
 
 class Seat:

@@ -77,3 +77,10 @@ def test_the_highest_term_of_each_domain_outlives_a_restart(tmp_path: Path) -> N
     Disk(tmp_path).store_term_ceiling("uid/1", 1000)
     Disk(tmp_path).store_term_ceiling("uid/2", 2000)
     assert [Disk(tmp_path).load_term_ceiling(uid) for uid in ("uid/1", "uid/2", "uid/3")] == [1000, 2000, 0]
+
+
+def test_a_folder_has_one_keeper_at_a_time(tmp_path: Path) -> None:
+    first, second = Disk(tmp_path), Disk(tmp_path)
+    first.claim()
+    with pytest.raises(OSError, match=r"another keeper runs with .*: stop it"):
+        second.claim()
