@@ -90,7 +90,7 @@ class Leadership:
         self._renewed_at: float | None = None
         self._is_stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._failing_since: float | None = None
+        self._refused_since: float | None = None
         self.error: ApiError | None = None
 
     @property
@@ -111,10 +111,8 @@ class Leadership:
     @property
     def refusal(self) -> ApiError | None:
         """What keeps this process from ever leading and will not heal by itself, once it has lasted."""
-        error, since = self.error, self._failing_since
-        if since is None or _clock() < since + PATIENCE_S:
-            return None
-        return error if isinstance(error, Forbidden | NotFound) else None
+        since = self._refused_since
+        return self.error if since is not None and _clock() >= since + PATIENCE_S else None
 
     def start(self) -> None:
         """Begin to try."""
@@ -152,17 +150,25 @@ class Leadership:
         while not self._is_stopping.is_set() and not self.is_lost:
             try:
                 self.step()
-                self.error, self._failing_since = None, None
+                self._note(None)
             except Conflict:
-                self.error = None  # another replica was faster; seen at the next step
+                self._note(None)  # another replica was faster; seen at the next step
             except ApiError as error:
-                self.error, self._failing_since = error, self._failing_since or _clock()
+                self._note(error)
             if self.is_held != was_held:
                 was_held = not was_held
                 self._on_change()
             self._is_stopping.wait(RETRY_S)
         if was_held and not self._is_stopping.is_set():
             self._on_change()
+
+    def _note(self, error: ApiError | None) -> None:
+        """Remember what went wrong; an API server that has just started refuses everything for a moment."""
+        self.error = error
+        if isinstance(error, Forbidden | NotFound):
+            self._refused_since = self._refused_since or _clock()
+        else:
+            self._refused_since = None
 
     def _claimed(self, lease: Document) -> Document:
         spec = dict(lease.get("spec") or {})

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from vipagent.nodeview import IPAddress, LinkIndex
 
+BUILDER: Final = (sys.executable, "-m", "vipagent.frames")
 _BUILD_TIMEOUT_S: Final = 30.0
 _ARP, _IPV6 = 0x0806, 0x86DD
 
@@ -53,16 +54,20 @@ class _Frames:
 class Announcer:
     """An open socket and the frames that are ready; made by `Announcer.open`."""
 
-    def __init__(self, raw: socket.socket) -> None:
+    def __init__(self, raw: socket.socket, builder: tuple[str, ...]) -> None:
         self._socket = raw
+        self._builder = builder
         self._ready: dict[tuple[int, IPAddress], _Frames] = {}
 
     @classmethod
-    def open(cls) -> Self:
-        """Open the socket; raises OSError (PermissionError without the capability NET_RAW)."""
+    def open(cls, builder: tuple[str, ...] = BUILDER) -> Self:
+        """Open the socket; raises OSError (PermissionError without the capability NET_RAW).
+
+        `builder` is the command that builds frames.
+        """
         raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # protocol 0: receives nothing
         raw.settimeout(0)
-        return cls(raw)
+        return cls(raw, builder)
 
     def close(self) -> None:
         """Close the socket."""
@@ -82,7 +87,7 @@ class Announcer:
         if not missing:
             return False
         failures = []
-        for each, answer in zip(missing, await _build(missing), strict=True):
+        for each, answer in zip(missing, await _build(missing, self._builder), strict=True):
             if "error" in answer:
                 failures.append(f"no frames for {each.address} ({each.mac}): {answer['error']}")
                 continue
@@ -129,7 +134,7 @@ class Announcer:
         return True
 
 
-async def _build(missing: list[Announced]) -> list[dict[str, Any]]:
+async def _build(missing: list[Announced], builder: tuple[str, ...]) -> list[dict[str, Any]]:
     questions = "".join(
         json.dumps(
             {
@@ -142,7 +147,7 @@ async def _build(missing: list[Announced]) -> list[dict[str, Any]]:
         for each in missing
     )
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "vipagent.frames"),
+        *builder,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -245,10 +246,14 @@ def test_an_old_object_survives_a_rule_that_came_later(apiserver: ControlPlane) 
     old = {**virtual_ip(addresses=["192.0.2.255/24"]), "apiVersion": "ratchet.example/v1alpha1"}
     patient(lambda: patch(api, old))
     api.apply(strict)
-    changed = {**old, "spec": {"addresses": ["192.0.2.127/25"]}}
-    refusal = patient(lambda: _refusal(lambda: patch(api, changed)))
+    # Until the server has taken the new rule in, a change is accepted: each attempt is another change.
+    bad = ({**old, "spec": {"addresses": [f"192.0.{number}.255/24"]}} for number in itertools.count(3))
+    refusal = patient(lambda: _refusal(lambda: patch(api, next(bad))))
     assert "must not be the last address of its prefix" in refusal.message
-    labelled = patch(api, {**old, "metadata": {"name": "tried", "labels": {"touched": "yes"}}})
+    stored = api.get("ratchet.example/v1alpha1", "VirtualIP", "tried")["spec"]
+    labelled = patch(
+        api, {**old, "spec": stored, "metadata": {"name": "tried", "labels": {"touched": "yes"}}}
+    )
     assert labelled["metadata"]["labels"] == {"touched": "yes"}
     api.delete("apiextensions.k8s.io/v1", "CustomResourceDefinition", "virtualips.ratchet.example")
 

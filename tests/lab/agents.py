@@ -85,6 +85,12 @@ class Agents:
         if not self.couriers[node.name].is_alive:
             self.couriers[node.name] = start_courier(self.lab, node)
 
+    def restart_controllers(self) -> None:
+        """Start every controller that has ended again, as a kubelet does."""
+        for place, controller in enumerate(self.controllers):
+            if not controller.is_alive:
+                self.controllers[place] = start_controller(self.lab, place + 1)
+
     def everything(self) -> list[Process]:
         """Return every process."""
         return [*self.controllers, *self.keepers.values(), *self.couriers.values()]

@@ -74,6 +74,7 @@ def at_rest(stage: Stage) -> Stage:
     """The stage with everything held and every node fit, whatever the test before did."""
     for node in stage.lab.nodes.values():
         stage.agents.restart(node)
+    stage.agents.restart_controllers()
     stage.rest("web", "dual")
     return stage
 
@@ -181,9 +182,14 @@ def test_without_the_api_server_a_dead_owner_is_replaced_and_its_return_moves_no
     at_rest.lab.plane.stop()
     outcome = at_rest.act("dual", at_rest.agents.keepers[owner.name].kill)
     assert outcome.is_safe, outcome
-    returned = at_rest.act("dual", at_rest.lab.plane.start, expect=outcome.after, lasts_s=3)
+    returned = at_rest.act("dual", partial(bring_back, at_rest), expect=outcome.after, lasts_s=3)
     assert (returned.before, returned.after, returned.overlaps) == (outcome.after, outcome.after, ())
     at_rest.wait_until("the API to know", lambda: at_rest.status("dual").get("owner") == outcome.after)
+
+
+def bring_back(stage: Stage) -> None:
+    stage.lab.plane.start()
+    stage.agents.restart_controllers()
 
 
 def test_a_candidate_that_only_the_owner_cannot_reach_takes_nothing(at_rest: Stage) -> None:
