@@ -142,7 +142,8 @@ class Watch:
             self._on_news()
 
     def _keep_listing(self) -> None:
-        failing_since: float | None = None
+        refused_since: float | None = None
+        is_interrupted = False
         next_resync = time.monotonic() + self._resync_s
         while not self._is_stopping.is_set():
             with self._changed:
@@ -159,12 +160,15 @@ class Watch:
                     self._list(wanted[-1])
                     wanted.pop()
             except ApiError as error:
-                failing_since = self._judge(error, failing_since)
+                if not is_interrupted:
+                    _logger.warning("The watch is interrupted", extra={"error": str(error)})
+                is_interrupted = True
+                refused_since = self._judge(error, refused_since)
                 self._is_stopping.wait(RETRY_S)
                 with self._changed:
                     self._to_list.update(wanted)
             else:
-                failing_since = None
+                refused_since, is_interrupted = None, False
 
     def _list(self, resource: Resource) -> None:
         listing = self._cluster.list(resource, namespace=self._namespace if resource.is_namespaced else "")
@@ -173,17 +177,21 @@ class Watch:
             if self._shelves[resource].replace(listing.documents, listing.version):
                 self._tell()
 
-    def _judge(self, error: ApiError, failing_since: float | None) -> float | None:
-        """Log a failed listing once; make it the `failure` when it is of the lasting kind and has lasted."""
+    def _judge(self, error: ApiError, refused_since: float | None) -> float | None:
+        """Make a refusal the `failure` once it has lasted; return since when it has, None if it is none.
+
+        An API server that has just started refuses everything for a moment.
+        """
+        if not isinstance(error, Forbidden | NotFound):
+            return None
         now = time.monotonic()
-        if failing_since is None:
-            _logger.warning("The watch is interrupted", extra={"error": str(error)})
-            failing_since = now
-        if isinstance(error, Forbidden | NotFound) and now - failing_since >= PATIENCE_S:
+        if refused_since is None:
+            return now
+        if now - refused_since >= PATIENCE_S:
             with self._changed:
                 self._failure = error
                 self._tell()
-        return failing_since
+        return refused_since
 
     def _keep_watching(self) -> None:
         while not self._is_stopping.is_set():
@@ -270,7 +278,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.scanning.disabled = True
     settings.peering.standalone = True
     settings.networking.request_timeout = 30
-    settings.networking.connect_timeout = 5
+    settings.networking.connect_timeout = 2
     settings.networking.error_backoffs = [RECONNECT_S] * 20
     settings.watching.server_timeout = 300
     settings.watching.connect_timeout = 5
