@@ -30,8 +30,8 @@ from vipagent.access import heartbeat_address
 from vipagent.checks import Checks
 from vipagent.datagrams import LEAST_SECRET, DatagramRefused, domain_tag
 from vipagent.disk import PlanUnreadable
+from vipagent.effects import MILLISECOND, Close, Extend, Open, Phase, Send
 from vipagent.health import subjects
-from vipagent.lease import MILLISECOND, Close, Extend, Open, Phase, Send
 from vipagent.seat import Seat, configuration_of
 from vipagent.socketserver import SocketServer
 from vipagent.standing import stand
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vipagent.disk import Disk
+    from vipagent.effects import Effect
     from vipagent.health import Result
-    from vipagent.lease import Effect
     from vipagent.messages import Key
     from vipagent.node import Node
     from vipagent.standing import Standing

@@ -29,9 +29,9 @@ Effects come out in the order in which they must be carried out.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from vipagent.effects import MILLISECOND, Close, Effect, Extend, LeaseTiming, Open, Order, Origin, Phase, Send
 from vipagent.messages import (
     Ack,
     Denied,
@@ -39,7 +39,6 @@ from vipagent.messages import (
     Granted,
     Handover,
     Key,
-    Message,
     Offer,
     Prepare,
     Ready,
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from random import Random
 
-MILLISECOND: Final = 1_000_000
 _RETRY_NS: Final = 12 * MILLISECOND
 _ATTEMPTS: Final = 3
 _RANK_DELAY_NS: Final = 30 * MILLISECOND
@@ -64,78 +62,6 @@ _BEHIND_HEARTBEATS: Final = 1.3
 _CATCH_UP: Final = 0.3
 _FREE_IS_FRESH_HEARTBEATS: Final = 1.2
 _AFTER_MOVE_HEARTBEATS: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseTiming:
-    """A domain's timing in nanoseconds: heartbeat, owner's lease T, witness's grant Tw, restart silence."""
-
-    heartbeat_ns: int
-    lease_ns: int
-    grant_ns: int
-    silence_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """The operator's standing order for an address set; obeyed only while the lease is at `based_on_term`."""
-
-    owner: str | None
-    based_on_term: int
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Why and from whom an address set came: `since_ns` is the last sign of the former owner."""
-
-    reason: str
-    former: str | None
-    since_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send a message to a keeper (which may be this one: its own witness)."""
-
-    to: str
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """The lease was won: open the fence until the deadline, bind, announce."""
-
-    key: Key
-    deadline_ns: int
-    term: int
-    origin: Origin
-
-
-@dataclass(frozen=True, slots=True)
-class Extend:
-    """The lease was renewed: move the fence's deadline."""
-
-    key: Key
-    deadline_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """The lease is over: close the fence, unbind, then say `closed`."""
-
-    key: Key
-
-
-Effect = Send | Open | Extend | Close
-
-
-class Phase(Enum):
-    """Where an address set stands on this node."""
-
-    STANDBY = "Standby"
-    ACQUIRING = "Acquiring"
-    OWNER = "Owner"
-    CLOSING = "Closing"
 
 
 _NEVER_NS: Final = 1 << 63

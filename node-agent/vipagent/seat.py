@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from random import Random
 
-    from vipagent.lease import Effect, Send
+    from vipagent.effects import Effect, Send
     from vipagent.messages import Key, Message
     from vipapi.nodeplan import DomainPlan, VirtualIPPlan
 

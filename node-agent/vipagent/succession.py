@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from vipagent.lease import MILLISECOND, LeaseTiming, Order
+from vipagent.effects import MILLISECOND, LeaseTiming, Order
 from vipagent.witness import Roster
 
 if TYPE_CHECKING:

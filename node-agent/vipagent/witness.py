@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from vipagent.lease import Send
+from vipagent.effects import Send
 from vipagent.messages import (
     Ack,
     Denied,
@@ -43,7 +43,7 @@ from vipagent.messages import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from vipagent.lease import LeaseTiming
+    from vipagent.effects import LeaseTiming
 
 _POLL_FRESH_HEARTBEATS: Final = 2.5
 _RESERVED_HEARTBEATS: Final = 2

@@ -8,19 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from vipagent.lease import (
-    MILLISECOND,
-    Close,
-    Effect,
-    Extend,
-    Lease,
-    LeaseTiming,
-    Open,
-    Order,
-    Origin,
-    Phase,
-    Send,
-)
+from vipagent.effects import MILLISECOND, Close, Effect, Extend, LeaseTiming, Open, Order, Origin, Phase, Send
+from vipagent.lease import Lease
 from vipagent.messages import (
     Ack,
     Denied,

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from vipagent.datagrams import DatagramRefused
-from vipagent.lease import MILLISECOND, Effect, Extend, Open, Phase, Send
+from vipagent.effects import MILLISECOND, Effect, Extend, Open, Phase, Send
 from vipagent.seat import Seat
 from vipagent.succession import key_of
 from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Member, Timing, VirtualIPPlan

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vipagent.lease import Order
+from vipagent.effects import Order
 from vipagent.succession import key_of, orders, rosters
 from vipapi.nodeplan import CandidatePlan, DomainPlan, Member, Timing, VirtualIPPlan
 

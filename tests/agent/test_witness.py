@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from vipagent.lease import MILLISECOND, LeaseTiming, Send
+from vipagent.effects import MILLISECOND, LeaseTiming, Send
 from vipagent.messages import Ack, Denied, Free, Key, Offer, Release, Released, Request, Want
 from vipagent.witness import Roster, Witness
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from simulation.world import PROFILES, VIP, Disturbance, Network, World, alter
-from vipagent.lease import MILLISECOND, Phase
+from vipagent.effects import MILLISECOND, Phase
 from vipagent.messages import Ack, Handover, Message, Offer, Prepare, Ready, Release, Released, Request
 
 if TYPE_CHECKING:

@@ -25,13 +25,14 @@ from simulation.world import (
     Plan,
     World,
 )
-from vipagent.lease import MILLISECOND, Lease
+from vipagent.effects import MILLISECOND
+from vipagent.lease import Lease
 from vipagent.witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vipagent.lease import LeaseTiming
+    from vipagent.effects import LeaseTiming
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,14 +23,15 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from vipagent.lease import MILLISECOND, Close, Extend, Lease, LeaseTiming, Open, Order, Phase, Send
+from vipagent.effects import MILLISECOND, Close, Extend, LeaseTiming, Open, Order, Phase, Send
+from vipagent.lease import Lease
 from vipagent.messages import Release, Request
 from vipagent.witness import Roster, Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from vipagent.lease import Effect
+    from vipagent.effects import Effect
     from vipagent.messages import Key, Message
 
 SECOND: Final = 1000 * MILLISECOND

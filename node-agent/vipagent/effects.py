@@ -1,0 +1,88 @@
+"""What a lease is told and what it decides, as data: timing and orders go in, effects come out.
+
+An effect is something for the shell to do. The shell carries them out in the order in which they come
+out of the lease, and decides nothing about them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from vipagent.messages import Key, Message
+
+MILLISECOND: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTiming:
+    """A domain's timing in nanoseconds: heartbeat, owner's lease T, witness's grant Tw, restart silence."""
+
+    heartbeat_ns: int
+    lease_ns: int
+    grant_ns: int
+    silence_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The operator's standing order for an address set; obeyed only while the lease is at `based_on_term`."""
+
+    owner: str | None
+    based_on_term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Why and from whom an address set came: `since_ns` is the last sign of the former owner."""
+
+    reason: str
+    former: str | None
+    since_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message to a keeper (which may be this one: its own witness)."""
+
+    to: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """The lease was won: open the fence until the deadline, bind, announce."""
+
+    key: Key
+    deadline_ns: int
+    term: int
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """The lease was renewed: move the fence's deadline."""
+
+    key: Key
+    deadline_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The lease is over: close the fence, unbind, then say `closed`."""
+
+    key: Key
+
+
+Effect = Send | Open | Extend | Close
+
+
+class Phase(Enum):
+    """Where an address set stands on this node."""
+
+    STANDBY = "Standby"
+    ACQUIRING = "Acquiring"
+    OWNER = "Owner"
+    CLOSING = "Closing"
