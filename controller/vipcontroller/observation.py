@@ -45,19 +45,20 @@ def view(world: World, domain: FailoverDomain) -> View:
     """Return what a majority of the domain's witnesses reports.
 
     Before there are witnesses every node with an agent in the domain counts as alive, and nothing is
-    owned.
+    owned. A witness that has not joined the epoch yet knows nothing of anybody: it speaks against nobody.
     """
     witnesses = [witness.node_name for witness in domain.status.witnesses]
+    reporting = frozenset(name for name in world.vip_nodes if world.domain_report(name, domain) is not None)
     if not witnesses:
-        reporting = frozenset(
-            name for name in world.vip_nodes if world.domain_report(name, domain) is not None
-        )
         return View(reporting, {}, is_quorate=False)
     heard: Counter[str] = Counter()
     granted: Counter[tuple[str, Grant]] = Counter()
     for witness in witnesses:
         report = world.domain_report(witness, domain)
         if report is None:
+            continue
+        if report.epoch != domain.status.epoch:
+            heard.update(reporting)
             continue
         heard.update({witness, *report.reachable_peers})
         granted.update({(grant.uid, Grant(grant.holder, grant.term)) for grant in report.grants})

@@ -89,6 +89,8 @@ class Seat:
         self._vips = {key_of(vip): vip for vip in domain.virtual_ips}
         self._keys = {vip.uid: key for key, vip in self._vips.items()}
         self._addresses = {member.node: member.address for member in (*domain.witnesses, *domain.members)}
+        for node in self._addresses:
+            self._heard_ns.setdefault(node, now_ns)  # who is new has a second to be heard
         self._codec.adopt(
             keys={key.key_id: key.secret for key in domain.keys},
             signing_key=domain.keys[0].key_id,

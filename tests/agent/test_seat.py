@@ -95,6 +95,14 @@ def test_every_witness_reports_whom_it_granted_and_whom_it_hears() -> None:
         assert status.reachable_peers == NODES
 
 
+def test_a_peer_has_a_second_to_be_heard_before_it_is_called_unreachable() -> None:
+    alone = Seat(_domain(), node="a", incarnation=7, random=Random(0), now_ns=0, term_ceiling=0)
+    alone.assign(_domain(), 0)
+    for milliseconds, reachable in ((500, NODES), (1_500, ("a",))):
+        now_ns = milliseconds * MILLISECOND
+        assert alone.status(heartbeat_address="192.0.2.1", now_ns=now_ns).reachable_peers == reachable
+
+
 def test_an_address_set_that_leaves_the_plan_is_closed_and_granted_to_nobody() -> None:
     domain = Domain()
     domain.run(2_000)

@@ -51,6 +51,16 @@ def test_a_domain_chooses_its_witnesses_once_and_says_so(stage: Stage) -> None:
     assert [each["nodeName"] for each in status["members"]] == ["node-b", "node-c", "node-d"]
 
 
+def test_witnesses_that_have_not_joined_yet_speak_against_nobody() -> None:
+    stage = Stage()
+    stage.agents("node-a", "node-b", "node-c")
+    for node in ("node-a", "node-b", "node-c"):
+        stage.get("VIPNode", node)["status"]["domains"][0]["reachablePeers"] = []
+    stage.settle()
+    assert stage.condition("FailoverDomain", "default", "Quorate")["status"] == "True"
+    assert "default QuorumLost" not in stage.tellings
+
+
 def test_too_few_nodes_are_told_what_is_missing() -> None:
     stage = Stage()
     stage.agents("node-a", "node-b")
