@@ -7,11 +7,14 @@ from the API server; nothing in it is an event. `format` grows when an older kee
 
 from __future__ import annotations
 
+import ipaddress
+
 import msgspec
 
 from vipapi.healthchecks import HealthCheck
 
 FORMAT = 1
+MOST_ADDRESSES = 4096
 
 
 class Member(msgspec.Struct, frozen=True, rename="camel"):
@@ -107,8 +110,31 @@ def decode(line: bytes) -> Plan:
     that is not a whole, valid plan of a known format.
     """
     plan = msgspec.json.decode(line, type=Plan)
+    _check(plan)
     if plan.format > FORMAT:
         raise ValueError(
             f"plan format {plan.format} is newer than this keeper's {FORMAT}: upgrade the keeper"
         )
     return plan
+
+
+def _check(plan: Plan) -> None:
+    """Raise ValueError for what the types cannot say; what passes can be acted on whole."""
+    for text in plan.node_addresses:
+        ipaddress.ip_address(text)
+    addresses = 0
+    for domain in plan.domains:
+        for member in (*domain.witnesses, *domain.members):
+            ipaddress.ip_address(member.address)
+        if not 0 < domain.port < 1 << 16:
+            raise ValueError(f"domain {domain.name}: there is no port {domain.port}")
+        if any(not 0 < key.key_id < 1 << 8 for key in domain.keys):
+            raise ValueError(f"domain {domain.name}: a key's id must be from 1 to 255")
+        for vip in domain.virtual_ips:
+            if not vip.addresses:
+                raise ValueError(f"VirtualIP {vip.name} has no address")
+            addresses += len(vip.addresses)
+            for text in vip.addresses:
+                ipaddress.ip_interface(text)
+    if addresses > MOST_ADDRESSES:
+        raise ValueError(f"{addresses} addresses are more than the {MOST_ADDRESSES} that one node can guard")

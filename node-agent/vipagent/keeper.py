@@ -123,11 +123,11 @@ class Keeper:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then hand everything over. Raises if a part of it broke."""
+        self._loop.set_exception_handler(self._on_loop_error)
         plan = self._load_plan()
         await self._node.start_clean(vip for domain in plan.domains for vip in domain.virtual_ips)
         self._apply(plan)
         await self._server.open()
-        self._loop.set_exception_handler(self._on_loop_error)
         parts: list[asyncio.Future[None]] = [
             self._broken,
             *map(
@@ -144,6 +144,7 @@ class Keeper:
             for part in parts:
                 part.cancel()
             await asyncio.gather(*parts, return_exceptions=True)
+            self._disconnect()
             await self._checks.close()
             await self._server.close()
             await self._node.leave_clean()
@@ -209,6 +210,8 @@ class Keeper:
     async def take_line(self, line: bytes) -> None:
         """Take a plan from the courier: read it, keep it on disk, then act on it (rule 9)."""
         async with self._plan_lock:
+            if self._is_stopping:
+                return
             try:
                 plan = nodeplan.decode(line)
                 if plan.node != self._name:
@@ -226,7 +229,11 @@ class Keeper:
                 )
                 return
             self._plan_problem = None
-            self._apply(plan)
+            try:
+                self._apply(plan)
+            except Exception as error:
+                self._break(error)  # half applied is no state to go on from
+                raise
 
     def _refuse_plan(self, reason: str, message: str) -> None:
         metrics.refused_plans.labels(reason).inc()
@@ -251,16 +258,35 @@ class Keeper:
         self._report()
 
     def _seat(self, domain: DomainPlan) -> Problem | None:
-        """Take part in a domain as planned; says why if that cannot be."""
-        if not domain.witnesses:
-            return None
+        """Take part in a domain as planned; says why if that cannot be, and goes on with what was."""
+        seated = self._seats.get(domain.uid)
+        before = seated.seat.domain if seated is not None else None
+        problem: Problem | None = None
         if not domain.keys or any(len(key.secret) < LEAST_SECRET for key in domain.keys):
-            return Problem(
+            problem = Problem(
                 "NoHeartbeatKey",
                 f"domain {domain.name} has no heartbeat key, or one under {LEAST_SECRET} bytes: "
                 "mend its Secret, or delete it and the controller makes it anew",
             )
-        seated = self._seats.get(domain.uid)
+            if before is None:
+                return problem if domain.witnesses else None
+            domain = msgspec.structs.replace(domain, keys=before.keys)
+        if before is not None and configuration_of(domain) != configuration_of(before):
+            problem = Problem(
+                "EpochRefused",
+                f"domain {domain.name} came with epoch {domain.epoch} ({domain.config_hash}), but epoch "
+                f"{before.epoch} ({before.config_hash}) is in force here, and a change of witnesses or "
+                "timing is not possible yet: the old configuration goes on",
+            )
+            domain = msgspec.structs.replace(
+                domain,
+                epoch=before.epoch,
+                config_hash=before.config_hash,
+                witnesses=before.witnesses,
+                timing=before.timing,
+            )
+        if not domain.witnesses:
+            return problem
         if seated is None:
             seat = Seat(
                 domain,
@@ -271,15 +297,8 @@ class Keeper:
                 term_ceiling=self._disk.load_term_ceiling(domain.uid),
             )
             seated = self._seats[domain.uid] = _Seated(seat)
-        elif configuration_of(domain) != configuration_of(seated.seat.domain):
-            return Problem(
-                "EpochRefused",
-                f"domain {domain.name} came with epoch {domain.epoch} ({domain.config_hash}), but epoch "
-                f"{seated.seat.domain.epoch} ({seated.seat.domain.config_hash}) is in force here, and a "
-                "change of witnesses or timing is not possible yet: the old configuration goes on",
-            )
         self._perform(seated, seated.seat.assign(domain, now_ns()))
-        return None
+        return problem
 
     def _leave_domains(self, staying: set[str]) -> None:
         """Give up every address of a domain that this node has left.
@@ -313,6 +332,17 @@ class Keeper:
         for place in set(self._wires) - used:
             self._loop.remove_reader(self._wires[place].fileno())
             self._wires.pop(place).close()
+
+    def _disconnect(self) -> None:
+        """Hear and say nothing more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for wire in self._wires.values():
+            self._loop.remove_reader(wire.fileno())
+            wire.close()
+        self._wires.clear()
+        for seated in self._seats.values():
+            seated.wire = None
 
     def _wire(self, address: IPAddress, port: int) -> Wire | None:
         wire = self._wires.get((address, port))
@@ -389,7 +419,14 @@ class Keeper:
         self._arm()
 
     def _perform(self, seated: _Seated, effects: list[Effect]) -> None:
-        """Carry effects out, in order."""
+        """Carry effects out, in order; what cannot be carried out ends the keeper."""
+        try:
+            self._carry_out(seated, effects)
+        except BaseException as error:
+            self._break(error)
+            raise
+
+    def _carry_out(self, seated: _Seated, effects: list[Effect]) -> None:
         queue = deque(effects)
         while queue:
             match queue.popleft():
@@ -411,10 +448,8 @@ class Keeper:
 
     def _send(self, seated: _Seated, send: Send) -> None:
         sealed = seated.seat.seal(send) if seated.wire is not None else None
-        if sealed is None or seated.wire is None:
+        if sealed is None or seated.wire is None or not seated.wire.send(*sealed):
             metrics.lost_datagrams.inc()
-            return
-        seated.wire.send(*sealed)
 
     async def _take(self, seated: _Seated, vip: VirtualIPPlan, opened: Open) -> None:
         """Bind and announce what the lease has won."""
@@ -430,6 +465,8 @@ class Keeper:
             duration_milliseconds=took_ns // MILLISECOND,
             from_node=origin.former,
         )
+        metrics.held.labels(vip.name).set(1)
+        metrics.term.labels(vip.name).set(opened.term)
         metrics.takeovers.labels(origin.reason).inc()
         metrics.takeover_seconds.observe(took_ns / 1e9)
         _log.info(
@@ -442,6 +479,8 @@ class Keeper:
         """Unbind what the lease has lost, then let it say so."""
         name = await self._node.leave(key)
         self._takeovers.pop(key, None)
+        metrics.held.labels(name).set(0)
+        metrics.term.labels(name).set(0)
         _log.info("Left %s", name)
         self._perform(seated, seated.seat.lease.closed(key, now_ns()))
         self._arm()

@@ -150,9 +150,9 @@ class Lease:
         return holding.phase if holding else Phase.STANDBY
 
     def term(self, key: Key) -> int:
-        """The term under which it is held here, 0 if it is not."""
+        """The term under which it is held here, or was until it is closed; 0 if it is not."""
         holding = self._holdings.get(key)
-        return holding.term if holding and holding.phase is Phase.OWNER else 0
+        return holding.term if holding and holding.phase in (Phase.OWNER, Phase.CLOSING) else 0
 
     def margin_ns(self, now_ns: int) -> int | None:
         """Time left of the lease that ends first; None if nothing is held."""

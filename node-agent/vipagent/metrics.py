@@ -20,7 +20,9 @@ late_rounds = Counter(
     "vipkeeper_late_rounds_total", "Wake-ups of the lease loop more than 20 ms after they were due."
 )
 held = Gauge("vipkeeper_virtualip_held", "1 while this node holds the VirtualIP.", ["virtualip"])
-term = Gauge("vipkeeper_virtualip_term", "The term under which this node holds the VirtualIP.", ["virtualip"])
+term = Gauge(
+    "vipkeeper_virtualip_term", "The term under which this node holds the VirtualIP, else 0.", ["virtualip"]
+)
 takeovers = Counter("vipkeeper_takeovers_total", "VirtualIPs that came to this node.", ["reason"])
 takeover_seconds = Histogram(
     "vipkeeper_takeover_seconds",

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from vipagent import announcement, metrics
 from vipagent.announcer import Announced, FramesUnavailable
 from vipagent.kernel import KernelRefused
-from vipagent.nodeview import NodeView, Refusal
+from vipagent.nodeview import GuardRole, NodeView, Refusal
 from vipagent.plan import LIFETIME_S, Bind, Close, Forget, Guard, Unbind, claim, place, plan, refuse, roles
 from vipapi.nodestatus import InterfaceStatus, Problem
 
@@ -34,13 +34,14 @@ if TYPE_CHECKING:
     from vipagent.fence import Fence
     from vipagent.kernel import Kernel
     from vipagent.messages import Key
-    from vipagent.nodeview import GuardRole, IPAddress, LinkIndex
+    from vipagent.nodeview import IPAddress, LinkIndex
     from vipagent.plan import Action, Claim
     from vipapi.nodeplan import VirtualIPPlan
 
 LOOK_S: Final = 1.5
 _MOST_INTERFACES: Final = 64
 _BLIND_LOOKS: Final = 8
+_BIND_AGAIN_S: Final = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +62,8 @@ class Node:
         self._vips: dict[str, VirtualIPPlan] = {}
         self._held: dict[Key, Claim] = {}
         self._deadlines_ns: dict[Key, int] = {}
-        self._placed: dict[Key, dict[IPAddress, LinkIndex]] = {}
+        self._bound_on: defaultdict[IPAddress, set[LinkIndex]] = defaultdict(set)
+        self._bind_refusals: dict[IPAddress, tuple[float, Refusal]] = {}
         self._guards: dict[tuple[LinkIndex, GuardRole], Refusal | None] = {}
         self._locks: defaultdict[IPAddress, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._repeats: dict[Key, asyncio.Task[None]] = {}
@@ -78,8 +80,20 @@ class Node:
         """
         if uid in self._unreadable:
             return self._unreadable[uid]
-        refusal = refuse(self._planned[uid], self.view, self._guards)
-        return refusal or self._unannounceable.get(uid)
+        claimed = self._planned[uid]
+        refusal = refuse(claimed, self.view, self._guards) or self._bind_refusal(claimed)
+        if refusal is None and not any(held.uid == uid for held in self._held.values()):
+            return self._unannounceable.get(uid)
+        return refusal
+
+    def _bind_refusal(self, claimed: Claim) -> Refusal | None:
+        """Why the kernel would not take an address of a VirtualIP a short while ago."""
+        since_s = asyncio.get_running_loop().time() - _BIND_AGAIN_S
+        for address in claimed.addresses:
+            at_s, refusal = self._bind_refusals.get(address.ip, (0.0, None))
+            if refusal is not None and at_s > since_s:
+                return refusal
+        return None
 
     def interface_of(self, uid: str) -> str:
         """The interface that would carry a planned VirtualIP, empty if none."""
@@ -124,7 +138,8 @@ class Node:
 
     async def leave_clean(self) -> None:
         """Close and unbind everything, at the end of this keeper."""
-        for key in list(self._held):
+        while self._held:
+            key = next(iter(self._held))
             self.close(key)
             await self.leave(key)
         if self._preparing is not None:
@@ -167,12 +182,11 @@ class Node:
         places = place(held, self.view)
         if isinstance(places, Refusal):
             _log.error("Cannot bind %s: %s", held.name, places.message)
-            return
-        self._placed[key] = places
-        await self._attempt("Bind", [self._bind(address, index) for address, index in places.items()])
+        else:
+            await self._attempt("Bind", [self._bind(address, index) for address, index in places.items()])
         if self._held.get(key) is held:
-            self._announce(places, asks_gateway=True)
-            self._repeats[key] = asyncio.create_task(self._announce_repeatedly(key, held, places))
+            self._announce([address.ip for address in held.addresses], asks_gateway=True)
+            self._repeats[key] = asyncio.create_task(self._announce_repeatedly(key, held))
 
     def close(self, key: Key) -> None:
         """Close the fence of a set; when it returns, no packet of its addresses passes. `leave` follows."""
@@ -186,8 +200,14 @@ class Node:
         repeats = self._repeats.pop(key, None)
         if repeats is not None:
             repeats.cancel()
-        places = self._placed.pop(key, {})
-        await self._attempt("Unbind", [self._unbind(address, index) for address, index in places.items()])
+        await self._attempt(
+            "Unbind",
+            [
+                self._unbind(address.ip, index)
+                for address in held.addresses
+                for index in tuple(self._bound_on[address.ip])
+            ],
+        )
         return held.name
 
     # Looking -------------------------------------------------------------------------------------
@@ -240,16 +260,21 @@ class Node:
                 guards=self._guards,
                 lifetime_s=LIFETIME_S,
             )
+            has_guarded = False
             for action in actions:
+                if has_guarded and not isinstance(action, Close | Guard):
+                    await self._read_guards()
+                    has_guarded = False
                 await self._act(action)
-            if any(isinstance(action, Guard) for action in actions):
+                has_guarded = has_guarded or isinstance(action, Guard)
+            if has_guarded:
                 await self._read_guards()
         if self._preparing is None or self._preparing.done():
             self._preparing = asyncio.create_task(self._prepare())
 
     async def _renew_blindly(self) -> None:
         """Renew what is held where it was put: not being able to look is no reason to lose it."""
-        places = [place for places in self._placed.values() for place in places.items()]
+        places = [(address, index) for address, bound in self._bound_on.items() for index in bound]
         await self._attempt("Bind", [self._bind(address, index) for address, index in places])
 
     def _note_view(self) -> None:
@@ -289,11 +314,14 @@ class Node:
             case Unbind(address, index):
                 await self._attempt("Unbind", [self._unbind(address, index)])
             case Bind(address, index, is_new):
+                if self._guards.get((index, GuardRole.CARRIER)) is not None:
+                    return  # never an address on a link that is not fenced: the guard is tried again too
                 await self._attempt("Bind", [self._bind(address, index)])
                 if is_new and self._is_held(address):
-                    self._announce({address: index}, asks_gateway=False)
+                    self._announce([address], asks_gateway=False)
             case Forget(address):
-                if not any(address == known.ip for claimed in self._claims() for known in claimed.addresses):
+                is_known = any(address == a.ip for claimed in self._claims() for a in claimed.addresses)
+                if not (is_known or self._bound_on[address]):
                     self._fence.forget(address)
 
     async def _attempt(self, name: str, deeds: list[Coroutine[None, None, None]]) -> None:
@@ -310,14 +338,35 @@ class Node:
 
     async def _bind(self, address: IPAddress, index: LinkIndex) -> None:
         async with self._locks[address]:
-            if self._is_held(address):
+            if not self._is_held(address):
+                return
+            self._bound_on[address].add(index)
+            try:
                 await self._kernel.bind(address, index, lifetime_s=LIFETIME_S)
+            except KernelRefused as refused:
+                refusal = Refusal("BindRefused", f"{refused}: mend it on this node")
+                self._bind_refusals[address] = (asyncio.get_running_loop().time(), refusal)
+                raise
+            self._bind_refusals.pop(address, None)
 
     async def _unbind(self, address: IPAddress, index: LinkIndex) -> None:
+        """Unbind, unless the address belongs there by now."""
         async with self._locks[address]:
-            belongs = any(places.get(address) == index for places in self._placed.values())
-            if not (belongs and self._is_held(address)):
+            if self._place_of(address) != index:
                 await self._kernel.unbind(address, index)
+                self._bound_on[address].discard(index)
+
+    def _place_of(self, address: IPAddress) -> LinkIndex | None:
+        """Where a held address belongs, as far as the last look knows; None if it is not held."""
+        for held in self._held.values():
+            if any(address == each.ip for each in held.addresses):
+                places = place(held, self.view)
+                return (
+                    next(iter(self._bound_on[address]), None)
+                    if isinstance(places, Refusal)
+                    else places[address]
+                )
+        return None
 
     # Announcing ----------------------------------------------------------------------------------
 
@@ -337,13 +386,18 @@ class Node:
             _log.warning("%s; it is tried again", unavailable)
         else:
             if is_news:
+                held = [address.ip for claimed in self._held.values() for address in claimed.addresses]
+                self._announce(held, asks_gateway=False)
                 self._changed.set()
 
-    def _announce(self, places: dict[IPAddress, LinkIndex], *, asks_gateway: bool) -> None:
-        for address, index in places.items():
-            self._announcer.announce(index, [address], asks_gateway=asks_gateway)
+    def _announce(self, addresses: Iterable[IPAddress], *, asks_gateway: bool) -> None:
+        """Announce what is bound, where it is bound."""
+        for address in addresses:
+            if address not in self._bind_refusals:
+                for index in self._bound_on[address]:
+                    self._announcer.announce(index, [address], asks_gateway=asks_gateway)
 
-    async def _announce_repeatedly(self, key: Key, held: Claim, places: dict[IPAddress, LinkIndex]) -> None:
+    async def _announce_repeatedly(self, key: Key, held: Claim) -> None:
         """Repeat the announcement as long as this very holding lasts; cancelled by `leave`."""
         vip = self._vips.get(held.uid)
         count, refresh_s = (vip.announcement_count, vip.announcement_refresh_s) if vip else (1, 60)
@@ -351,4 +405,4 @@ class Node:
             before_s = announcement.due_s(sent - 1, count=count, refresh_s=refresh_s)
             await asyncio.sleep(announcement.due_s(sent, count=count, refresh_s=refresh_s) - before_s)
             if self._held.get(key) is held:
-                self._announce(places, asks_gateway=False)
+                self._announce([address.ip for address in held.addresses], asks_gateway=False)

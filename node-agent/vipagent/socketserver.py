@@ -69,10 +69,16 @@ class SocketServer:
         try:
             if self._report is not None:
                 writer.write(self._report + b"\n")
-            while line := await reader.readline():
+            while line := await _line(reader):
                 await self._take(line)
-        except (ConnectionError, ValueError):
-            pass  # gone, or a line beyond every bound: it may come again
         finally:
             self._writers.discard(writer)
             writer.close()
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    """Read a line; empty if the courier is gone, or sent one beyond every bound: it may come again."""
+    try:
+        return await reader.readline()
+    except (ConnectionError, ValueError):
+        return b""

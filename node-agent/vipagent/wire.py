@@ -1,6 +1,6 @@
 """The door to UDP: one socket for each heartbeat address and port, never blocking.
 
-A datagram that could not be sent is a lost datagram, as on any network: it is counted, not raised.
+A datagram that could not be sent is a lost datagram, as on any network: it is told, not raised.
 Reading is left to the caller, who is told when there is something, so that its clock is read only
 after the datagram is in hand (rule 2 of the lease protocol).
 """
@@ -27,7 +27,6 @@ class Wire:
         """Bind; raises `OSError` while the node does not have the address."""
         self.address = address
         self.port = port
-        self.lost = 0
         is_ipv6 = address.version == 6  # noqa: PLR2004 - the version's own name
         self._socket = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
         try:
@@ -53,12 +52,13 @@ class Wire:
         """For the event loop."""
         return self._socket.fileno()
 
-    def send(self, to: str, datagram: bytes) -> None:
-        """Send to an IP address, at this socket's port; what cannot be sent is lost."""
+    def send(self, to: str, datagram: bytes) -> bool:
+        """Send to an IP address, at this socket's port; False for a datagram that is lost already."""
         try:
             self._socket.sendto(datagram, (to, self.port))
         except OSError:
-            self.lost += 1
+            return False
+        return True
 
     def receive(self, take: Callable[[bytes], None], *, at_most: int) -> None:
         """Hand over what has arrived, one datagram at a time, `at_most` so many."""
@@ -68,9 +68,7 @@ class Wire:
             except BlockingIOError:
                 return
             except OSError:
-                # An ICMP error about something we sent: a lost datagram again.
-                self.lost += 1
-                continue
+                continue  # an ICMP error about something we sent: a lost datagram
             take(datagram)
 
     def close(self) -> None:

@@ -36,9 +36,8 @@ def test_nothing_there_is_no_error() -> None:
 def test_what_cannot_be_sent_is_a_lost_datagram() -> None:
     wire = Wire(ipaddress.ip_address("127.0.0.1"), 0)
     wire.port = 9
-    wire.send("127.0.0.1", b"x" * 70_000)
+    assert not wire.send("127.0.0.1", b"x" * 70_000)
     wire.close()
-    assert wire.lost == 1
 
 
 def test_an_address_that_the_node_does_not_have_cannot_be_bound() -> None:

@@ -1,0 +1,61 @@
+"""What a plan must be before a keeper acts on it."""
+
+import msgspec
+import pytest
+
+from vipapi import nodeplan
+from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Member, Plan, Timing, VirtualIPPlan
+
+VIP = VirtualIPPlan(
+    uid="u", name="web", addresses=("192.0.2.10/24", "2001:db8::10"), candidates=(CandidatePlan("a", 100),)
+)
+DOMAIN = DomainPlan(
+    name="default",
+    uid="d",
+    epoch=1,
+    config_hash="h",
+    port=7946,
+    timing=Timing(100, 400, 500, 600),
+    witnesses=(Member("a", "192.0.2.1"),),
+    members=(Member("b", "2001:db8::2"),),
+    keys=(Key(1, b"k" * 32),),
+    virtual_ips=(VIP,),
+)
+
+
+def _plan(**changes: object) -> Plan:
+    return Plan(
+        node="a", node_addresses=("192.0.2.1",), domains=(msgspec.structs.replace(DOMAIN, **changes),)
+    )
+
+
+def test_a_plan_is_read_as_it_was_written() -> None:
+    assert nodeplan.decode(nodeplan.encode(_plan())) == _plan()
+
+
+@pytest.mark.parametrize(
+    ("plan", "sentence"),
+    [
+        pytest.param(_plan(port=0), "there is no port 0", id="port"),
+        pytest.param(_plan(keys=(Key(256, b"k" * 32),)), "a key's id must be from 1 to 255", id="key id"),
+        pytest.param(_plan(members=(Member("b", "elsewhere"),)), "'elsewhere'", id="a member's address"),
+        pytest.param(Plan(node="a", node_addresses=("eth0",)), "'eth0'", id="the node's address"),
+        pytest.param(
+            _plan(virtual_ips=(msgspec.structs.replace(VIP, addresses=()),)), "web has no address", id="none"
+        ),
+        pytest.param(
+            _plan(virtual_ips=(msgspec.structs.replace(VIP, addresses=("192.0.2.300",)),)),
+            "'192.0.2.300'",
+            id="an address that is none",
+        ),
+        pytest.param(
+            _plan(virtual_ips=(msgspec.structs.replace(VIP, addresses=("192.0.2.1",) * 4097),)),
+            "4097 addresses are more than the 4096",
+            id="more than the fence holds",
+        ),
+        pytest.param(Plan(node="a", format=2), "upgrade the keeper", id="a newer format"),
+    ],
+)
+def test_a_plan_that_cannot_be_acted_on_is_refused_with_a_sentence(plan: Plan, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        nodeplan.decode(nodeplan.encode(plan))
