@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lab.topology import Host
 
 HEARTBEATS = 7946
-ADDRESSES = {"web": "192.0.2.50", "dual": "192.0.2.51", "dual-v6": "2001:db8::51"}
+ADDRESSES = {"web": "192.0.2.50", "dual": "192.0.2.51"}
 WEB_CHECK = {
     "name": "web-server",
     "httpGet": {"port": 8080, "path": "/healthz"},
@@ -64,7 +64,7 @@ def stage(lab: Lab) -> Stage:
     running.start()
     for manifest in OBJECTS:
         lab.plane.api.apply(manifest)
-    running.watch({name: ADDRESSES[name] for name in ("web", "dual")}, urls=urls_for({"web": "192.0.2.50"}))
+    running.watch(ADDRESSES, urls=urls_for({"web": ADDRESSES["web"]}))
     running.rest("web", "dual")
     return running
 
@@ -156,7 +156,7 @@ def test_a_frozen_agent_never_answers_beside_the_new_owner(at_rest: Stage, secon
         patience_s=5,
     )
     assert outcome.overlaps == ()
-    assert at_rest.owner("dual").name in at_rest.lab.nodes
+    at_rest.rest("dual")
 
 
 def test_a_planned_move_goes_where_it_was_told(at_rest: Stage) -> None:
@@ -231,7 +231,7 @@ def kill_and_restart_all(stage: Stage) -> None:
         stage.agents.restart(node)
 
 
-def test_a_rolling_restart_costs_no_owner_twice(at_rest: Stage) -> None:
+def test_a_rolling_restart_never_has_two_owners(at_rest: Stage) -> None:
     for node in at_rest.lab.nodes.values():
         outcome = at_rest.act("web", partial(restart, at_rest, node), patience_s=1)
         assert outcome.overlaps == (), outcome
