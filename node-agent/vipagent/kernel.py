@@ -15,7 +15,9 @@ either. Filters of others are never touched; one that comes before ours (an earl
 priority, or a tcx program, which the kernel runs before clsact) could take packets past the fence:
 `guarded` says so, and `guard` overtakes it. Only a filter of another kind at that priority cannot be.
 
-Every failure to look or to act is a `KernelRefused`; an absent address to unbind is none.
+Every failure to look or to act is a `KernelRefused`; an absent address to unbind is none. The kernel may
+lose an answer (netlink(7): a full receive buffer); one that is not there after `_ANSWER_S` is a failure too,
+or whoever waits for it would wait for ever, with the lock of an address in hand.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from vipagent.fence import FenceRefused
 from vipagent.nodeview import BoundAddress, GuardRole, LinkIndex, NodeView, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from vipagent.fence import Direction, Fence
     from vipagent.nodeview import IPAddress
@@ -52,6 +54,8 @@ _REQUEST_DUMP: Final = 0x301
 _DUMP_INTERRUPTED: Final = 0x10
 _MESSAGE_ERROR, _MESSAGE_DONE = 2, 3
 _LOOKS: Final = 5
+_ANSWER_S: Final = 1.0
+"""For how long the kernel may say nothing; then who renews addresses blindly is still in time (LIFETIME_S)."""
 
 _NO_PREFIX_ROUTE, _NO_DAD = 0x200, 0x02
 
@@ -111,15 +115,17 @@ class Kernel:
         """Add an address with our mark, or give it a new lifetime."""
         is_ipv4 = address.version == 4  # noqa: PLR2004 - the IP version
         try:
-            await self._route.addr(
-                "replace",
-                index=link_index,
-                address=str(address),
-                prefixlen=address.max_prefixlen,
-                proto=rtnetlink.ADDRESS_MARK,
-                flags=_NO_PREFIX_ROUTE if is_ipv4 else _NO_PREFIX_ROUTE | _NO_DAD,
-                preferred_lft=lifetime_s if is_ipv4 else 0,
-                valid_lft=lifetime_s,
+            await _answered(
+                self._route.addr(
+                    "replace",
+                    index=link_index,
+                    address=str(address),
+                    prefixlen=address.max_prefixlen,
+                    proto=rtnetlink.ADDRESS_MARK,
+                    flags=_NO_PREFIX_ROUTE if is_ipv4 else _NO_PREFIX_ROUTE | _NO_DAD,
+                    preferred_lft=lifetime_s if is_ipv4 else 0,
+                    valid_lft=lifetime_s,
+                )
             )
         except (NetlinkError, OSError) as cause:
             raise KernelRefused(f"cannot bind {address} on link {link_index}: {_why(cause)}") from cause
@@ -127,8 +133,10 @@ class Kernel:
     async def unbind(self, address: IPAddress, link_index: int) -> None:
         """Remove an address that was bound by `bind`; an absent one, or link, is fine."""
         try:
-            await self._route.addr(
-                "delete", index=link_index, address=str(address), prefixlen=address.max_prefixlen
+            await _answered(
+                self._route.addr(
+                    "delete", index=link_index, address=str(address), prefixlen=address.max_prefixlen
+                )
             )
         except (NetlinkError, OSError) as cause:
             if _code(cause) not in (errno.EADDRNOTAVAIL, errno.ENODEV):
@@ -207,9 +215,10 @@ class Kernel:
             bodies: list[bytes] = []
             is_whole = True
             try:
-                async with self._dumping:
+                async with self._dumping, asyncio.timeout(_ANSWER_S) as silence:
                     await request.send()
                     async for message in request.response():
+                        silence.reschedule(asyncio.get_running_loop().time() + _ANSWER_S)
                         bodies.append(message["body"])
                         is_whole = is_whole and not message["header"]["flags"] & _DUMP_INTERRUPTED
             except (NetlinkError, OSError) as cause:
@@ -236,7 +245,7 @@ class Kernel:
 
     async def _add_clsact(self, link_index: int) -> None:
         try:
-            await self._route.tc("add", "clsact", link_index)
+            await _answered(self._route.tc("add", "clsact", link_index))
         except NetlinkError as cause:
             if cause.code != errno.EEXIST:
                 raise
@@ -251,16 +260,18 @@ class Kernel:
         is_first = bool(ours) and filters[0] is ours[0]
         taken = {each.handle for each in ours}
         handle = ours[0].handle if is_first else next(h for h in _HANDLES if h not in taken)
-        await self._route.tc(
-            "replace-filter",
-            "bpf",
-            link_index,
-            handle,
-            parent=parent,
-            prio=_PRIORITY,
-            fd=program_fd,
-            name=f"{_NAME}-{'in' if parent == _INGRESS else 'out'}",
-            direct_action=True,
+        await _answered(
+            self._route.tc(
+                "replace-filter",
+                "bpf",
+                link_index,
+                handle,
+                parent=parent,
+                prio=_PRIORITY,
+                fd=program_fd,
+                name=f"{_NAME}-{'in' if parent == _INGRESS else 'out'}",
+                direct_action=True,
+            )
         )
         stale_ids = {each.program_id for each in ours} - {fence.ids[program_fd]}
         fence.overtake(link_index, _DIRECTIONS[parent], program_fd, stale_ids)
@@ -269,8 +280,8 @@ class Kernel:
                 await self._detach(link_index, parent, stale)
 
     async def _detach(self, link_index: int, parent: int, stale: Filter) -> None:
-        await self._route.tc(
-            "del-filter", "bpf", link_index, stale.handle, parent=parent, prio=stale.priority
+        await _answered(
+            self._route.tc("del-filter", "bpf", link_index, stale.handle, parent=parent, prio=stale.priority)
         )
 
     async def _ours(self, link_index: int, parent: int) -> list[Filter]:
@@ -288,6 +299,12 @@ class Kernel:
             raise
         filters = [rtnetlink.read_filter(body) for body in bodies if len(body) > rtnetlink.FILTER_HEADER]
         return [each for each in filters if each.handle and each.chain == 0]
+
+
+async def _answered(request: Awaitable[Any]) -> None:
+    """Wait for the kernel's answer; raises `TimeoutError` (an `OSError`) if there is none."""
+    async with asyncio.timeout(_ANSWER_S):
+        await request
 
 
 def _is_ours(each: Filter) -> bool:
@@ -316,6 +333,8 @@ def _code(cause: BaseException | None) -> int | None:
 
 
 def _why(cause: Exception) -> str:
+    if isinstance(cause, TimeoutError):
+        return f"it did not answer within {_ANSWER_S:.0f} s"
     match _code(cause):
         case errno.EPERM | errno.EACCES:
             return f"not permitted ({cause}): the keeper needs the capability NET_ADMIN, and the link IPv6"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from vipagent.nodeview import BoundAddress, Link, LinkIndex, NodeView
 
 INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
+SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h
+BPF_RET = 0x06  # linux/bpf_common.h: returning 0 drops the message
 BOTH = pytest.mark.parametrize("address", [VIP4, VIP6], ids=["IPv4", "IPv6"])
 ROLES = pytest.mark.parametrize("role", list(GuardRole), ids=lambda role: role.value)
 
@@ -485,3 +489,40 @@ def test_a_watcher_that_was_told_too_much_looks_again_and_goes_on() -> None:
             await asyncio.wait_for(news.wait(), 5)
 
     run(story)
+
+
+@contextmanager
+def deafened(route: AsyncIPRoute) -> Iterator[None]:
+    """Have the kernel drop every answer on its way into the socket, as it does where the buffer is full."""
+    nothing = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RET, 0, 0, 0))
+    program = struct.pack("HL", 1, ctypes.addressof(nothing))
+    route.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+    try:
+        yield
+    finally:
+        route.socket.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+
+
+@pytest.mark.usefixtures("node")
+def test_a_lost_answer_is_a_refusal_after_a_second_and_the_next_question_is_answered() -> None:
+    async def story() -> None:
+        async with asyncio.timeout(10), AsyncIPRoute() as route, AsyncIPRoute() as events:
+            kernel = Kernel(route, events)
+            index, fence = await eth0(kernel), Fence.load()
+            await kernel.bind(VIP4, index, lifetime_s=60)
+            with deafened(route):
+                outcomes = await asyncio.gather(
+                    kernel.unbind(VIP4, index),
+                    kernel.bind(VIP6, index, lifetime_s=60),
+                    kernel.guard(index, fence, GuardRole.CARRIER),
+                    kernel.observe(),
+                    return_exceptions=True,
+                )
+            assert [type(outcome) for outcome in outcomes] == [KernelRefused] * 4
+            assert all("it did not answer within 1 s" in str(outcome) for outcome in outcomes)
+            await kernel.unbind(VIP4, index)
+            assert await bound(kernel, VIP4) is None
+            assert await bound(kernel, VIP6) is not None
+            fence.release()
+
+    asyncio.run(story())
