@@ -8,20 +8,15 @@ from the API server; nothing in it is an event. `format` grows when an older kee
 from __future__ import annotations
 
 import ipaddress
+from typing import Literal
 
 import msgspec
 
+from vipapi.configuration import Configuration, Member
 from vipapi.healthchecks import HealthCheck
 
-FORMAT = 1
+FORMAT = 2
 MOST_ADDRESSES = 4096
-
-
-class Member(msgspec.Struct, frozen=True, rename="camel"):
-    """A node of a domain and the IP address that its keeper's heartbeats come from and go to."""
-
-    node: str
-    address: str
 
 
 class Timing(msgspec.Struct, frozen=True, rename="camel"):
@@ -52,7 +47,8 @@ class VirtualIPPlan(msgspec.Struct, frozen=True, rename="camel"):
 
     `owner` and `succession` are the operator's standing order (the owner first choice, the succession
     those who follow it); they are obeyed only while the lease is at `based_on_term`. `observed_term`
-    is the newest term that the API knows of, a floor for the witnesses' memory.
+    is the newest term that the API knows of, a floor for the witnesses' memory. `is_held_alone`
+    (`onQuorumLoss: Hold`) lets a candidate that hears no other witness go on with its own vote.
     """
 
     uid: str
@@ -67,29 +63,31 @@ class VirtualIPPlan(msgspec.Struct, frozen=True, rename="camel"):
     health_checks: tuple[HealthCheck, ...] = ()
     announcement_count: int = 5
     announcement_refresh_s: int = 60
+    is_held_alone: bool = False
 
 
 class DomainPlan(msgspec.Struct, frozen=True, rename="camel"):
     """One failover domain as this node takes part in it.
 
-    `epoch` and `config_hash` name the witness configuration; with no witnesses yet the epoch is 0 and
-    nothing can be held. `uid` is the FailoverDomain's, so that a domain made anew is another domain.
+    With no witnesses yet the configuration's epoch is 0 and nothing can be held. `uid` is the
+    FailoverDomain's, so that a domain made anew is another domain. `deleted` are the UIDs of
+    VirtualIPs that are being deleted: as a witness this node grants them to nobody any more.
     """
 
     name: str
     uid: str
-    epoch: int
-    config_hash: str
     port: int
     timing: Timing
-    witnesses: tuple[Member, ...]
+    configuration: Configuration
     members: tuple[Member, ...]
     keys: tuple[Key, ...]
     virtual_ips: tuple[VirtualIPPlan, ...] = msgspec.field(name="virtualIPs", default=())
+    deleted: tuple[str, ...] = ()
     heartbeat_interface: str | None = None
+    gateway_probe: Literal["Auto", "Off"] = "Auto"
 
 
-class Plan(msgspec.Struct, frozen=True, rename="camel"):
+class Plan(msgspec.Struct, frozen=True, rename="camel", tag="plan"):
     """Everything a keeper works from. `node_addresses` are the Node's InternalIPs, preferred first."""
 
     node: str
@@ -110,31 +108,36 @@ def decode(line: bytes) -> Plan:
     that is not a whole, valid plan of a known format.
     """
     plan = msgspec.json.decode(line, type=Plan)
-    _check(plan)
+    check(plan)
+    return plan
+
+
+def check(plan: Plan) -> None:
+    """Raise `ValueError` for what the types cannot say; what passes can be acted on whole."""
     if plan.format > FORMAT:
         raise ValueError(
             f"plan format {plan.format} is newer than this keeper's {FORMAT}: upgrade the keeper"
         )
-    return plan
-
-
-def _check(plan: Plan) -> None:
-    """Raise ValueError for what the types cannot say; what passes can be acted on whole."""
     for text in plan.node_addresses:
         ipaddress.ip_address(text)
     addresses = 0
     for domain in plan.domains:
-        for member in (*domain.witnesses, *domain.members):
+        for member in (*domain.configuration.members, *domain.members):
             ipaddress.ip_address(member.address)
         if not 0 < domain.port < 1 << 16:
             raise ValueError(f"domain {domain.name}: there is no port {domain.port}")
         if any(not 0 < key.key_id < 1 << 8 for key in domain.keys):
             raise ValueError(f"domain {domain.name}: a key's id must be from 1 to 255")
         for vip in domain.virtual_ips:
-            if not vip.addresses:
-                raise ValueError(f"VirtualIP {vip.name} has no address")
-            addresses += len(vip.addresses)
-            for text in vip.addresses:
-                ipaddress.ip_interface(text)
+            addresses += _count(vip)
     if addresses > MOST_ADDRESSES:
         raise ValueError(f"{addresses} addresses are more than the {MOST_ADDRESSES} that one node can guard")
+
+
+def _count(vip: VirtualIPPlan) -> int:
+    """Return how many addresses a VirtualIP has; raises `ValueError` if one is none, or there is none."""
+    if not vip.addresses:
+        raise ValueError(f"VirtualIP {vip.name} has no address")
+    for text in vip.addresses:
+        ipaddress.ip_interface(text)
+    return len(vip.addresses)

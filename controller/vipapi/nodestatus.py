@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from vipapi.configuration import Configuration
+
 
 class InterfaceStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """A network interface of the node that could carry an address. Addresses are `address/prefix`."""
@@ -74,16 +76,28 @@ class GrantStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
 
 
 class DomainStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """This node in one domain: its witness role, whom it hears, and what it granted."""
+    """This node in one domain: its witness role, whom it hears, and what it granted.
+
+    `behind` are peers that are heard and still at an older epoch. `drained_epoch` is the newest epoch
+    that is on this node's disk with every grant over that was made before; `term_floor` a number that it
+    asks every new term to be above, also after a restart. `tombstones` are the UIDs of deleted
+    VirtualIPs that it grants to nobody. `vote_transitions` is 0 where it does not hold the API server's
+    vote. `is_sound` is whether it can reach its gateway.
+    """
 
     name: str
     uid: str
     role: Literal["Witness", "Member"]
     heartbeat_address: str = ""
-    epoch: int = 0
-    config_hash: str = ""
+    configuration: Configuration = Configuration()
     reachable_peers: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
     grants: tuple[GrantStatus, ...] = ()
+    drained_epoch: int = 0
+    term_floor: int = 0
+    tombstones: tuple[str, ...] = ()
+    vote_transitions: int = 0
+    is_sound: bool = True
 
 
 class Problem(msgspec.Struct, frozen=True, rename="camel"):
@@ -93,7 +107,7 @@ class Problem(msgspec.Struct, frozen=True, rename="camel"):
     message: str
 
 
-class Report(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class Report(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, tag="report"):
     """What one keeper reports. `incarnation` grows with every start of the keeper.
 
     `candidacy` is `WitnessOnly` for a keeper that never holds an address.

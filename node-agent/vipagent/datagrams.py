@@ -1,15 +1,18 @@
 """Bytes on the wire: one authenticated UDP datagram for each message.
 
-    header   magic "VK", version, key id, domain tag, epoch, configuration tag     (24 bytes)
-    body     msgpack [sender, receiver, incarnation, sequence, message]
-    tag      BLAKE2b keyed with the domain's heartbeat key, over header and body   (16 bytes)
+    header   magic "VK", version, key id, domain tag, epoch, hashes of this and the former epoch  (32 bytes)
+    body     msgpack [sender, machine, incarnation, newest key, receiver, sequence, message]
+    tag      BLAKE2b keyed with the domain's heartbeat key, over header and body                  (16 bytes)
 
 Everything that decides what a datagram means stands under the tag. The domain tag is a hash of the
-FailoverDomain's UID, so that a domain made anew is a stranger to the old one; epoch and configuration
-tag name the witness configuration, and two keepers that disagree about it do not talk.
+FailoverDomain's UID, so that a domain made anew is a stranger to the old one; epoch and hashes say which
+witness configuration the sender works with (`vipapi.configuration.relation`), the lease's timing included.
 
 Replays: a receiver remembers, for each sender, the newest incarnation and a window of sequence numbers
 (as IPsec does, RFC 4303, 3.4.3). What is refused is refused with one word that a counter can carry.
+
+Keys: who has two keys signs for each peer with the highest that the peer is known to have, so that while
+a new key spreads nothing is lost. Of a peer that has not been heard yet the lowest is the best guess.
 """
 
 from __future__ import annotations
@@ -22,54 +25,52 @@ from typing import Final, Literal
 
 import msgspec
 
-from vipagent.messages import Message
+from vipagent.messages import Message, Sender
+from vipapi.configuration import Relation, Stamp, relation
 
 Refusal = Literal[
     "Truncated", "NotOurs", "Version", "UnknownKey", "Forged", "Garbage",
-    "Domain", "Epoch", "Receiver", "Sender", "Incarnation", "Replayed",
+    "Domain", "Receiver", "Sender", "Incarnation", "Replayed",
 ]  # fmt: skip
 
 MAXIMUM_SIZE: Final = 65_000
 _MAGIC: Final = b"VK"
-_VERSION: Final = 1
-_HEADER: Final = struct.Struct("!2sBB8sI8s")
+_VERSION: Final = 2
+_HEADER: Final = struct.Struct("!2sBB8sI8s8s")
 _TAG_SIZE: Final = 16
 _WINDOW: Final = 256
 LEAST_SECRET: Final = 16
 
 
 class DatagramRefused(ValueError):  # noqa: N818 - it reads as what happened
-    """A datagram that is not for us, or not to be believed; `refusal` says why in one word."""
+    """A datagram that is not for us, or not to be believed; `refusal` says why in one word.
 
-    def __init__(self, refusal: Refusal) -> None:
+    `sender` is known only of those that are authentic.
+    """
+
+    def __init__(self, refusal: Refusal, sender: str | None = None) -> None:
         super().__init__(refusal)
         self.refusal: Refusal = refusal
+        self.sender = sender
 
 
 class _Body(msgspec.Struct, frozen=True, array_like=True):
     sender: str
-    receiver: str
+    machine: bytes
     incarnation: int
+    newest_key: int
+    receiver: str
     sequence: int
     message: Message
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A message with what the datagram says about it."""
+    """A message, who sent it, and how its configuration stands to ours."""
 
-    sender: str
-    incarnation: int
+    sender: Sender
+    relation: Relation
     message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """The configuration that two keepers must share to understand each other."""
-
-    domain_uid: str
-    epoch: int
-    config_hash: str
 
 
 def _short_hash(text: str) -> bytes:
@@ -88,14 +89,15 @@ class _Window:
     """What one sender has said: its incarnation and the newest sequence numbers seen."""
 
     incarnation: int = -1
+    machine: bytes = b""
     newest: int = -1
     seen: int = 0
 
-    def admit(self, incarnation: int, sequence: int) -> Refusal | None:
-        if incarnation < self.incarnation:
-            return "Incarnation"
+    def admit(self, incarnation: int, machine: bytes, sequence: int) -> Refusal | None:
         if incarnation > self.incarnation:
-            self.incarnation, self.newest, self.seen = incarnation, -1, 0
+            self.incarnation, self.machine, self.newest, self.seen = incarnation, machine, -1, 0
+        elif (incarnation, machine) != (self.incarnation, self.machine):
+            return "Incarnation"
         ahead = sequence - self.newest
         if ahead > 0:
             self.seen = ((self.seen << ahead) | 1) & ((1 << _WINDOW) - 1) if ahead < _WINDOW else 1
@@ -110,79 +112,54 @@ class _Window:
 class Codec:
     """Seals and opens one domain's datagrams for one incarnation of one keeper.
 
-    `keys` maps key id to secret; `signing_key` is the id that seals. Not pure in the strict sense (it
-    counts its own sequence numbers), but it touches nothing outside.
+    Not pure in the strict sense (it counts its own sequence numbers), but it touches nothing outside.
     """
 
-    def __init__(
-        self,
-        *,
-        me: str,
-        incarnation: int,
-        configuration: Configuration,
-        keys: dict[int, bytes],
-        signing_key: int,
-        peers: frozenset[str],
-    ) -> None:
-        self.configuration: Final = configuration
+    def __init__(self, *, me: Sender, domain_uid: str) -> None:
         self._me = me
-        self._incarnation = incarnation
-        self._domain = _short_hash(configuration.domain_uid)
-        self._config = _short_hash(configuration.config_hash)
-        self._sequence = 0
+        self._domain = _short_hash(domain_uid)
+        self._stamp = Stamp(0, b"", b"")
+        self._keys: dict[int, bytes] = {}
+        self._peers: frozenset[str] = frozenset()
+        self._newest_keys: dict[str, int] = {}
         self._windows: dict[str, _Window] = {}
-        self.adopt(keys=keys, signing_key=signing_key, peers=peers)
+        self._sequence = 0
+
+    def configure(self, *, epoch: int, this: str, former: str) -> None:
+        """Take over a configuration; `this` and `former` name it and the one before."""
+        self._stamp = Stamp(epoch, _short_hash(this), _short_hash(former))
+
+    def adopt(self, *, keys: dict[int, bytes], peers: frozenset[str]) -> None:
+        """Take over the keys in force, by id, and the nodes that may send."""
+        assert keys
+        self._keys = keys
+        self._peers = peers
 
     def tag(self) -> bytes:
-        """The domain tag that this codec's datagrams carry."""
+        """What `domain_tag` reads from this domain's datagrams."""
         return self._domain
 
-    def adopt(self, *, keys: dict[int, bytes], signing_key: int, peers: frozenset[str]) -> None:
-        """Take over new keys and peers; replay windows are kept.
-
-        Raises `ValueError` for a key that is too short to keep a secret: an empty one would sign for anybody.
-        """
-        for key_id, secret in keys.items():
-            if len(secret) < LEAST_SECRET:
-                raise ValueError(
-                    f"heartbeat key {key_id} has {len(secret)} bytes, {LEAST_SECRET} are the least"
-                )
-        self._keys, self._signing_key, self._peers = keys, signing_key, peers
-        epoch = self.configuration.epoch
-        self._header = _HEADER.pack(_MAGIC, _VERSION, signing_key, self._domain, epoch, self._config)
-
     def seal(self, receiver: str, message: Message) -> bytes:
-        """Return the datagram that carries the message to `receiver`."""
+        """Return the datagram that carries a message to a keeper."""
         self._sequence += 1
-        body = _Body(
-            sender=self._me,
-            receiver=receiver,
-            incarnation=self._incarnation,
-            sequence=self._sequence,
-            message=message,
+        key_id = self._key_for(receiver)
+        stamp = self._stamp
+        header = _HEADER.pack(
+            _MAGIC, _VERSION, key_id, self._domain, stamp.epoch, stamp.hash, stamp.former_hash
         )
-        sealed = self._header + _encoder.encode(body)
-        return sealed + _authenticate(self._keys[self._signing_key], sealed)
+        body = _Body(*self._me, max(self._keys), receiver, self._sequence, message)
+        sealed = header + _encoder.encode(body)
+        return sealed + _authenticate(self._keys[key_id], sealed)
+
+    def _key_for(self, receiver: str) -> int:
+        newest = self._newest_keys.get(receiver, 0)
+        return max((key_id for key_id in self._keys if key_id <= newest), default=min(self._keys))
 
     def open(self, datagram: bytes) -> Envelope:
         """Return what an authentic, new datagram for this keeper says; raises `DatagramRefused`."""
-        try:
-            body = _decoder.decode(self._verified_body(datagram))
-        except msgspec.MsgspecError as error:
-            raise DatagramRefused("Garbage") from error
-        if body.receiver != self._me:
-            raise DatagramRefused("Receiver")
-        if body.sender not in self._peers:
-            raise DatagramRefused("Sender")
-        refusal = self._windows.setdefault(body.sender, _Window()).admit(body.incarnation, body.sequence)
-        if refusal is not None:
-            raise DatagramRefused(refusal)
-        return Envelope(body.sender, body.incarnation, body.message)
-
-    def _verified_body(self, datagram: bytes) -> bytes:
         if len(datagram) < _HEADER.size + _TAG_SIZE:
             raise DatagramRefused("Truncated")
-        magic, version, key_id, domain, epoch, config = _HEADER.unpack_from(datagram)
+        magic, version, key_id, domain, *stamp = _HEADER.unpack_from(datagram)
         if magic != _MAGIC:
             raise DatagramRefused("NotOurs")
         if version != _VERSION:
@@ -195,9 +172,24 @@ class Codec:
             raise DatagramRefused("Forged")
         if domain != self._domain:
             raise DatagramRefused("Domain")
-        if epoch != self.configuration.epoch or config != self._config:
-            raise DatagramRefused("Epoch")
-        return sealed[_HEADER.size :]
+        try:
+            body = _decoder.decode(sealed[_HEADER.size :])
+        except msgspec.MsgspecError as error:
+            raise DatagramRefused("Garbage") from error
+        return self._admit(body, Stamp(*stamp))
+
+    def _admit(self, body: _Body, stamp: Stamp) -> Envelope:
+        if body.receiver != self._me.node:
+            raise DatagramRefused("Receiver")
+        if body.sender not in self._peers:
+            raise DatagramRefused("Sender")
+        window = self._windows.setdefault(body.sender, _Window())
+        refusal = window.admit(body.incarnation, body.machine, body.sequence)
+        if refusal is not None:
+            raise DatagramRefused(refusal, body.sender)
+        self._newest_keys[body.sender] = body.newest_key
+        sender = Sender(body.sender, body.machine, body.incarnation)
+        return Envelope(sender, relation(self._stamp, stamp), body.message)
 
 
 def _authenticate(secret: bytes, sealed: bytes) -> bytes:

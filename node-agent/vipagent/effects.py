@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from vipagent.messages import Key, Message
+    from vipapi.configuration import Configuration
 
 MILLISECOND: Final = 1_000_000
 
@@ -28,10 +29,14 @@ class LeaseTiming:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The operator's standing order for an address set; obeyed only while the lease is at `based_on_term`."""
+    """The operator's standing order for an address set; obeyed only while the lease is at `based_on_term`.
+
+    `is_held_alone` allows a candidate that hears no other witness to go on with its own vote.
+    """
 
     owner: str | None
     based_on_term: int
+    is_held_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send a message to a keeper (which may be this one: its own witness)."""
+    """Send a message to a keeper (which may be this one: its own witness), or to the API server's vote."""
 
     to: str
     message: Message
@@ -76,7 +81,14 @@ class Close:
     key: Key
 
 
-Effect = Send | Open | Extend | Close
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """A peer told of a newer witness configuration: keep it on disk, then take it over."""
+
+    configuration: Configuration
+
+
+Effect = Send | Open | Extend | Close | Adopt
 
 
 class Phase(Enum):

@@ -23,15 +23,25 @@ The rules (numbers as in docs/protocol.md):
 13. a planned move asks the target first (Prepare, Ready), then closes, releases and hands over;
 16. releases are repeated until each witness has seen them or Tw has passed.
 
+*A majority* is one of every quorum of the configuration in force: two while the witnesses change. A
+lease is not touched by a change: its deadline stands, and what is renewed next needs the new majority.
+
+*Alone* (`onQuorumLoss: Hold`, outside the promise): where the order allows it, a sound candidate that
+hears no other witness goes on with its own vote. When it hears another owner again the higher term
+stays.
+
+*Sound* is who reaches its gateway. An owner that is not sound asks a sound standby to take over, and
+stays where there is none: a dead gateway moves nothing.
+
 Effects come out in the order in which they must be carried out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from vipagent.effects import MILLISECOND, Close, Effect, Extend, LeaseTiming, Open, Order, Origin, Phase, Send
+from vipagent.holding import Handing, Holding
 from vipagent.messages import (
     Ack,
     Denied,
@@ -48,9 +58,12 @@ from vipagent.messages import (
     ToCandidate,
     Want,
 )
+from vipagent.releases import Releases
+from vipapi.configuration import is_majority
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
     from random import Random
 
 _RETRY_NS: Final = 12 * MILLISECOND
@@ -62,52 +75,9 @@ _BEHIND_HEARTBEATS: Final = 1.3
 _CATCH_UP: Final = 0.3
 _FREE_IS_FRESH_HEARTBEATS: Final = 1.2
 _AFTER_MOVE_HEARTBEATS: Final = 3
-
-
+_OWNER_ALONE_HEARTBEATS: Final = 2.5
 _NEVER_NS: Final = 1 << 63
 _ASKS: Final = (Phase.ACQUIRING, Phase.OWNER)
-
-
-@dataclass(slots=True)
-class _Handing:
-    """A hand-over under way: whom we asked, since when, how often; `must_leave` if we cannot stay."""
-
-    target: str
-    must_leave: bool
-    asks: int = 0
-    next_ask_ns: int = 0
-
-
-@dataclass(slots=True)
-class _Holding:
-    """This node's side of one address set."""
-
-    order: Order
-    phase: Phase = Phase.STANDBY
-    is_fit: bool = False
-    term: int = 0
-    deadline_ns: int = 0
-    min_round: int = 0
-    acks_ns: dict[str, int] = field(default_factory=dict)
-    free: dict[str, tuple[int, Free]] = field(default_factory=dict)
-    denied_by: set[str] = field(default_factory=set)
-    origin: Origin | None = None
-    known_term: int = 0
-    try_at_ns: int | None = None
-    not_before_ns: int = 0
-    attempts: int = 0
-    retry_at_ns: int = 0
-    standby: str | None = None
-    handing: _Handing | None = None
-    successor: str | None = None
-
-
-@dataclass(slots=True)
-class _PendingRelease:
-    release: Release
-    missing: set[str]
-    until_ns: int
-    next_ns: int
 
 
 class Lease:
@@ -122,22 +92,26 @@ class Lease:
         *,
         me: str,
         incarnation: int,
-        witnesses: tuple[str, ...],
+        quorums: tuple[frozenset[str], ...],
         timing: LeaseTiming,
         random: Random,
         now_ns: int,
     ) -> None:
         self._me = me
         self._incarnation = incarnation
-        self._witnesses = witnesses
+        self._quorums = quorums
+        self._witnesses = _union(quorums)
+        self._asked = tuple(sorted(self._witnesses))
         self._timing = timing
         self._random = random
         self._round = 0
         self._term_floor = 0
         self._is_resigning = False
-        self._holdings: dict[Key, _Holding] = {}
+        self._is_sound = True
+        self._heard_ns = now_ns
+        self._holdings: dict[Key, Holding] = {}
         self._unassigned: frozenset[Key] = frozenset()
-        self._releases: dict[Key, _PendingRelease] = {}
+        self._releases = Releases()
         self._asking: list[Key] = []
         self._next_heartbeat_ns = now_ns + int(random.random() * timing.heartbeat_ns)
         self._due_ns = _NEVER_NS
@@ -175,7 +149,7 @@ class Lease:
         self._due_ns = min(self._due_ns, at_ns)
 
     def _earliest_due_ns(self) -> int:
-        due = [pending.next_ns for pending in self._releases.values()]
+        due = [self._releases.due_ns]
         for holding in self._holdings.values():
             if holding.phase is Phase.OWNER:
                 due.append(holding.deadline_ns)
@@ -185,7 +159,24 @@ class Lease:
                 due.append(holding.retry_at_ns)
             elif holding.phase is Phase.STANDBY and holding.try_at_ns is not None:
                 due.append(holding.try_at_ns)
-        return min(due, default=_NEVER_NS)
+        return min(due)
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether it holds anything, or is on its way to."""
+        return any(h.phase in _ASKS for h in self._holdings.values())
+
+    @property
+    def highest_term(self) -> int:
+        """The highest term that it has heard of or proposed, whatever the address set."""
+        return max(self._term_floor, *(max(h.term, h.known_term) for h in self._holdings.values()), 0)
+
+    @property
+    def polls(self) -> tuple[Key, ...]:
+        """The address sets for which it stands by, ready to take over."""
+        return tuple(
+            key for key, h in self._holdings.items() if h.phase is Phase.STANDBY and self._is_ready(h)
+        )
 
     # What happens to it --------------------------------------------------------------------------
 
@@ -200,13 +191,30 @@ class Lease:
             if holding.phase is Phase.STANDBY:
                 del self._holdings[key]
         for key, order in orders.items():
-            holding = self._holdings.setdefault(key, _Holding(order))
+            holding = self._holdings.setdefault(key, Holding(order))
             holding.order = order
         self._unassigned = frozenset(self._holdings) - frozenset(orders)
         return effects + self._steer(now_ns)
 
-    def judge(self, fit: frozenset[Key], now_ns: int) -> list[Effect]:
-        """Take over which address sets this node is fit to hold: health, interface, addresses."""
+    def configure(self, quorums: tuple[frozenset[str], ...], now_ns: int) -> None:
+        """Take over another set of witnesses, or two that must both agree, and ask them at once."""
+        self._quorums = quorums
+        self._witnesses = _union(quorums)
+        self._asked = tuple(sorted(self._witnesses))
+        self.hurry(now_ns)
+
+    def hurry(self, now_ns: int) -> None:
+        """Somebody else may answer now: the next heartbeat is due at once."""
+        self._next_heartbeat_ns = now_ns
+
+    def hear(self, node: str, now_ns: int) -> None:
+        """Another keeper, or the API server's vote, has said something, whatever it was."""
+        if node in self._witnesses and node != self._me:
+            self._heard_ns = now_ns
+
+    def judge(self, fit: frozenset[Key], now_ns: int, *, is_sound: bool = True) -> list[Effect]:
+        """Take over which address sets this node is fit to hold, and whether it reaches its gateway."""
+        self._is_sound = is_sound
         for key, holding in self._holdings.items():
             holding.is_fit = key in fit
         return self._steer(now_ns)
@@ -242,12 +250,13 @@ class Lease:
                 self._on_handover(sender, message, now_ns)
             case Prepare():
                 holding = self._holdings.get(message.key)
-                if holding is not None and holding.phase is Phase.STANDBY and self._is_ready(holding):
+                if holding is not None and self._is_ready_for(holding, message):
                     effects.append(Send(sender, Ready(message.incarnation, message.key)))
             case Ready():
                 effects += self._on_ready(sender, message, now_ns)
             case Released():
-                self._on_released(sender, message)
+                if message.incarnation == self._incarnation:
+                    self._releases.seen(sender, message.key, message.round)
         self._try_due(now_ns)
         return effects + self._ask_witnesses(now_ns)
 
@@ -258,7 +267,7 @@ class Lease:
         effects = self._lapse(now_ns)
         self._try_due(now_ns)
         effects += self._retry_due(now_ns)
-        effects += self._repeat_releases(now_ns)
+        effects += self._releases.repeat(now_ns)
         effects += self._steer(now_ns)
         if self._next_heartbeat_ns <= now_ns:
             effects += self._heartbeat(now_ns)
@@ -278,9 +287,7 @@ class Lease:
                 effects += self._give_up(key, holding, now_ns)
         return effects
 
-    def _give_up(
-        self, key: Key, holding: _Holding, now_ns: int, successor: str | None = None
-    ) -> list[Effect]:
+    def _give_up(self, key: Key, holding: Holding, now_ns: int, successor: str | None = None) -> list[Effect]:
         if holding.phase is Phase.OWNER:
             holding.phase = Phase.CLOSING
             holding.successor = successor
@@ -291,7 +298,7 @@ class Lease:
             return self._release(key, holding, now_ns)
         return []
 
-    def _release(self, key: Key, holding: _Holding, now_ns: int) -> list[Effect]:
+    def _release(self, key: Key, holding: Holding, now_ns: int) -> list[Effect]:
         """Rules 6, 7 and 16: from here on earlier answers are void, and the witnesses are told."""
         self._round += 1
         holding.min_round = self._round
@@ -305,35 +312,9 @@ class Lease:
         else:
             holding.not_before_ns = now_ns + int(self._random.random() * _HOLD_BACK_NS)
         release = Release(self._round, key, holding.successor)
-        self._releases[key] = _PendingRelease(
-            release=release,
-            missing=set(self._witnesses),
-            until_ns=now_ns + self._timing.grant_ns,
-            next_ns=now_ns + _RETRY_NS,
-        )
-        self._wake_by(now_ns + _RETRY_NS)
-        return [Send(witness, release) for witness in self._witnesses]
-
-    def _repeat_releases(self, now_ns: int) -> list[Effect]:
-        effects: list[Effect] = []
-        for key, pending in list(self._releases.items()):
-            if pending.until_ns <= now_ns:
-                del self._releases[key]
-            elif pending.next_ns <= now_ns:
-                pending.next_ns = now_ns + _RETRY_NS
-                effects += [Send(witness, pending.release) for witness in sorted(pending.missing)]
-        return effects
-
-    def _on_released(self, witness: str, message: Released) -> None:
-        pending = self._releases.get(message.key)
-        if pending is None or (message.incarnation, message.round) != (
-            self._incarnation,
-            pending.release.round,
-        ):
-            return
-        pending.missing.discard(witness)
-        if not pending.missing:
-            del self._releases[message.key]
+        self._releases.add(release, self._witnesses, now_ns=now_ns, until_ns=now_ns + self._timing.grant_ns)
+        self._wake_by(self._releases.due_ns)
+        return [Send(witness, release) for witness in self._asked]
 
     # Holding and moving --------------------------------------------------------------------------
 
@@ -346,7 +327,7 @@ class Lease:
             if holding.phase is not Phase.OWNER:
                 continue
             must_leave = not self._is_ready(holding)
-            target = holding.standby if must_leave else self._ordered_elsewhere(holding)
+            target = holding.standby if must_leave else self._better_elsewhere(holding)
             if target is None:
                 holding.handing = None
                 if must_leave:
@@ -354,11 +335,11 @@ class Lease:
                 continue
             handing = holding.handing
             if handing is None or (handing.target, handing.must_leave) != (target, must_leave):
-                handing = holding.handing = _Handing(target, must_leave)
+                handing = holding.handing = Handing(target, must_leave)
             effects += self._ask(key, holding, handing, now_ns)
         return effects
 
-    def _ask(self, key: Key, holding: _Holding, handing: _Handing, now_ns: int) -> list[Effect]:
+    def _ask(self, key: Key, holding: Holding, handing: Handing, now_ns: int) -> list[Effect]:
         if now_ns < handing.next_ask_ns:
             return []
         if handing.must_leave and handing.asks >= _ATTEMPTS:
@@ -366,13 +347,20 @@ class Lease:
         handing.asks += 1
         handing.next_ask_ns = now_ns + (_RETRY_NS if handing.must_leave else self._timing.heartbeat_ns)
         self._wake_by(handing.next_ask_ns)
-        return [Send(handing.target, Prepare(self._incarnation, key))]
+        return [Send(handing.target, Prepare(self._incarnation, key, self._is_sound))]
 
-    def _ordered_elsewhere(self, holding: _Holding) -> str | None:
+    def _better_elsewhere(self, holding: Holding) -> str | None:
+        """Whom to ask to take over although this node could stay."""
         order = holding.order
-        return order.owner if order.owner != self._me and order.based_on_term == holding.term else None
+        if order.owner != self._me and order.based_on_term == holding.term:
+            return order.owner
+        return holding.standby if holding.is_standby_sound and not self._is_sound else None
 
-    def _is_ready(self, holding: _Holding) -> bool:
+    def _is_ready_for(self, holding: Holding, asked: Prepare) -> bool:
+        is_no_worse = self._is_sound or not asked.is_sound
+        return holding.phase is Phase.STANDBY and self._is_ready(holding) and is_no_worse
+
+    def _is_ready(self, holding: Holding) -> bool:
         return holding.is_fit and not self._is_resigning
 
     def _on_ready(self, sender: str, message: Ready, now_ns: int) -> list[Effect]:
@@ -392,7 +380,7 @@ class Lease:
             return
         holding.free[witness] = (now_ns, free)
         fresh = self._freshly_free(holding, now_ns)
-        if not self._is_majority(len(fresh)):
+        if not fresh:
             return
         try_at_ns = now_ns + max(said.rank for said in fresh) * _RANK_DELAY_NS
         if holding.try_at_ns is None or try_at_ns < holding.try_at_ns:
@@ -401,9 +389,18 @@ class Lease:
         holding.known_term = max(holding.known_term, *(said.term for said in fresh))
         holding.origin = self._origin(fresh, now_ns)
 
-    def _freshly_free(self, holding: _Holding, now_ns: int) -> list[Free]:
+    def _freshly_free(self, holding: Holding, now_ns: int) -> list[Free]:
+        """Return what was said by those who freshly call it free, if they are a majority."""
         since_ns = now_ns - int(_FREE_IS_FRESH_HEARTBEATS * self._timing.heartbeat_ns)
-        return [said for at_ns, said in holding.free.values() if at_ns > since_ns]
+        fresh = {witness: said for witness, (at_ns, said) in holding.free.items() if at_ns > since_ns}
+        is_enough = is_majority(fresh.keys(), self._quorums) or (
+            self._me in fresh and self._may_go_alone(holding, self._timing.grant_ns, now_ns)
+        )
+        return list(fresh.values()) if is_enough else []
+
+    def _may_go_alone(self, holding: Holding, patience_ns: int, now_ns: int) -> bool:
+        """Whether the order lets a candidate that heard nobody for that long go on with its own vote."""
+        return holding.order.is_held_alone and self._is_sound and now_ns - self._heard_ns > patience_ns
 
     def _origin(self, fresh: list[Free], now_ns: int) -> Origin:
         told = [said for said in fresh if said.former is not None]
@@ -434,11 +431,11 @@ class Lease:
                 continue
             holding.try_at_ns = None
             # somebody better may have taken it while this one waited its turn (rule 15)
-            if self._is_majority(len(self._freshly_free(holding, now_ns))) and self._is_ready(holding):
+            if self._freshly_free(holding, now_ns) and self._is_ready(holding):
                 self._try(key, holding, now_ns)
 
-    def _try(self, key: Key, holding: _Holding, now_ns: int) -> None:
-        self._releases.pop(key, None)
+    def _try(self, key: Key, holding: Holding, now_ns: int) -> None:
+        self._releases.forget(key)
         holding.phase = Phase.ACQUIRING
         holding.try_at_ns = None
         holding.attempts = 0
@@ -447,14 +444,14 @@ class Lease:
         self._propose(holding, holding.known_term + 1)
         self._attempt(key, holding, now_ns)
 
-    def _propose(self, holding: _Holding, term: int) -> None:
+    def _propose(self, holding: Holding, term: int) -> None:
         """Ask under this term from now on; answers under another one do not count (rule 6)."""
         holding.term = term
         holding.acks_ns.clear()
         holding.denied_by.clear()
         holding.deadline_ns = 0
 
-    def _attempt(self, key: Key, holding: _Holding, now_ns: int) -> None:
+    def _attempt(self, key: Key, holding: Holding, now_ns: int) -> None:
         """Ask, with the next request that leaves; each attempt has twice the patience of the one before."""
         holding.retry_at_ns = now_ns + (_RETRY_NS << holding.attempts)
         holding.attempts += 1
@@ -473,11 +470,6 @@ class Lease:
         return effects
 
     # Asking and being answered -------------------------------------------------------------------
-
-    def _polls(self) -> tuple[Key, ...]:
-        return tuple(
-            key for key, h in self._holdings.items() if h.phase is Phase.STANDBY and self._is_ready(h)
-        )
 
     def _heartbeat(self, now_ns: int) -> list[Effect]:
         """Renew everything at once; an owner that is behind renews three times as fast."""
@@ -504,8 +496,10 @@ class Lease:
         for key in keys:
             holding = self._holdings[key]
             wants.append(Want(key, holding.term, holding.phase is Phase.OWNER))
-        request = Request(self._round, now_ns, self._term_floor, tuple(wants), self._polls())
-        return [Send(witness, request) for witness in self._witnesses]
+        request = Request(
+            self._round, now_ns, self._term_floor, self._is_sound, wants=tuple(wants), polls=self.polls
+        )
+        return [Send(witness, request) for witness in self._asked]
 
     def _on_ack(self, witness: str, ack: Ack, now_ns: int) -> list[Effect]:
         if ack.incarnation != self._incarnation or witness not in self._witnesses:
@@ -527,12 +521,14 @@ class Lease:
         if ack.round <= holding.min_round or granted.term != holding.term:
             return []
         holding.denied_by.discard(witness)
-        holding.standby = granted.standby
+        holding.standby, holding.is_standby_sound = granted.standby, granted.is_standby_sound
         holding.acks_ns[witness] = max(ack.sent_at_ns, holding.acks_ns.get(witness, 0))
-        deadline_ns = self._quorum_deadline_ns(holding)
+        quorum_ns = deadline_ns = self._quorum_deadline_ns(holding)
+        if self._may_go_alone(holding, self._alone_after_ns(holding), now_ns):
+            deadline_ns = max(quorum_ns, holding.acks_ns.get(self._me, 0) + self._timing.lease_ns)
         if deadline_ns <= holding.deadline_ns:
             return []
-        holding.deadline_ns = deadline_ns
+        holding.deadline_ns, holding.is_alone = deadline_ns, deadline_ns > quorum_ns
         if holding.phase is Phase.OWNER:
             return [Extend(granted.key, deadline_ns)]
         if deadline_ns - now_ns <= self._timing.lease_ns // 4:
@@ -542,30 +538,45 @@ class Lease:
         assert holding.origin is not None
         return [Open(granted.key, deadline_ns, holding.term, holding.origin)]
 
+    def _alone_after_ns(self, holding: Holding) -> int:
+        """An owner that hears nobody goes on before its lease ends, a standby waits for the owner's."""
+        if holding.phase is Phase.OWNER:
+            return int(_OWNER_ALONE_HEARTBEATS * self._timing.heartbeat_ns)
+        return self._timing.grant_ns
+
     def _on_denied(self, witness: str, ack: Ack, denied: Denied, now_ns: int) -> list[Effect]:
         holding = self._holdings.get(denied.key)
-        if holding is None or holding.phase is not Phase.ACQUIRING or ack.round <= holding.min_round:
+        if holding is None or holding.phase not in _ASKS or ack.round <= holding.min_round:
             return []
+        if holding.phase is Phase.OWNER:
+            is_beaten = (denied.holder_term, denied.holder or "") > (holding.term, self._me)
+            return self._give_up(denied.key, holding, now_ns) if holding.is_alone and is_beaten else []
         holding.known_term = max(holding.known_term, denied.term)
         if denied.holder is None:
-            if denied.term < holding.term:
-                return []  # it was about an earlier proposal of this attempt
-            self._propose(holding, denied.term + 1)
-            self._attempt(denied.key, holding, now_ns)
+            if denied.term >= holding.term:  # else it was about an earlier proposal of this attempt
+                self._propose(holding, denied.term + 1)
+                self._attempt(denied.key, holding, now_ns)
             return []
         origin = holding.origin
         if origin is not None and origin.reason == "Moved" and denied.holder == origin.former:
             return []  # the hand-over overtook its release, which is on its way to this witness
         holding.denied_by.add(witness)
-        if self._is_majority(len(self._witnesses) - len(holding.denied_by)):
+        if is_majority(self._witnesses - holding.denied_by, self._quorums):
             return []
         return self._give_up(denied.key, holding, now_ns)  # cannot win this round: give back what we got
 
-    def _quorum_deadline_ns(self, holding: _Holding) -> int:
-        """Rule 1: T after the majority-th newest of the requests that were granted; 0 without a majority."""
-        sent_at_ns = sorted(holding.acks_ns.values(), reverse=True)
-        majority = len(self._witnesses) // 2 + 1
+    def _quorum_deadline_ns(self, holding: Holding) -> int:
+        """Rule 1: T after the majority-th newest of the requests that were granted, over every quorum.
+
+        0 without a majority.
+        """
+        return min(self._deadline_over_ns(quorum, holding.acks_ns) for quorum in self._quorums)
+
+    def _deadline_over_ns(self, quorum: frozenset[str], acks_ns: Mapping[str, int]) -> int:
+        majority = len(quorum) // 2 + 1
+        sent_at_ns = sorted((at_ns for witness, at_ns in acks_ns.items() if witness in quorum), reverse=True)
         return sent_at_ns[majority - 1] + self._timing.lease_ns if len(sent_at_ns) >= majority else 0
 
-    def _is_majority(self, count: int) -> bool:
-        return count > len(self._witnesses) // 2
+
+def _union(quorums: tuple[AbstractSet[str], ...]) -> frozenset[str]:
+    return frozenset().union(*quorums)

@@ -14,15 +14,29 @@ compares its clock with another's.
       │ ◀──────────────── Released │
       │ ◀── Offer (it became free) │
 
+Between any two keepers whose witness configurations differ: `GetConfig` and `Config`.
+
 `round` numbers an agent's requests and releases and only grows; together with the sender's
 incarnation, which the datagram carries, it orders all that one agent ever said.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
+from vipapi.configuration import Configuration
+
 Key = bytes
+
+
+class Sender(NamedTuple):
+    """Who says something: a node, on a machine (of two that go by one name), in its nth incarnation."""
+
+    node: str
+    machine: bytes
+    incarnation: int
 
 
 class Want(msgspec.Struct, frozen=True, array_like=True):
@@ -36,12 +50,14 @@ class Want(msgspec.Struct, frozen=True, array_like=True):
 class Request(msgspec.Struct, frozen=True, array_like=True, tag="request"):
     """Renew or acquire `wants`, and say for which address sets the sender stands by, fit to take over.
 
-    `term_floor` is the highest that any witness has told the sender of.
+    `term_floor` is the highest that any witness has told the sender of; `is_sound` is whether the sender
+    reaches its gateway.
     """
 
     round: int
     sent_at_ns: int
     term_floor: int
+    is_sound: bool
     wants: tuple[Want, ...]
     polls: tuple[Key, ...]
 
@@ -52,14 +68,19 @@ class Granted(msgspec.Struct, frozen=True, array_like=True):
     key: Key
     term: int
     standby: str | None
+    is_standby_sound: bool
 
 
 class Denied(msgspec.Struct, frozen=True, array_like=True):
-    """A want that was not granted: `holder` has it, or (holder None) its term was not above `term`."""
+    """A want that was not granted: `holder` has it, or (holder None) its term was not above `term`.
+
+    `holder_term` is the term under which the holder has it, 0 if it is kept for somebody without one.
+    """
 
     key: Key
     holder: str | None
     term: int
+    holder_term: int
 
 
 class Free(msgspec.Struct, frozen=True, array_like=True):
@@ -80,7 +101,7 @@ class Free(msgspec.Struct, frozen=True, array_like=True):
 class Ack(msgspec.Struct, frozen=True, array_like=True, tag="ack"):
     """A witness's answer to the Request of that incarnation and round, its `sent_at_ns` echoed.
 
-    `term_floor` is what this witness, since its last restart, asks every new term to be above.
+    `term_floor` is what this witness asks every new term to be above, whatever the address set.
     """
 
     incarnation: int
@@ -119,6 +140,7 @@ class Prepare(msgspec.Struct, frozen=True, array_like=True, tag="prepare"):
 
     incarnation: int
     key: Key
+    is_sound: bool
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
@@ -135,6 +157,17 @@ class Handover(msgspec.Struct, frozen=True, array_like=True, tag="handover"):
     term: int
 
 
+class GetConfig(msgspec.Struct, frozen=True, array_like=True, tag="getConfig"):
+    """The sender has heard of a newer witness configuration and asks for it."""
+
+
+class Config(msgspec.Struct, frozen=True, array_like=True, tag="config"):
+    """The witness configuration that the sender works with."""
+
+    configuration: Configuration
+
+
 ToWitness = Request | Release
 ToCandidate = Ack | Released | Offer | Prepare | Ready | Handover
-Message = ToWitness | ToCandidate
+OfConfiguration = GetConfig | Config
+Message = ToWitness | ToCandidate | OfConfiguration

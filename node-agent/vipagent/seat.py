@@ -1,8 +1,14 @@
-"""A keeper's seat in one domain: its lease, its witness if it is one, and the words between them.
+"""A keeper's seat in one domain: its lease, its witness, the API server's vote, and the words between them.
 
 It joins the pure parts and touches nothing outside: datagrams and clock readings go in, effects and
-sealed datagrams come out. A message from this node to itself (its lease asking its own witness) never
-becomes a datagram; the shell delivers it with a clock reading of its own.
+sealed datagrams come out. What this node says to itself, or to the vote that it holds, never becomes a
+datagram; the shell delivers it with a clock reading of its own.
+
+Configurations (`vipapi.configuration`). Every keeper of the domain has a witness, and it answers whoever
+asks under its own epoch or a neighbouring one; so nothing is disturbed while a new epoch spreads, and
+what is two epochs old is answered no more. Keepers at different epochs tell each other: who is behind is
+sent the newer configuration (`Adopt`), whether or not it can reach the API server. An epoch never falls,
+and is on disk before it is used: the shell calls `configure` only then (rules 9 and 14b).
 """
 
 from __future__ import annotations
@@ -11,99 +17,135 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from vipagent.datagrams import Codec, Configuration
+from vipagent.datagrams import Codec, DatagramRefused, Envelope
+from vipagent.effects import Adopt, Send
 from vipagent.lease import Lease
-from vipagent.messages import Release, Request
+from vipagent.messages import Ack, Config, GetConfig, Release, Request, Sender
 from vipagent.succession import key_of, lease_timing, orders, rosters
+from vipagent.vote import Vote
 from vipagent.witness import Witness
-from vipapi.nodestatus import DomainStatus, GrantStatus
+from vipapi import link
+from vipapi.configuration import API_SERVER, Relation, fingerprint, is_majority
+from vipapi.nodestatus import DomainStatus, GrantStatus, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from random import Random
 
-    from vipagent.effects import Effect, Send
+    from vipagent.effects import Effect
     from vipagent.messages import Key, Message
+    from vipapi.configuration import Configuration
     from vipapi.nodeplan import DomainPlan, VirtualIPPlan
 
 _REACHABLE_NS: Final = 1_000_000_000
-
-
-def configuration_of(domain: DomainPlan) -> Configuration:
-    """What two keepers must agree on before they understand each other.
-
-    The timing is part of it: an owner with another T than its witnesses' Tw was made for is unsafe.
-    """
-    timing = ",".join(str(milliseconds) for milliseconds in msgspec.structs.astuple(domain.timing))
-    return Configuration(domain.uid, domain.epoch, f"{domain.config_hash},{timing}")
+_CLONE_NS: Final = 2_000_000_000
+_VOTE_WANTED_NS: Final = 1_000_000_000
+_ANSWERS_HEARTBEATS: Final = 1.5
+_TERMS_AHEAD: Final = 1000
+_NEVER_NS: Final = -(1 << 62)
 
 
 class Seat:
-    """One domain in which this node takes part; its witnesses are known and do not change."""
+    """One domain in which this node takes part; `configuration` is on disk already."""
 
     def __init__(
         self,
         domain: DomainPlan,
+        configuration: Configuration,
         *,
         node: str,
+        machine: bytes,
         incarnation: int,
         random: Random,
         now_ns: int,
         term_ceiling: int,
     ) -> None:
-        assert domain.witnesses
+        assert configuration.epoch
         self.domain = domain
-        self._node = node
-        self._incarnation = incarnation
-        timing = lease_timing(domain.timing)
-        witnesses = tuple(sorted(witness.node for witness in domain.witnesses))
+        self.configuration = configuration
+        self._me = Sender(node, machine, incarnation)
+        self._timing = timing = lease_timing(domain.timing)
         self.lease = Lease(
             me=node,
             incarnation=incarnation,
-            witnesses=witnesses,
+            quorums=configuration.quorums,
             timing=timing,
             random=random,
             now_ns=now_ns,
         )
-        self.witness: Witness | None = None
-        if node in witnesses:
-            self.witness = Witness(me=node, timing=timing, now_ns=now_ns, term_ceiling=term_ceiling)
-        self._codec = Codec(
-            me=node,
-            incarnation=incarnation,
-            configuration=configuration_of(domain),
-            keys={},
-            signing_key=0,
-            peers=frozenset(),
-        )
+        self.witness = Witness(me=node, timing=timing, now_ns=now_ns, term_ceiling=term_ceiling)
+        self.vote = Vote(timing=timing)
+        self._codec = Codec(me=self._me, domain_uid=domain.uid)
         self.tag: Final = self._codec.tag()
+        self._configured_ns = now_ns
+        self._drained_epoch = 0
+        self.is_sound = True
+        self._conflicts: dict[str, int] = {}
         self._addresses: dict[str, str] = {}
-        self._heard_ns: dict[str, int] = {}
+        self._heard: dict[str, tuple[int, Relation]] = {}
+        self._told_ns: dict[str, int] = {}
+        self._acked_ns: dict[str, int] = {}
+        self._outdated_ns: dict[str, tuple[int, int]] = {}
+        self._vote_wanted_until_ns = _NEVER_NS
         self._vips: dict[Key, VirtualIPPlan] = {}
         self._keys: dict[str, Key] = {}
+        self._uids: dict[Key, str] = {}
+        self._stamp()
+
+    # Plan and configuration ----------------------------------------------------------------------
 
     def assign(self, domain: DomainPlan, now_ns: int) -> list[Effect]:
-        """Take over the newest plan of the same configuration: address sets, orders, members, keys."""
-        assert configuration_of(domain) == self._codec.configuration
+        """Take over the newest plan: address sets, orders, members, keys; not its configuration."""
+        assert domain.timing == self.domain.timing
         self.domain = domain
         self._vips = {key_of(vip): vip for vip in domain.virtual_ips}
         self._keys = {vip.uid: key for key, vip in self._vips.items()}
-        self._addresses = {member.node: member.address for member in (*domain.witnesses, *domain.members)}
-        for node in self._addresses:
-            self._heard_ns.setdefault(node, now_ns)  # who is new has a second to be heard
-        self._codec.adopt(
-            keys={key.key_id: key.secret for key in domain.keys},
-            signing_key=domain.keys[0].key_id,
-            peers=frozenset(self._addresses) - {self._node},
-        )
-        if self.witness is not None:
-            self.witness.assign(rosters(domain), now_ns)
-        return self.lease.assign(orders(domain, self._node), now_ns)
+        self._uids |= {key: vip.uid for key, vip in self._vips.items()}
+        self._meet(now_ns)
+        self.witness.assign(rosters(domain), now_ns)
+        return self.lease.assign(orders(domain, self._me.node), now_ns)
 
-    def judge(self, fit_uids: Iterable[str], now_ns: int) -> list[Effect]:
-        """Take over which address sets this node is fit to hold."""
+    def configure(self, configuration: Configuration, now_ns: int) -> list[Effect]:
+        """Take over a newer configuration that is on disk; what is two epochs older is answered no more."""
+        assert configuration.epoch > self.configuration.epoch
+        self.configuration = configuration
+        self._configured_ns = now_ns
+        self._stamp()
+        self._meet(now_ns)
+        self.witness.raise_floor()
+        self.lease.configure(configuration.quorums, now_ns)
+        return []
+
+    def _stamp(self) -> None:
+        """Name the configuration in every datagram.
+
+        The timing is part of the name: an owner with another T than its witnesses' Tw was made for is unsafe.
+        """
+        timing = ",".join(str(milliseconds) for milliseconds in msgspec.structs.astuple(self.domain.timing))
+        configuration = self.configuration
+        self._codec.configure(
+            epoch=configuration.epoch,
+            this=f"{configuration.hash},{timing}",
+            former=f"{configuration.former_hash},{timing}",
+        )
+
+    def _meet(self, now_ns: int) -> None:
+        """Take over who belongs to the domain and where it is; who is new has a second to be heard."""
+        members = (*self.configuration.members, *self.domain.members)
+        self._addresses = {member.node: member.address for member in members}
+        for node in self._addresses:
+            self._heard.setdefault(node, (now_ns, Relation.SAME))
+        self._codec.adopt(
+            keys={key.key_id: key.secret for key in self.domain.keys},
+            peers=frozenset(self._addresses) - {self._me.node},
+        )
+
+    def judge(self, fit_uids: Iterable[str], now_ns: int, *, is_sound: bool) -> list[Effect]:
+        """Take over which address sets this node is fit to hold, and whether it reaches its gateway."""
+        self.is_sound = is_sound
         fit = frozenset(fit_uids)
-        return self.lease.judge(frozenset(key for uid, key in self._keys.items() if uid in fit), now_ns)
+        keys = frozenset(key for uid, key in self._keys.items() if uid in fit)
+        return self.lease.judge(keys, now_ns, is_sound=is_sound)
 
     def key(self, uid: str) -> Key | None:
         """The key of a planned VirtualIP's address set; None if it is not planned here."""
@@ -113,57 +155,200 @@ class Seat:
         """The planned VirtualIP of that key."""
         return self._vips.get(key)
 
+    # Words ---------------------------------------------------------------------------------------
+
     def receive(self, datagram: bytes, now_ns: int) -> list[Effect]:
         """Act on a datagram; raises `DatagramRefused`."""
-        envelope = self._codec.open(datagram)
-        self._heard_ns[envelope.sender] = now_ns
-        return self._route(envelope.sender, envelope.incarnation, envelope.message, now_ns)
+        try:
+            envelope = self._codec.open(datagram)
+        except DatagramRefused as refused:
+            if refused.refusal == "Incarnation" and refused.sender is not None:
+                since_ns, at_ns = self._outdated_ns.get(refused.sender, (now_ns, now_ns))
+                is_running = now_ns - at_ns < _CLONE_NS
+                self._outdated_ns[refused.sender] = (since_ns if is_running else now_ns, now_ns)
+            raise
+        return self.hear(envelope, now_ns)
+
+    def hear(self, envelope: Envelope, now_ns: int) -> list[Effect]:
+        """Act on what another keeper of this domain says."""
+        node, message = envelope.sender.node, envelope.message
+        self._heard[node] = (now_ns, envelope.relation)
+        self.lease.hear(node, now_ns)
+        if envelope.relation is Relation.CONFLICT:
+            self._conflicts[node] = now_ns
+            return []
+        match message:
+            case Config(configuration):
+                return self._on_config(configuration)
+            case GetConfig():
+                return [Send(node, Config(self.configuration))]
+        effects: list[Effect] = []
+        if envelope.relation.is_served:
+            effects += self._route(envelope.sender, message, now_ns)
+        return effects + self._compare(node, envelope.relation, now_ns)
+
+    def _compare(self, node: str, relation: Relation, now_ns: int) -> list[Effect]:
+        """Who is at another epoch is told of ours, or asked for its own; once in a heartbeat."""
+        if relation is Relation.SAME:
+            return []
+        if now_ns - self._told_ns.get(node, _NEVER_NS) < self._timing.heartbeat_ns:
+            return []
+        self._told_ns[node] = now_ns
+        is_behind = relation in (Relation.FORMER, Relation.BEHIND)
+        return [Send(node, Config(self.configuration) if is_behind else GetConfig())]
+
+    def _on_config(self, told: Configuration) -> list[Effect]:
+        """A configuration is taken over only if it is newer, and what its hash says."""
+        is_whole = fingerprint(self.domain.uid, told) == told.hash
+        return [Adopt(told)] if is_whole and told.epoch > self.configuration.epoch else []
 
     def deliver(self, send: Send, now_ns: int) -> list[Effect]:
-        """Act on a message from this node to itself."""
-        assert send.to == self._node
-        return self._route(self._node, self._incarnation, send.message, now_ns)
+        """Act on a message from this node to itself, or to the API server's vote."""
+        assert self.is_local(send)
+        if send.to != API_SERVER:
+            return self._route(self._me, send.message, now_ns)
+        assert isinstance(send.message, Request | Release)
+        effects: list[Effect] = []
+        for answer in self.vote.receive(self._me, send.message, now_ns):
+            self.lease.hear(API_SERVER, now_ns)
+            effects += self._route(Sender(API_SERVER, b"", 0), answer.message, now_ns)
+        return effects
+
+    def is_local(self, send: Send) -> bool:
+        """Whether a message is to be delivered here."""
+        return send.to in (self._me.node, API_SERVER)
 
     def seal(self, send: Send) -> tuple[str, bytes] | None:
         """Return where to and what to send; None if nobody knows the receiver's address any more."""
         address = self._addresses.get(send.to)
         return None if address is None else (address, self._codec.seal(send.to, send.message))
 
+    def _route(self, sender: Sender, message: Message, now_ns: int) -> list[Effect]:
+        match message:
+            case Request() | Release():
+                return list(self.witness.receive(sender, message, now_ns))
+            case Ack():
+                self._acked_ns[sender.node] = now_ns
+            case Config() | GetConfig():
+                return []
+        return self.lease.receive(sender.node, message, now_ns)
+
+    # The API server's vote -----------------------------------------------------------------------
+
+    def hear_votes(self, vote: link.Vote | None, now_ns: int) -> None:
+        """What the courier says of this domain's vote; None when it holds none."""
+        was_held = self.vote.transitions(now_ns) > 0
+        self.vote.hear(vote)
+        if self.vote.transitions(now_ns) and not was_held:
+            self.lease.hurry(now_ns)
+
+    def vote_wanted(self, now_ns: int) -> link.VoteWanted | None:
+        """Return what to ask the API server for, or None while the keepers' own votes suffice.
+
+        An owner asks as soon as an answer is late, for its lease runs on. A standby asks when its own
+        witness calls an address set free: before that it could only take the vote from the owner.
+        """
+        if self._needs_vote(now_ns):
+            self._vote_wanted_until_ns = now_ns + _VOTE_WANTED_NS
+        elif now_ns >= self._vote_wanted_until_ns:
+            return None
+        ceiling = (self.lease.highest_term // _TERMS_AHEAD + 2) * _TERMS_AHEAD
+        node, machine, _ = self._me
+        return link.VoteWanted(self.domain.uid, self.domain.name, f"{node}_{machine.hex()}", ceiling)
+
+    def _needs_vote(self, now_ns: int) -> bool:
+        quorums = self.configuration.quorums
+        if not any(API_SERVER in quorum for quorum in quorums):
+            return False
+        since_ns = now_ns - int(_ANSWERS_HEARTBEATS * self._timing.heartbeat_ns)
+        answering = {node for node, at_ns in self._acked_ns.items() if at_ns > since_ns} - {API_SERVER}
+        if is_majority(answering | {self._me.node}, quorums):
+            return False
+        node = self._me.node
+        return self.lease.is_asking or any(
+            self.witness.calls_free(key, node, now_ns) for key in self.lease.polls
+        )
+
+    # Time and report -----------------------------------------------------------------------------
+
     def expire(self, now_ns: int) -> list[Effect]:
         """Do what is due."""
-        effects = self.lease.expire(now_ns)
-        if self.witness is not None:
-            effects += self.witness.expire(now_ns)
-        return effects
+        return self.lease.expire(now_ns) + self.witness.expire(now_ns)
 
     @property
     def deadline_ns(self) -> int:
         """When `expire` has something to do next."""
-        grants_end_ns = self.witness.deadline_ns if self.witness is not None else None
+        grants_end_ns = self.witness.deadline_ns
         return self.lease.deadline_ns if grants_end_ns is None else min(self.lease.deadline_ns, grants_end_ns)
 
     def status(self, *, heartbeat_address: str, now_ns: int) -> DomainStatus:
         """What this seat reports; it changes only when somebody would act on it."""
-        heard = (node for node, at_ns in self._heard_ns.items() if now_ns - at_ns <= _REACHABLE_NS)
-        grants = self.witness.grants if self.witness is not None else {}
+        heard = {
+            node: relation
+            for node, (at_ns, relation) in self._heard.items()
+            if now_ns - at_ns <= _REACHABLE_NS
+        }
+        peers = heard.keys() & self._addresses.keys()
+        grants = self.witness.grants
+        node = self._me.node
         return DomainStatus(
             name=self.domain.name,
             uid=self.domain.uid,
-            role="Witness" if self.witness is not None else "Member",
+            role="Witness" if any(node in quorum for quorum in self.configuration.quorums) else "Member",
             heartbeat_address=heartbeat_address,
-            epoch=self.domain.epoch,
-            config_hash=self.domain.config_hash,
-            reachable_peers=tuple(sorted({*heard, self._node} & {*self._addresses, self._node})),
+            configuration=self.configuration,
+            reachable_peers=tuple(sorted({*peers, node})),
+            behind=tuple(sorted(peer for peer in peers if heard[peer] in (Relation.FORMER, Relation.BEHIND))),
             grants=tuple(
                 GrantStatus(uid=vip.uid, name=vip.name, holder=grants[key].holder, term=grants[key].term)
                 for key, vip in sorted(self._vips.items(), key=lambda item: item[1].name)
                 if key in grants
             ),
+            drained_epoch=self._drain(now_ns),
+            term_floor=self.witness.term_floor,
+            tombstones=self._tombstones(),
+            vote_transitions=self.vote.transitions(now_ns),
+            is_sound=self.is_sound,
         )
 
-    def _route(self, sender: str, incarnation: int, message: Message, now_ns: int) -> list[Effect]:
-        if isinstance(message, Request | Release):
-            if self.witness is None:
-                return []
-            return list(self.witness.receive(sender, incarnation, message, now_ns))
-        return self.lease.receive(sender, message, now_ns)
+    def _drain(self, now_ns: int) -> int:
+        """The newest epoch with every grant over that was made before it came."""
+        if not self.witness.is_silent and now_ns - self._configured_ns >= self._timing.grant_ns:
+            self._drained_epoch = self.configuration.epoch
+        return self._drained_epoch
+
+    def _tombstones(self) -> tuple[str, ...]:
+        """Deleted VirtualIPs that this witness grants to nobody, now and later."""
+        if self.witness.is_silent:
+            return ()
+        granted = {self._uids[key] for key in self.witness.grants}
+        return tuple(uid for uid in self.domain.deleted if uid not in granted)
+
+    def problems(self, now_ns: int) -> tuple[Problem, ...]:
+        """What is wrong with this domain's keepers, as seen from here."""
+        name = self.domain.name
+        clones = sorted(
+            node
+            for node, (since_ns, at_ns) in self._outdated_ns.items()
+            if now_ns - at_ns < _CLONE_NS and at_ns - since_ns >= _CLONE_NS
+        )
+        conflicts = sorted(node for node, at_ns in self._conflicts.items() if now_ns - at_ns < _CLONE_NS)
+        return (
+            *(
+                Problem(
+                    "NodeNameTaken",
+                    f"two keepers of domain {name} run as {node}: stop the node-agent of the machine that "
+                    "was cloned, give it a node name of its own and an empty /var/lib/vipkeeper",
+                )
+                for node in clones
+            ),
+            *(
+                Problem(
+                    "EpochConflict",
+                    f"{node} works in domain {name} with another witness configuration of the same epoch as "
+                    f"this node's {self.configuration.epoch}: stop its node-agent and remove its "
+                    "/var/lib/vipkeeper, unless most nodes agree with it",
+                )
+                for node in conflicts
+            ),
+        )

@@ -40,7 +40,7 @@ def lease_timing(timing: Timing) -> LeaseTiming:
 def orders(domain: DomainPlan, node: str) -> dict[Key, Order]:
     """The address sets for which `node` is a candidate, with the operator's standing orders."""
     return {
-        key_of(vip): Order(owner=vip.owner, based_on_term=vip.based_on_term)
+        key_of(vip): Order(vip.owner, vip.based_on_term, is_held_alone=vip.is_held_alone)
         for vip in domain.virtual_ips
         if any(candidate.node == node for candidate in vip.candidates)
     }

@@ -10,12 +10,18 @@ The rules (numbers as in docs/protocol.md):
 14a. who does not hold the address set yet needs a term above every term that this witness ever granted.
     The memory of terms must outlive a restart: `term_ceiling` says what to keep on disk, some 1,000 ahead
     so that nothing waits for a disk, and nothing is granted anew under a term above what is kept. A
-    restarted witness starts from its ceiling; candidates carry the news to the others in their requests.
+    restarted witness starts from its ceiling. With a new witness configuration it asks that every term
+    be above all that it knows; candidates carry such floors in their requests from one witness to the
+    next, so that new witnesses start where the old ones end.
 
 A request counts only once and in order: what is not newer than the newest (incarnation, round) of its
-sender is dropped. When a grant ends, the standbys are told at once (Offer), each with its rank in the
-succession; a release may name the successor, and the address set is then kept for that one for a moment.
-So are they when the silence ends: else whoever asks first after a power cut would have everything.
+sender is dropped. A holder is a node on a machine: a clone that goes by the same name is somebody else,
+while a keeper that was restarted on its machine has closed the fence and may have its lease back at once.
+
+When a grant ends, the standbys are told at once (Offer), each with its rank in the succession; a release
+may name the successor, and the address set is then kept for that one for a moment. So are they when the
+silence ends: else whoever asks first after a power cut would have everything. Candidates that cannot
+reach their gateway come after all that can.
 """
 
 from __future__ import annotations
@@ -36,6 +42,7 @@ from vipagent.messages import (
     Release,
     Released,
     Request,
+    Sender,
     ToWitness,
     Want,
 )
@@ -71,11 +78,16 @@ class Grant(msgspec.Struct, frozen=True):
     """Who holds an address set, under which term, until when on this witness's clock."""
 
     holder: str
+    machine: bytes
     incarnation: int
     round: int
     term: int
     until_ns: int
     addresses: frozenset[str]
+
+    def is_of(self, sender: Sender) -> bool:
+        """Whether that node on that machine holds it."""
+        return (self.holder, self.machine) == (sender.node, sender.machine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +105,11 @@ class _Reservation:
 
 @dataclass(frozen=True, slots=True)
 class _Stance:
-    """What a candidate said last: when, and for which address sets it stands by."""
+    """What a candidate said last: when, for which address sets it stands by, whether it has a gateway."""
 
     at_ns: int
     polls: frozenset[Key]
+    is_sound: bool
 
 
 class Witness:
@@ -140,6 +153,24 @@ class Witness:
         assert self._kept_ceiling is not None
         self._kept_ceiling = max(ceiling, self._kept_ceiling)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has not been running for long enough to speak (rule 5)."""
+        return self._is_silent
+
+    @property
+    def term_floor(self) -> int:
+        """What it asks every new term to be above, as far as it would after a restart."""
+        return self._term_floor if self._kept_ceiling is None else min(self._term_floor, self._kept_ceiling)
+
+    def raise_floor(self) -> None:
+        """A new configuration is in force: from now on every term must be above all that were granted."""
+        self._take_floor(max(self._terms.values(), default=0))
+
+    def _take_floor(self, floor: int) -> None:
+        self._term_floor = max(self._term_floor, floor)
+        self._leave_room_above(self._term_floor)
+
     def assign(self, rosters: Mapping[Key, Roster], now_ns: int) -> None:
         """Take over the address sets of the newest plan.
 
@@ -148,10 +179,6 @@ class Witness:
         self._rosters = dict(rosters)
         self._known_since_ns = {key: self._known_since_ns.get(key, now_ns) for key in rosters}
 
-    def heard(self, now_ns: int, within_ns: int) -> frozenset[str]:
-        """Everyone who said something within that time."""
-        return frozenset(node for node, stance in self._stances.items() if now_ns - stance.at_ns <= within_ns)
-
     @property
     def deadline_ns(self) -> int | None:
         """When `expire` is to be called again, at the latest; None while nothing is granted."""
@@ -159,15 +186,19 @@ class Witness:
             return self._silent_until_ns
         return self._due_ns if self._grants else None
 
-    def receive(self, sender: str, incarnation: int, message: ToWitness, now_ns: int) -> list[Send]:
+    def receive(self, sender: Sender, message: ToWitness, now_ns: int) -> list[Send]:
         """Answer a request or take note of a release."""
         sends = self.expire(now_ns)
         match message:
             case Request():
-                sends += self._on_request(sender, incarnation, message, now_ns)
+                sends += self._on_request(sender, message, now_ns)
             case Release():
-                sends += self._on_release(sender, incarnation, message, now_ns)
+                sends += self._on_release(sender, message, now_ns)
         return sends
+
+    def calls_free(self, key: Key, node: str, now_ns: int) -> bool:
+        """Whether it would tell that node that the address set is free."""
+        return not self._is_silent and self._free(key, node, now_ns) is not None
 
     def expire(self, now_ns: int) -> list[Send]:
         """End the grants whose time has passed, and offer their address sets; break the silence."""
@@ -185,12 +216,13 @@ class Witness:
         self._due_ns = min((grant.until_ns for grant in self._grants.values()), default=_NEVER_NS)
         return self._offers(over, now_ns)
 
-    def _on_request(self, sender: str, incarnation: int, request: Request, now_ns: int) -> list[Send]:
-        if (incarnation, request.round) <= self._newest.get(sender, (-1, -1)):
+    def _on_request(self, sender: Sender, request: Request, now_ns: int) -> list[Send]:
+        said = (sender.incarnation, request.round)
+        if said <= self._newest.get(sender.node, (-1, -1)):
             return []
-        self._newest[sender] = (incarnation, request.round)
-        self._stances[sender] = _Stance(now_ns, frozenset(request.polls))
-        self._leave_room_above(request.term_floor)
+        self._newest[sender.node] = said
+        self._stances[sender.node] = _Stance(now_ns, frozenset(request.polls), request.is_sound)
+        self._take_floor(request.term_floor)
         if self._is_silent:
             return []
         granted: list[Granted] = []
@@ -198,15 +230,15 @@ class Witness:
         for want in request.wants:
             if want.key not in self._rosters or not self._is_term_kept(want):
                 continue
-            refusal = self._refusal(sender, incarnation, want, now_ns)
+            refusal = self._refusal(sender, want, now_ns)
             if refusal is not None:
                 denied.append(refusal)
                 continue
-            self._grant(sender, incarnation, request.round, want, now_ns)
-            granted.append(Granted(want.key, want.term, self._best_standby(want.key, sender, now_ns)))
-        free = [offer for key in request.polls if (offer := self._free(key, sender, now_ns)) is not None]
+            self._grant(sender, request.round, want, now_ns)
+            granted.append(Granted(want.key, want.term, *self._best_standby(want.key, sender.node, now_ns)))
+        free = [offer for key in request.polls if (offer := self._free(key, sender.node, now_ns)) is not None]
         answer = Ack(
-            incarnation=incarnation,
+            incarnation=sender.incarnation,
             round=request.round,
             sent_at_ns=request.sent_at_ns,
             term_floor=self._term_floor,
@@ -214,9 +246,9 @@ class Witness:
             denied=tuple(denied),
             free=tuple(free),
         )
-        return [Send(sender, answer)]
+        return [Send(sender.node, answer)]
 
-    def _grant(self, sender: str, incarnation: int, number: int, want: Want, now_ns: int) -> None:
+    def _grant(self, sender: Sender, number: int, want: Want, now_ns: int) -> None:
         addresses = self._rosters[want.key].addresses
         before = self._grants.get(want.key)
         if before is None or before.addresses != addresses:
@@ -225,7 +257,7 @@ class Witness:
             self._claims.update(dict.fromkeys(addresses, want.key))
         until_ns = now_ns + self._timing.grant_ns
         self._due_ns = min(self._due_ns, until_ns)
-        self._grants[want.key] = Grant(sender, incarnation, number, want.term, until_ns, addresses)
+        self._grants[want.key] = Grant(*sender, number, want.term, until_ns, addresses)
         self._terms[want.key] = max(want.term, self._terms.get(want.key, 0))
         self._reservations.pop(want.key, None)
 
@@ -254,30 +286,30 @@ class Witness:
         if term + _TERMS_AHEAD // 2 > self._term_ceiling:
             self._term_ceiling = term + _TERMS_AHEAD
 
-    def _refusal(self, sender: str, incarnation: int, want: Want, now_ns: int) -> Denied | None:
+    def _refusal(self, sender: Sender, want: Want, now_ns: int) -> Denied | None:
         """Why not; None to grant it. A lease that is held needs no new term: nothing is opened by it."""
         term = self._known_term(want.key)
         grant = self._grants.get(want.key)
         rival = self._rival(want.key)
         if rival is not None:
-            return Denied(want.key, rival.holder, term)
-        if grant is not None and grant.holder != sender:
-            return Denied(want.key, grant.holder, term)
+            return Denied(want.key, rival.holder, term, rival.term)
+        if grant is not None and not grant.is_of(sender):
+            return Denied(want.key, grant.holder, term, grant.term)
         reserved_for = self._reserved_for(want.key, now_ns)
-        if reserved_for is not None and reserved_for != sender:
-            return Denied(want.key, reserved_for, term)
-        is_same = grant is not None and (grant.incarnation, grant.term) == (incarnation, want.term)
-        return None if want.is_held or is_same or want.term > term else Denied(want.key, None, term)
+        if reserved_for is not None and reserved_for != sender.node:
+            return Denied(want.key, reserved_for, term, 0)
+        is_same = grant is not None and (grant.incarnation, grant.term) == (sender.incarnation, want.term)
+        return None if want.is_held or is_same or want.term > term else Denied(want.key, None, term, 0)
 
-    def _on_release(self, sender: str, incarnation: int, release: Release, now_ns: int) -> list[Send]:
-        said = (incarnation, release.round)
-        self._newest[sender] = max(self._newest.get(sender, (-1, -1)), said)
-        sends = [Send(sender, Released(incarnation, release.round, release.key))]
+    def _on_release(self, sender: Sender, release: Release, now_ns: int) -> list[Send]:
+        said = (sender.incarnation, release.round)
+        self._newest[sender.node] = max(self._newest.get(sender.node, (-1, -1)), said)
+        sends = [Send(sender.node, Released(sender.incarnation, release.round, release.key))]
         grant = self._grants.get(release.key)
-        if grant is None or grant.holder != sender or said < (grant.incarnation, grant.round):
+        if grant is None or not grant.is_of(sender) or said < (grant.incarnation, grant.round):
             return sends
         self._end(release.key)
-        self._formers[release.key] = _Former(sender, now_ns, was_released=True)
+        self._formers[release.key] = _Former(sender.node, now_ns, was_released=True)
         if release.successor is not None:
             until_ns = now_ns + _RESERVED_HEARTBEATS * self._timing.heartbeat_ns
             self._reservations[release.key] = _Reservation(release.successor, until_ns)
@@ -324,19 +356,30 @@ class Witness:
     def _rank(self, key: Key, roster: Roster, asker: str, now_ns: int) -> int | None:
         if asker not in roster.order:
             return None
-        better = roster.order[: roster.order.index(asker)]
-        return sum(self._stands_by(candidate, key, now_ns) for candidate in better)
+        place = roster.order.index(asker)
+        is_sound = self._is_sound(asker)
+        before = [c for c in roster.order[:place] if self._is_sound(c) or not is_sound]
+        overtaking = [] if is_sound else [c for c in roster.order[place + 1 :] if self._is_sound(c)]
+        return sum(self._stands_by(candidate, key, now_ns) for candidate in (*before, *overtaking))
 
     def _is_for_elected_alone(self, key: Key, roster: Roster, now_ns: int) -> bool:
         if roster.elected is None or key in self._formers:
             return False
         return now_ns - self._known_since_ns[key] < _ELECTED_ALONE_HEARTBEATS * self._timing.heartbeat_ns
 
-    def _best_standby(self, key: Key, holder: str, now_ns: int) -> str | None:
+    def _best_standby(self, key: Key, holder: str, now_ns: int) -> tuple[str | None, bool]:
+        """Return the best candidate that could take over, and whether it is sound."""
+        unsound: str | None = None
         for candidate in self._rosters[key].order:
             if candidate != holder and self._stands_by(candidate, key, now_ns):
-                return candidate
-        return None
+                if self._is_sound(candidate):
+                    return candidate, True
+                unsound = unsound or candidate
+        return unsound, False
+
+    def _is_sound(self, candidate: str) -> bool:
+        stance = self._stances.get(candidate)
+        return stance is not None and stance.is_sound
 
     def _stands_by(self, candidate: str, key: Key, now_ns: int) -> bool:
         stance = self._stances.get(candidate)

@@ -1,0 +1,78 @@
+"""The lines between keeper and courier: one JSON object each, told apart by `type`.
+
+    courier ──▶ keeper   the plan; the API server's votes that were won
+    keeper  ──▶ courier  the report; the API server's votes that are wanted
+
+Each line says everything of its kind, so a line that is lost or doubled changes nothing. Times are
+CLOCK_BOOTTIME nanoseconds, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from vipapi import nodeplan
+from vipapi.nodeplan import Plan
+from vipapi.nodestatus import Report
+
+
+class VoteWanted(msgspec.Struct, frozen=True, rename="camel"):
+    """A domain whose API server's vote is to be won, or kept, for `holder` (a node on a machine).
+
+    No term above `term_ceiling` will be asked for under it.
+    """
+
+    domain_uid: str
+    domain_name: str
+    holder: str
+    term_ceiling: int
+
+
+class VotesWanted(msgspec.Struct, frozen=True, rename="camel", tag="votesWanted"):
+    """All votes that are wanted now; what is not listed is not to be renewed."""
+
+    wanted: tuple[VoteWanted, ...] = ()
+
+
+class Vote(msgspec.Struct, frozen=True, rename="camel"):
+    """A vote that was won or renewed: good until `until_ns`.
+
+    It grants terms above `term_floor` up to `term_ceiling`; `transitions` counts how often the vote went to another holder.
+    """
+
+    domain_uid: str
+    until_ns: int
+    term_floor: int
+    term_ceiling: int
+    transitions: int
+
+
+class Votes(msgspec.Struct, frozen=True, rename="camel", tag="votes"):
+    """All votes that are held now."""
+
+    votes: tuple[Vote, ...] = ()
+
+
+ToKeeper = Plan | Votes
+ToCourier = Report | VotesWanted
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode(line: ToKeeper | ToCourier) -> bytes:
+    """Return the line without its newline."""
+    return _encoder.encode(line)
+
+
+def decode_for_keeper(line: bytes) -> ToKeeper:
+    """Read what a courier says; raises `ValueError` with the place and the reason."""
+    said: ToKeeper = msgspec.json.decode(line, type=ToKeeper)
+    if isinstance(said, Plan):
+        nodeplan.check(said)
+    return said
+
+
+def decode_for_courier(line: bytes) -> ToCourier:
+    """Read what a keeper says; raises `ValueError` with the place and the reason."""
+    said: ToCourier = msgspec.json.decode(line, type=ToCourier)
+    return said

@@ -1,0 +1,52 @@
+"""What a lease keeps about one address set: this node's phase, its term and deadline, and who said what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vipagent.effects import Phase
+
+if TYPE_CHECKING:
+    from vipagent.effects import Order, Origin
+    from vipagent.messages import Free
+
+
+@dataclass(slots=True)
+class Handing:
+    """A hand-over under way: whom we asked, since when, how often; `must_leave` if we cannot stay."""
+
+    target: str
+    must_leave: bool
+    asks: int = 0
+    next_ask_ns: int = 0
+
+
+@dataclass(slots=True)
+class Holding:
+    """This node's side of one address set.
+
+    `acks_ns` is, by witness, when the newest request that it granted was sent; `free` when it last called
+    the address set free. `is_alone` is a lease that rests on this node's own vote only.
+    """
+
+    order: Order
+    phase: Phase = Phase.STANDBY
+    is_fit: bool = False
+    term: int = 0
+    deadline_ns: int = 0
+    is_alone: bool = False
+    min_round: int = 0
+    acks_ns: dict[str, int] = field(default_factory=dict)
+    free: dict[str, tuple[int, Free]] = field(default_factory=dict)
+    denied_by: set[str] = field(default_factory=set)
+    origin: Origin | None = None
+    known_term: int = 0
+    try_at_ns: int | None = None
+    not_before_ns: int = 0
+    attempts: int = 0
+    retry_at_ns: int = 0
+    standby: str | None = None
+    is_standby_sound: bool = False
+    handing: Handing | None = None
+    successor: str | None = None
