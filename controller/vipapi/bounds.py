@@ -77,7 +77,11 @@ def _interface(interface: InterfaceStatus) -> InterfaceStatus:
 
 def _domain(domain: DomainStatus) -> DomainStatus:
     return msgspec.structs.replace(
-        domain, reachable_peers=domain.reachable_peers[:NODES], grants=domain.grants[:VIRTUAL_IPS]
+        domain,
+        reachable_peers=domain.reachable_peers[:NODES],
+        behind=domain.behind[:NODES],
+        grants=domain.grants[:VIRTUAL_IPS],
+        tombstones=domain.tombstones[:VIRTUAL_IPS],
     )
 
 

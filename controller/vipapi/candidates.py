@@ -3,6 +3,8 @@
 Each entry names a node or selects nodes by labels; the first entry that fits a node gives its priority.
 No entries mean every node of the domain with priority 100. A node that is named but does not exist, or
 that the domain does not select, is kept in the answer and marked: somebody wants to be told.
+
+`onQuorumLoss: Hold` is for two candidates: of three that are cut off from each other three could own.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sized
 
     from vipapi.resources import FailoverDomainSpec, Node, VirtualIPSpec
     from vipapi.selectors import LabelSelector
 
 DEFAULT_PRIORITY = 100
+MOST_THAT_HOLD = 2
+"""How many candidates a VirtualIP with `onQuorumLoss: Hold` may have."""
 
 
 class Nominee(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +58,11 @@ def nominate(spec: VirtualIPSpec, domain: FailoverDomainSpec, nodes: Iterable[No
         Nominee(node=name, priority=priority, is_present=name in everywhere, is_in_domain=name in inside)
         for name, priority in sorted(priorities.items())
     )
+
+
+def is_held_alone(spec: VirtualIPSpec, candidates: Sized) -> bool:
+    """Whether a candidate that hears no other witness may go on alone: Hold, while two could own at most."""
+    return spec.on_quorum_loss == "Hold" and len(candidates) <= MOST_THAT_HOLD
 
 
 def _meant(name: str | None, selector: LabelSelector | None, inside: Mapping[str, Node]) -> list[str]:

@@ -38,4 +38,8 @@ def of_domain(spec: FailoverDomainSpec) -> FailoverDomainEffective:
         silence_milliseconds=times.silence_ms,
         witness_count=spec.witnesses.count,
         secret_name=spec.key.secret_name,
+        witness_replace_after_seconds=spec.witnesses.replace_after_seconds,
+        api_server_may_vote=spec.witnesses.api_server,
+        gateway_probe=spec.gateway.probe,
+        gateway_on_unreachable=spec.gateway.on_unreachable,
     )

@@ -23,6 +23,7 @@ import msgspec
 
 from vipapi import bounds
 from vipapi.conditions import Condition
+from vipapi.configuration import Configuration, Member, WitnessSet
 from vipapi.healthchecks import HealthCheck
 from vipapi.nodestatus import DomainStatus, HoldingStatus, InterfaceStatus, Problem, Report
 from vipapi.selectors import LabelSelector
@@ -97,7 +98,7 @@ class VirtualIPSpec(msgspec.Struct, frozen=True, rename="camel"):
     health_checks: tuple[HealthCheck, ...] = ()
     announcement: Announcement = Announcement()
     spread: Spread | None = None
-    on_quorum_loss: Literal["Release"] = "Release"
+    on_quorum_loss: Literal["Release", "Hold"] = "Release"
     suspend: bool = False
 
     def __post_init__(self) -> None:
@@ -204,10 +205,22 @@ class DomainTiming(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Witnesses(msgspec.Struct, frozen=True, rename="camel"):
-    """How many nodes vote, and which may."""
+    """How many nodes vote, which may, and when one that is silent is replaced.
+
+    `api_server` lets the API server be the third vote where only two nodes can vote.
+    """
 
     count: int = 3
     node_selector: LabelSelector = LabelSelector()
+    api_server: bool = True
+    replace_after_seconds: int = 60
+
+
+class Gateway(msgspec.Struct, frozen=True, rename="camel"):
+    """Whether nodes look for their gateway, and what an owner that does not reach it does."""
+
+    probe: Literal["Auto", "Off"] = "Auto"
+    on_unreachable: Literal["Release", "Ignore"] = "Release"
 
 
 class HeartbeatKey(msgspec.Struct, frozen=True, rename="camel"):
@@ -225,6 +238,7 @@ class FailoverDomainSpec(msgspec.Struct, frozen=True, rename="camel"):
     profile: Literal["Fast", "Balanced", "Relaxed"] | None = None
     timing: DomainTiming | None = None
     witnesses: Witnesses = Witnesses()
+    gateway: Gateway = Gateway()
     key: HeartbeatKey = HeartbeatKey()
 
     def __post_init__(self) -> None:
@@ -240,7 +254,10 @@ class DomainNode(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
 
 
 class FailoverDomainEffective(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """The values in force where the spec says nothing."""
+    """The values in force where the spec says nothing.
+
+    What a version before this one did not write has a default that is never in force.
+    """
 
     heartbeat_port: int
     heartbeat_milliseconds: int
@@ -249,15 +266,27 @@ class FailoverDomainEffective(msgspec.Struct, frozen=True, rename="camel", omit_
     silence_milliseconds: int
     witness_count: int
     secret_name: str
+    witness_replace_after_seconds: int = 0
+    api_server_may_vote: bool = False
+    gateway_probe: str = ""
+    gateway_on_unreachable: str = ""
 
 
 class FailoverDomainStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """What the controller found; epoch 0 (absent) means that no witnesses are chosen yet."""
+    """What the controller found; epoch 0 (absent) means that no witnesses are chosen yet.
+
+    The witness configuration lies flat in it: `configuration_of` reads it, `with_configuration` writes it.
+    """
 
     observed_generation: int = -1
     epoch: int = 0
     config_hash: str = ""
+    former_config_hash: str = ""
     witnesses: tuple[DomainNode, ...] = ()
+    api_server_votes: bool = False
+    former_witnesses: tuple[DomainNode, ...] = ()
+    former_api_server_votes: bool = False
+    sealing: bool = False
     members: tuple[DomainNode, ...] = ()
     effective: FailoverDomainEffective | None = None
     conditions: tuple[Condition, ...] = ()
@@ -269,6 +298,43 @@ class FailoverDomain(msgspec.Struct, frozen=True, rename="camel"):
     metadata: ObjectMeta
     spec: FailoverDomainSpec = FailoverDomainSpec()
     status: FailoverDomainStatus = FailoverDomainStatus()
+
+
+def configuration_of(status: FailoverDomainStatus) -> Configuration:
+    """Return the witness configuration that a domain's status tells."""
+    former = _witness_set(status.former_witnesses, has_api_vote=status.former_api_server_votes)
+    return Configuration(
+        epoch=status.epoch,
+        hash=status.config_hash,
+        former_hash=status.former_config_hash,
+        witnesses=_witness_set(status.witnesses, has_api_vote=status.api_server_votes),
+        former=former if former.names else None,
+        is_sealing=status.sealing,
+    )
+
+
+def with_configuration(status: FailoverDomainStatus, configuration: Configuration) -> FailoverDomainStatus:
+    """Return the status that tells this witness configuration."""
+    former = configuration.former or WitnessSet()
+    return msgspec.structs.replace(
+        status,
+        epoch=configuration.epoch,
+        config_hash=configuration.hash,
+        former_config_hash=configuration.former_hash,
+        witnesses=_domain_nodes(configuration.witnesses),
+        api_server_votes=configuration.witnesses.has_api_vote,
+        former_witnesses=_domain_nodes(former),
+        former_api_server_votes=former.has_api_vote,
+        sealing=configuration.is_sealing,
+    )
+
+
+def _witness_set(nodes: tuple[DomainNode, ...], *, has_api_vote: bool) -> WitnessSet:
+    return WitnessSet(tuple(Member(node.node_name, node.address) for node in nodes), has_api_vote)
+
+
+def _domain_nodes(witnesses: WitnessSet) -> tuple[DomainNode, ...]:
+    return tuple(DomainNode(member.node, member.address) for member in witnesses.members)
 
 
 # ---- Switchover

@@ -79,7 +79,7 @@ def _field(kind: Any, name: str, longest_text: int) -> st.SearchStrategy[Any]:
 
 def _key(item: Any) -> Any:
     """Return what is unique among an item's neighbours: the key of its list-map."""
-    for name in ("type", "uid", "node_name", "name"):
+    for name in ("type", "uid", "node_name", "node", "name"):
         if hasattr(item, name):
             return getattr(item, name)
     return msgspec.json.encode(item)

@@ -168,5 +168,14 @@ def test_a_rule_refuses_with_a_sentence_at_the_right_field(place: Place, rule: d
 def test_booleans_are_few_and_chosen() -> None:
     assert {place.path for place in PLACES if place.schema["type"] == "boolean"} == {
         ".spec.suspend",
+        ".spec.witnesses.apiServer",
+        ".status.apiServerVotes",
         ".status.candidates[].eligible",
+        ".status.domains[].configuration.former.hasApiVote",
+        ".status.domains[].configuration.isSealing",
+        ".status.domains[].configuration.witnesses.hasApiVote",
+        ".status.domains[].isSound",
+        ".status.effective.apiServerMayVote",
+        ".status.formerApiServerVotes",
+        ".status.sealing",
     }

@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from vipapi import nodeplan
-from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Member, Plan, Timing, VirtualIPPlan
+from vipapi.configuration import Configuration, Member, WitnessSet
+from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Plan, Timing, VirtualIPPlan
 
 VIP = VirtualIPPlan(
     uid="u", name="web", addresses=("192.0.2.10/24", "2001:db8::10"), candidates=(CandidatePlan("a", 100),)
@@ -12,11 +13,9 @@ VIP = VirtualIPPlan(
 DOMAIN = DomainPlan(
     name="default",
     uid="d",
-    epoch=1,
-    config_hash="h",
+    configuration=Configuration(1, "h", witnesses=WitnessSet((Member("a", "192.0.2.1"),))),
     port=7946,
     timing=Timing(100, 400, 500, 600),
-    witnesses=(Member("a", "192.0.2.1"),),
     members=(Member("b", "2001:db8::2"),),
     keys=(Key(1, b"k" * 32),),
     virtual_ips=(VIP,),
@@ -39,6 +38,15 @@ def test_a_plan_is_read_as_it_was_written() -> None:
         pytest.param(_plan(port=0), "there is no port 0", id="port"),
         pytest.param(_plan(keys=(Key(256, b"k" * 32),)), "a key's id must be from 1 to 255", id="key id"),
         pytest.param(_plan(members=(Member("b", "elsewhere"),)), "'elsewhere'", id="a member's address"),
+        pytest.param(
+            _plan(
+                configuration=Configuration(
+                    2, "h", former=WitnessSet((Member("b", "nowhere"),), has_api_vote=True)
+                )
+            ),
+            "'nowhere'",
+            id="a former witness's address",
+        ),
         pytest.param(Plan(node="a", node_addresses=("eth0",)), "'eth0'", id="the node's address"),
         pytest.param(
             _plan(virtual_ips=(msgspec.structs.replace(VIP, addresses=()),)), "web has no address", id="none"
@@ -53,7 +61,7 @@ def test_a_plan_is_read_as_it_was_written() -> None:
             "4097 addresses are more than the 4096",
             id="more than the fence holds",
         ),
-        pytest.param(Plan(node="a", format=2), "upgrade the keeper", id="a newer format"),
+        pytest.param(Plan(node="a", format=nodeplan.FORMAT + 1), "upgrade the keeper", id="a newer format"),
     ],
 )
 def test_a_plan_that_cannot_be_acted_on_is_refused_with_a_sentence(plan: Plan, sentence: str) -> None:

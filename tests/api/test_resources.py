@@ -14,6 +14,7 @@ from apiserver.definitions import definitions, schema_of
 from apiserver.specs import checked, domain, switchover, virtual_ip
 from vipapi import bounds, nodestatus, resources
 from vipapi.conditions import Condition
+from vipapi.configuration import Configuration
 from vipapi.resources import (
     FailoverDomain,
     FailoverDomainStatus,
@@ -24,9 +25,11 @@ from vipapi.resources import (
     VIPNodeStatus,
     VirtualIP,
     VirtualIPStatus,
+    configuration_of,
     node_status,
     parse,
     to_dict,
+    with_configuration,
 )
 
 KINDS: dict[str, Any] = {
@@ -304,8 +307,26 @@ def test_an_absent_field_reads_as_its_effective_value() -> None:
     assert (spec.domain, spec.failback.policy, spec.failback.delay_seconds) == ("default", "Manual", 300)
     assert (spec.announcement.count, spec.announcement.refresh_seconds) == (5, 60)
     assert (spec.on_quorum_loss, spec.suspend, spec.candidates) == ("Release", False, ())
-    assert parse(FailoverDomain, named(domain())).spec.witnesses.count == 3
+    fod = parse(FailoverDomain, named(domain())).spec
+    assert (fod.witnesses.count, fod.witnesses.api_server, fod.witnesses.replace_after_seconds) == (
+        3,
+        True,
+        60,
+    )
+    assert (fod.gateway.probe, fod.gateway.on_unreachable) == ("Auto", "Release")
     assert parse(Switchover, named(switchover())).spec.type == "Move"
+
+
+@given(values_of(Configuration), values_of(FailoverDomainStatus))
+def test_a_domain_s_status_keeps_a_configuration_as_it_is(
+    configuration: Configuration, status: FailoverDomainStatus
+) -> None:
+    if configuration.former is not None and not configuration.former.names:
+        configuration = msgspec.structs.replace(configuration, former=None)
+    written = to_dict(with_configuration(status, configuration))
+    read = parse(FailoverDomain, {"metadata": {"name": "x"}, "spec": {}, "status": written}).status
+    assert configuration_of(read) == configuration
+    assert with_configuration(read, configuration_of(status)) == status
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,10 @@ GOOD = [
         ),
         id="vip-everything",
     ),
+    pytest.param(virtual_ip(onQuorumLoss="Hold"), id="vip-hold"),
+    pytest.param(
+        virtual_ip(onQuorumLoss="Hold", candidates=[{"nodeName": "a"}, {"nodeName": "b"}]), id="vip-hold-two"
+    ),
     pytest.param(checked(timeoutMilliseconds=1000), id="vip-timeout-as-long-as-the-period-in-force"),
     pytest.param(domain(), id="domain-empty"),
     pytest.param(
@@ -127,7 +131,8 @@ GOOD = [
             allowedAddresses=["192.0.2.0/24", "2001:db8::/64", "198.51.100.7/32", "0.0.0.0/0"],
             heartbeat={"interface": "eth0", "port": 65535},
             profile="Fast",
-            witnesses={"count": 7, "nodeSelector": {}},
+            witnesses={"count": 7, "nodeSelector": {}, "apiServer": False, "replaceAfterSeconds": 3600},
+            gateway={"probe": "Off", "onUnreachable": "Ignore"},
             key={"secretName": "rack-1.heartbeat"},
         ),
         id="domain-everything",
@@ -143,6 +148,7 @@ LABEL_VALUE = "must be a label value: up to 63 letters, digits, `-`, `_` or `.`"
 HOST = "must be an IP address or a DNS name without scheme, port or brackets"
 HOOK = "must be the plain name of a file in the node's hook folder, without `/`"
 VALUES = "must have one or more entries for the operators In and NotIn, and none for Exists and DoesNotExist"
+HOLD = "must be Release, unless `candidates` has exactly two entries, each with a `nodeName`"
 NAME = "must be lower-case letters, digits and `-`, beginning and ending with a letter or digit"
 
 BAD = [
@@ -253,7 +259,20 @@ BAD = [
         "should be less than or equal to 3600",
         id="vip-refresh-too-seldom",
     ),
-    pytest.param(virtual_ip(onQuorumLoss="Hold"), 'supported values: "Release"', id="vip-quorum-loss"),
+    pytest.param(
+        virtual_ip(onQuorumLoss="Keep"), 'supported values: "Release", "Hold"', id="vip-quorum-loss"
+    ),
+    pytest.param(
+        virtual_ip(onQuorumLoss="Hold", candidates=[{"nodeName": node} for node in ("a", "b", "c")]),
+        HOLD,
+        id="vip-hold-three",
+    ),
+    pytest.param(virtual_ip(onQuorumLoss="Hold", candidates=[{"nodeName": "a"}]), HOLD, id="vip-hold-one"),
+    pytest.param(
+        virtual_ip(onQuorumLoss="Hold", candidates=[{"nodeName": "a"}, {"nodeSelector": {}}]),
+        HOLD,
+        id="vip-hold-selected",
+    ),
     pytest.param(virtual_ip(suspend="yes"), "must be of type boolean", id="vip-suspend-string"),
     # health checks
     pytest.param(
@@ -415,7 +434,27 @@ BAD = [
     pytest.param(domain(heartbeat={"port": 0}), "should be greater than or equal to 1", id="domain-port"),
     pytest.param(domain(heartbeat={"interface": "a:b"}), INTERFACE, id="domain-interface"),
     pytest.param(domain(key={"secretName": "My_Key"}), "must be the name of a Secret", id="domain-secret"),
-    pytest.param(domain(gateway={"probe": "Auto"}), 'unknown field "spec.gateway"', id="domain-not-yet"),
+    pytest.param(
+        domain(witnesses={"replaceAfterSeconds": 0}),
+        "should be greater than or equal to 1",
+        id="domain-replace-at-once",
+    ),
+    pytest.param(
+        domain(witnesses={"replaceAfterSeconds": 3601}),
+        "should be less than or equal to 3600",
+        id="domain-replace-late",
+    ),
+    pytest.param(
+        domain(witnesses={"apiServer": "yes"}), "must be of type boolean", id="domain-api-server-string"
+    ),
+    pytest.param(
+        domain(gateway={"probe": "On"}), 'supported values: "Auto", "Off"', id="domain-gateway-probe"
+    ),
+    pytest.param(
+        domain(gateway={"onUnreachable": "Hold"}),
+        'supported values: "Release", "Ignore"',
+        id="domain-gateway-unreachable",
+    ),
     # Switchover
     pytest.param(switchover(to=None), "spec.to: Required value", id="switchover-without-target"),
     pytest.param(switchover(to="Node B"), NODE_NAME, id="switchover-node-name"),
