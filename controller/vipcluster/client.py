@@ -127,12 +127,19 @@ class Connection(NamedTuple):
 
 
 class Cluster:
-    """One API server, under one identity. May be used by several threads."""
+    """One API server, under one identity. May be used by several threads.
 
-    def __init__(self, configuration: Configuration, *, user_agent: str) -> None:
+    `timeout_s` takes the place of both the time to connect and the time to answer; listing has its own.
+    """
+
+    def __init__(
+        self, configuration: Configuration, *, user_agent: str, timeout_s: float | None = None
+    ) -> None:
         # The library's own retries would multiply the timeouts that callers count on.
         configuration.retries = False
         self._configuration = configuration
+        self._connect_timeout_s = CONNECT_TIMEOUT_S if timeout_s is None else timeout_s
+        self._read_timeout_s = READ_TIMEOUT_S if timeout_s is None else timeout_s
         self._api = ApiClient(configuration)
         self._api.user_agent = user_agent
 
@@ -258,16 +265,15 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
-        read_timeout_s: float = READ_TIMEOUT_S,
+        read_timeout_s: float | None = None,
     ) -> Document:
         headers = {"Accept": "application/json", "Content-Type": content_type, **self._api.default_headers}
         self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
         what = f"{method} {path}"
+        timeout_s = (self._connect_timeout_s, read_timeout_s or self._read_timeout_s)
         try:
-            response = self._api.call_api(
-                method, url, headers, body, _request_timeout=(CONNECT_TIMEOUT_S, read_timeout_s)
-            )
+            response = self._api.call_api(method, url, headers, body, _request_timeout=timeout_s)
             content: bytes = response.read()
         except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
             raise Unavailable(f"{what}: no answer from {self._configuration.host}: {error}") from error
@@ -277,7 +283,7 @@ class Cluster:
         return document
 
 
-def connect(kubeconfig: str | None = None, *, user_agent: str) -> Cluster:
+def connect(kubeconfig: str | None = None, *, user_agent: str, timeout_s: float | None = None) -> Cluster:
     """Load the configuration: a kubeconfig if given, else the pod's service account, else `KUBECONFIG`.
 
     Raises `BadConfiguration`. Nothing is sent yet.
@@ -291,7 +297,7 @@ def connect(kubeconfig: str | None = None, *, user_agent: str) -> Cluster:
     except (ConfigException, OSError, ValueError) as error:
         where = kubeconfig or "the service account or KUBECONFIG"
         raise BadConfiguration(f"no way to reach the API server by {where}: {error}") from error
-    return Cluster(configuration, user_agent=user_agent)
+    return Cluster(configuration, user_agent=user_agent, timeout_s=timeout_s)
 
 
 def _refusal(what: str, status: int, content: bytes) -> ApiError:

@@ -17,6 +17,7 @@ from vipapi import listen
 from vipcluster.client import BadConfiguration, connect
 from vipcourier import metrics
 from vipcourier.courier import MANAGER, Blind, Courier
+from vipcourier.votes import PATIENCE_NS
 
 _log = logging.getLogger("vipcourier")
 
@@ -59,7 +60,11 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--socket", type=Path, default=Path("/run/vipkeeper/keeper.sock"), help="where the keeper listens"
     )
-    parser.add_argument("--namespace", default="vipkeeper-system", help="where the heartbeat Secrets are")
+    parser.add_argument(
+        "--namespace",
+        default="vipkeeper-system",
+        help="where the heartbeat Secrets and the votes' Leases are",
+    )
     parser.add_argument(
         "--metrics", type=listen.parse, default=("127.0.0.1", 9947), help="address:port of the metrics"
     )
@@ -72,7 +77,14 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 async def _run(options: argparse.Namespace) -> None:
     cluster = connect(options.kubeconfig, user_agent=MANAGER)
-    courier = Courier(node=options.node, namespace=options.namespace, socket=options.socket, cluster=cluster)
+    for_votes = connect(options.kubeconfig, user_agent=MANAGER, timeout_s=PATIENCE_NS / 1e9)
+    courier = Courier(
+        node=options.node,
+        namespace=options.namespace,
+        socket=options.socket,
+        cluster=cluster,
+        for_votes=for_votes,
+    )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):

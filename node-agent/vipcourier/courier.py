@@ -1,4 +1,4 @@
-"""The courier's shell: three loops between the watch on the cluster, the link and the API server.
+"""The courier's shell: three loops between the watch on the cluster, the link and the API server, and votes.
 
 - Whenever the watch has news, and only once it has a complete listing of every kind, the plan is made
   anew and offered to the link if it differs from the last.
@@ -7,6 +7,8 @@
   it would bring every node's every change to every courier. It is read again every `REREAD_S`, so that
   one deleted or edited by hand is put right.
 - The link keeps itself connected.
+- The API server's votes that the keeper wants are asked for by `voting`, in a thread of its own. A keeper
+  that is gone wants none. Votes that were won for what a keeper wants no more are not told.
 
 An API server that is away is waited for: the keeper has its plan, and the newest report is applied when
 the server is back. What no waiting heals (RBAC, a missing kind) ends the process through `Blind`, for a
@@ -20,9 +22,11 @@ import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 from vipapi import nodeplan
+from vipapi.link import VotesWanted
 from vipapi.resources import VIPNode, VIPNodeStatus, parse, to_dict
 from vipcluster.client import (
     FAILOVER_DOMAINS,
@@ -38,11 +42,13 @@ from vipcluster.watch import Watch
 from vipcourier import metrics, status
 from vipcourier.link import Link
 from vipcourier.planning import Planner, Sources
+from vipcourier.voting import Voting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
+    from vipapi.link import Votes
     from vipapi.nodestatus import Report
     from vipcluster.client import Cluster
 
@@ -57,6 +63,8 @@ REMEDIES = {
     Forbidden: "bind the courier's service account to its ClusterRole and, for Secrets, its Role",
     NotFound: "install vipkeeper's CRDs",
 }
+
+Given = ParamSpec("Given")
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +84,9 @@ class _Own(NamedTuple):
 class Courier:
     """One node's courier. Made inside a running event loop; `run` returns when `stop` is set."""
 
-    def __init__(self, *, node: str, namespace: str, socket: Path, cluster: Cluster) -> None:
+    def __init__(
+        self, *, node: str, namespace: str, socket: Path, cluster: Cluster, for_votes: Cluster
+    ) -> None:
         self._node = node
         self._cluster = cluster
         self._loop = asyncio.get_running_loop()
@@ -89,9 +99,17 @@ class Courier:
         self._link = Link(
             socket,
             on_report=self._take_report,
+            on_wanted=self._take_wanted,
             on_absence=self._take_absence,
             on_sent=metrics.plans_sent.inc,
             on_bad_line=metrics.refused_lines.inc,
+        )
+        self._votes_wanted = VotesWanted()
+        self._voting = Voting(
+            for_votes,
+            namespace=namespace,
+            manager=MANAGER,
+            on_votes=self._from_a_thread(self._take_votes),
         )
         self._to_write = asyncio.Event()
         self._report: Report | None = None
@@ -103,6 +121,7 @@ class Courier:
     async def run(self, stop: asyncio.Event) -> None:
         """Carry until told to stop; raises `Blind`."""
         self._watch.start()
+        self._voting.start()
         stopping: Coroutine[Any, Any, Any] = stop.wait()
         tasks = [
             asyncio.create_task(each) for each in (stopping, self._plan(), self._write(), self._link.run())
@@ -116,6 +135,7 @@ class Courier:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._writer.shutdown(wait=False, cancel_futures=True)
+            await self._loop.run_in_executor(None, self._voting.stop, 1.0)
             await self._loop.run_in_executor(None, self._watch.stop, 1.0)
 
     async def _plan(self) -> None:
@@ -157,7 +177,21 @@ class Courier:
         self._report, self._absence = report, None
         self._to_write.set()
 
+    def _take_wanted(self, wanted: VotesWanted) -> None:
+        strangers = {each.holder for each in wanted.wanted if not each.holder.startswith(f"{self._node}_")}
+        if strangers:
+            # It says so of its reports too, and that is where it is told.
+            _log.error("Votes wanted for %s are not asked for: this is %s", sorted(strangers), self._node)
+            wanted = VotesWanted()
+        self._votes_wanted = wanted
+        self._voting.want(wanted)
+
+    def _take_votes(self, wanted: VotesWanted, votes: Votes) -> None:
+        if wanted == self._votes_wanted:
+            self._link.tell(votes)
+
     def _take_absence(self, why: str | None) -> None:
+        self._take_wanted(VotesWanted())
         if why is None:
             return
         metrics.keeper_connected.set(0)
@@ -248,10 +282,10 @@ class Courier:
         """Run a request in the one thread that makes them."""
         return await self._loop.run_in_executor(self._writer, request)
 
-    def _from_a_thread(self, call: Callable[[], None]) -> Callable[[], None]:
-        def from_a_thread() -> None:
+    def _from_a_thread(self, call: Callable[Given, None]) -> Callable[Given, None]:
+        def from_a_thread(*given: Given.args, **named: Given.kwargs) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended already
-                self._loop.call_soon_threadsafe(call)
+                self._loop.call_soon_threadsafe(partial(call, *given, **named))
 
         return from_a_thread
 

@@ -1,11 +1,13 @@
-"""The door to the keeper: a client of its unix socket, with one JSON line for each plan and report.
+"""The door to the keeper: a client of its unix socket, with the lines of `vipapi.link`.
 
 It connects and connects again for as long as it runs. The newest plan is sent at every connect and at
-every change; plans in between are skipped while the keeper is slow to read. A line that is no report
-is told and dropped; one longer than `LONGEST_LINE` ends the connection, for its end cannot be known.
+every change; plans in between are skipped while the keeper is slow to read. Votes are sent once each,
+before a plan that waits too, and only to the keeper that was connected when they were told. A line that
+is neither a report nor a list of wanted votes is told and dropped; one longer than `LONGEST_LINE` ends
+the connection, for its end cannot be known.
 
-`on_report` gets every report. `on_absence` gets, whenever there is no connection, a sentence that says
-why and what to look at, and None as soon as there is one.
+`on_report` gets every report, `on_wanted` every list of wanted votes. `on_absence` gets, whenever there
+is no connection, a sentence that says why and what to look at, and None as soon as there is one.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from vipapi import nodestatus
+from vipapi import link
+from vipapi.nodestatus import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from vipapi.nodestatus import Report
+    from vipapi.link import Votes, VotesWanted
 
 LONGEST_LINE = 16 << 20
 FIRST_RETRY_S = 0.05
@@ -39,22 +42,31 @@ class Link:
         socket: Path,
         *,
         on_report: Callable[[Report], None],
+        on_wanted: Callable[[VotesWanted], None],
         on_absence: Callable[[str | None], None],
         on_sent: Callable[[], None] = lambda: None,
         on_bad_line: Callable[[], None] = lambda: None,
     ) -> None:
         self._socket = socket
         self._on_report = on_report
+        self._on_wanted = on_wanted
         self._on_absence = on_absence
         self._on_sent = on_sent
         self._on_bad_line = on_bad_line
         self._plan: bytes | None = None
-        self._has_plan = asyncio.Event()
+        self._unsent_plan: bytes | None = None
+        self._unsent_votes: bytes | None = None
+        self._has_line = asyncio.Event()
 
     def offer(self, plan: bytes) -> None:
         """Make this line the plan that the keeper is to have; sending it twice is no harm."""
-        self._plan = plan
-        self._has_plan.set()
+        self._plan = self._unsent_plan = plan
+        self._has_line.set()
+
+    def tell(self, votes: Votes) -> None:
+        """Send these votes to the keeper that is connected now; to none if none is."""
+        self._unsent_votes = link.encode(votes)
+        self._has_line.set()
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
@@ -80,8 +92,8 @@ class Link:
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
         """Exchange lines until the connection ends; return why it did."""
-        if self._plan is not None:
-            self._has_plan.set()
+        self._unsent_plan, self._unsent_votes = self._plan, None
+        self._has_line.set()
         sides = {asyncio.create_task(self._listen(reader)), asyncio.create_task(self._send(writer))}
         try:
             done, _ = await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
@@ -104,27 +116,34 @@ class Link:
             if not line.endswith(b"\n"):
                 return "it closed the connection: it restarts, or its container does"
             try:
-                report = nodestatus.decode(line)
+                said = link.decode_for_courier(line)
             except ValueError as error:
                 self._on_bad_line()
-                _log.error("The keeper sent a line that is no report (are both of one version?): %s", error)
+                _log.error(
+                    "The keeper sent a line that is none of ours (are both of one version?): %s", error
+                )
                 continue
-            self._on_report(report)
+            if isinstance(said, Report):
+                self._on_report(said)
+            else:
+                self._on_wanted(said)
 
     async def _send(self, writer: asyncio.StreamWriter) -> str:
         while True:
-            await self._has_plan.wait()
-            self._has_plan.clear()
-            assert self._plan is not None
+            await self._has_line.wait()
+            self._has_line.clear()
+            votes, self._unsent_votes = self._unsent_votes, None
+            plan, self._unsent_plan = self._unsent_plan, None
             try:
-                writer.write(self._plan + b"\n")
+                writer.writelines(line + b"\n" for line in (votes, plan) if line is not None)
                 async with asyncio.timeout(SEND_TIMEOUT_S):
                     await writer.drain()
             except TimeoutError:
-                return f"it has not read a plan for {SEND_TIMEOUT_S:.0f} s: it hangs or is stopped"
+                return f"it has not read a line for {SEND_TIMEOUT_S:.0f} s: it hangs or is stopped"
             except OSError as error:
                 return f"the connection broke: {error}"
-            self._on_sent()
+            if plan is not None:
+                self._on_sent()
 
     def _remedy(self, error: OSError) -> str:
         said = os.strerror(error.errno or 0)

@@ -12,6 +12,13 @@ reports_received = Counter("vipkeeper_courier_reports_received_total", "Reports 
 refused_lines = Counter("vipkeeper_courier_refused_lines_total", "Lines of the keeper that were no report.")
 reports_applied = Counter("vipkeeper_courier_reports_applied_total", "Writes of the VIPNode's status.")
 api_errors = Counter("vipkeeper_courier_api_errors_total", "Requests that the API server refused.", ["error"])
+votes_held = Gauge("vipkeeper_courier_votes_held", "API server's votes that this node holds and wants.")
+vote_requests = Counter(
+    "vipkeeper_courier_vote_requests_total", "Requests for the API server's votes.", ["request"]
+)
+vote_failures = Counter(
+    "vipkeeper_courier_vote_failures_total", "Requests for the API server's votes that gave none.", ["reason"]
+)
 
 
 def serve(address: str, port: int) -> None:

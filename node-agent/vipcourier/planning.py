@@ -1,8 +1,9 @@
 """Decides what this node's keeper is to know: from the cluster's objects to one `nodeplan.Plan`.
 
-A node takes part in the FailoverDomains whose `nodeSelector` selects it and in those it is a witness of.
-Of each it is told the witnesses, the members, the keys and every VirtualIP that may be held: one that
-the controller has accepted (condition `Accepted`) and that nobody is deleting. Everything in the plan is
+A node takes part in the FailoverDomains whose `nodeSelector` selects it and in those it is a witness of,
+also one that is just being replaced. Of each it is told the witness configuration, the members, the keys
+and every VirtualIP that may be held: one that the controller has accepted (condition `Accepted`) and that
+nobody is deleting; those that somebody is deleting it is told by their UIDs. Everything in the plan is
 sorted, so that an unchanged world gives an unchanged plan, byte for byte.
 
 A plan that says less than the last one makes keepers let go of addresses. So what can not be read is
@@ -13,7 +14,9 @@ not taken for something that is gone. Of every object the last good state is kep
   state, as after a restart, the newest is taken as it is: the witnesses' lock on addresses, and not this
   process, is what keeps two owners apart;
 - for a heartbeat Secret that is missing or damaged;
-- for an `Accepted` that somebody wiped from a status.
+- for an `Accepted` that somebody wiped from a status;
+- for a domain whose status was wiped, shows a lower epoch than before, or a configuration that its hash
+  does not fit (which a hand edited): keepers never go back, so neither does what they are told.
 
 What is really gone is gone: an object that the complete listing does not show, or that is being deleted.
 """
@@ -22,13 +25,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
 from vipapi import conditions, timing
 from vipapi.candidates import nominate
-from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Member, Plan, Timing, VirtualIPPlan
+from vipapi.configuration import Configuration, Member, fingerprint
+from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Plan, Timing, VirtualIPPlan
 from vipapi.resources import (
     FailoverDomain,
     FailoverDomainSpec,
@@ -38,6 +42,7 @@ from vipapi.resources import (
     VirtualIP,
     VirtualIPSpec,
     VirtualIPStatus,
+    configuration_of,
     parse,
 )
 
@@ -51,6 +56,7 @@ Document = dict[str, Any]
 SHORTEST_KEY = 16
 HIGHEST_KEY_ID = 255
 KEYS_IN_FORCE = 2
+CANDIDATES_TO_HOLD_ALONE = 2
 
 
 class Sources(NamedTuple):
@@ -75,6 +81,13 @@ class _GoodDomain(NamedTuple):
     generation: int
 
 
+class _Order(NamedTuple):
+    """The newest that a domain's status ever told."""
+
+    configuration: Configuration = Configuration()
+    members: tuple[Member, ...] = ()
+
+
 class _GoodVirtualIP(NamedTuple):
     spec: VirtualIPSpec
     generation: int
@@ -93,6 +106,7 @@ class Planner:
         self._node = node
         self._parsed: dict[tuple[str, str], Any] = {}
         self._domains: dict[str, _GoodDomain] = {}
+        self._orders: dict[str, _Order] = {}
         self._virtual_ips: dict[str, _GoodVirtualIP] = {}
         self._keys: dict[str, tuple[Key, ...]] = {}
         self._nominees: dict[tuple[str, int, str, int], tuple[CandidatePlan, ...]] = {}
@@ -107,12 +121,16 @@ class Planner:
         own = next((node for node in nodes if node.metadata.name == self._node), None)
         secrets = {secret["metadata"]["name"]: secret for secret in sources.secrets}
         held = self._read_virtual_ips(sources.virtual_ips, parsed, problems)
+        deleted = _deleted(sources.virtual_ips)
         domains = []
         good_domains, self._domains = self._domains, {}
+        orders, self._orders = self._orders, {}
         good_keys, self._keys = self._keys, {}
         for document in sorted(sources.domains, key=_name):
             metadata, status, good = self._read_domain(document, parsed, good_domains, problems)
-            if good is None or not self._takes_part(own, good.spec, status):
+            order = _newest(metadata, status, orders.get(metadata.uid, _Order()), problems)
+            self._orders[metadata.uid] = order
+            if good is None or not self._takes_part(own, good.spec, order.configuration):
                 continue
             keys, objection = read_keys(secrets.get(good.spec.key.secret_name))
             if objection:
@@ -124,18 +142,18 @@ class Planner:
                 DomainPlan(
                     name=metadata.name,
                     uid=metadata.uid,
-                    epoch=status.epoch,
-                    config_hash=status.config_hash,
                     port=good.spec.heartbeat.port,
                     timing=good.timing,
-                    witnesses=_members(status.witnesses),
-                    members=_members(status.members),
+                    configuration=order.configuration,
+                    members=order.members,
                     keys=keys,
                     virtual_ips=tuple(
                         _virtual_ip(found, self._candidates(found, metadata.uid, good, nodes))
                         for found in members
                     ),
+                    deleted=deleted.get(metadata.name, ()),
                     heartbeat_interface=good.spec.heartbeat.interface,
+                    gateway_probe=_gateway_probe(good.spec),
                 )
             )
         plan = Plan(
@@ -206,8 +224,8 @@ class Planner:
             self._domains[metadata.uid] = good
         return metadata, status, good
 
-    def _takes_part(self, own: Node | None, spec: FailoverDomainSpec, status: FailoverDomainStatus) -> bool:
-        if any(witness.node_name == self._node for witness in status.witnesses):
+    def _takes_part(self, own: Node | None, spec: FailoverDomainSpec, configuration: Configuration) -> bool:
+        if any(witness.node == self._node for witness in configuration.members):
             return True
         return own is not None and spec.node_selector.matches(own.metadata.labels)
 
@@ -249,7 +267,37 @@ def _virtual_ip(found: _Held, candidates: tuple[CandidatePlan, ...]) -> VirtualI
         health_checks=spec.health_checks,
         announcement_count=spec.announcement.count,
         announcement_refresh_s=spec.announcement.refresh_seconds,
+        is_held_alone=spec.on_quorum_loss == "Hold" and len(candidates) == CANDIDATES_TO_HOLD_ALONE,
     )
+
+
+def _newest(
+    metadata: ObjectMeta, status: FailoverDomainStatus, before: _Order, problems: list[str]
+) -> _Order:
+    """Return what the status tells, or what it told before where it would go back."""
+    told = configuration_of(status)
+    if told.epoch < before.configuration.epoch:
+        why = f"its status shows epoch {told.epoch}, and epoch {before.configuration.epoch} was there before"
+    elif told.epoch > 0 and told.hash != fingerprint(metadata.uid, told):
+        why = f"the configuration of epoch {told.epoch} in its status is not the one that its hash names"
+    else:
+        return _Order(told, _members(status.members))
+    problems.append(f"FailoverDomain {metadata.name}: {why}; the witnesses and members stay as they were")
+    return before
+
+
+def _deleted(documents: Iterable[Document]) -> dict[str, tuple[str, ...]]:
+    """Return the UIDs of the VirtualIPs that are being deleted, by domain, readable or not."""
+    found: dict[str, list[str]] = {}
+    for document in documents:
+        if document["metadata"].get("deletionTimestamp"):
+            domain = str((document.get("spec") or {}).get("domain") or "default")
+            found.setdefault(domain, []).append(document["metadata"]["uid"])
+    return {domain: tuple(sorted(uids)) for domain, uids in found.items()}
+
+
+def _gateway_probe(spec: FailoverDomainSpec) -> Literal["Auto", "Off"]:
+    return "Off" if spec.gateway.on_unreachable == "Ignore" else spec.gateway.probe
 
 
 def read_keys(secret: Document | None) -> tuple[tuple[Key, ...], str]:

@@ -1,0 +1,232 @@
+"""Decides when the API server's vote of a domain is asked for, and until when it is one's own.
+
+The vote is a Lease object that names one holder, a node on a machine. All writes are compare-and-swap,
+so the Lease's versions are one chain, and nobody compares its clock with another's:
+
+    no Lease ── make it, held by nobody ──▶ another's (or nobody's) ◀──┐
+                                               │                       │ a version that names another
+                 unchanged for DURATION on our clock since we first    │
+                 saw this version: take it, naming that version        │
+                                               ▼                       │
+                                     ours: renew every RENEWAL ────────┘
+
+- The holder's vote ends (DURATION · 0.9/1.1 − MARGIN) after the clock was read *before* the write that
+  won or renewed it. The reader's DURATION begins when it had the answer that showed it the version, which
+  is *after* that write. With clock rates that are off by 10 % at most, the first is over before the second.
+- A write whose answer is lost, or late by `PATIENCE`, gives no vote, whether it happened or not. It
+  cannot surprise anybody: it names a version, and whatever comes after that version is seen.
+- A Lease that is made is nobody's at first, so that one that somebody deleted while it was held is
+  waited out like any other.
+- A vote is never released, only not renewed: a lease of addresses that rests on it may still run.
+- An answer that shows the same version as before the write means that nothing was written, and that
+  nobody else can see a change. It is no vote.
+
+The annotation `TERM_CEILING` is a number that no term granted under the vote has passed; it only grows.
+Who takes the vote is given it as the floor for its own terms. As long as the Lease shows the same holder
+in the same transition, nobody held it in between, and the floor stays what it was.
+
+Limits. An etcd that is restored to an earlier state within DURATION could show a former holder its
+Lease again; the restore takes longer. A Lease that is deleted loses its ceiling and its count of
+transitions, except for what the process that makes it anew remembers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from vipapi.link import Vote
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from vipapi.link import VoteWanted
+
+Document = dict[str, Any]
+
+DURATION_S: Final = 3
+DURATION_NS: Final = DURATION_S * 1_000_000_000
+MARGIN_NS: Final = 50_000_000
+HOLD_NS: Final = DURATION_NS * 9 // 11 - MARGIN_NS
+"""How long a vote lasts for its holder: `DURATION` of a clock that is 10 % fast, on one 10 % slow."""
+RENEWAL_NS: Final = 600_000_000
+LOOK_NS: Final = 500_000_000
+# Two whole tries fit between a renewal that is due and the end of the vote.
+PATIENCE_NS: Final = 700_000_000
+FIRST_RETRY_NS: Final = 200_000_000
+LAST_RETRY_NS: Final = 1_000_000_000
+TERM_CEILING: Final = "vipkeeper.io/term-ceiling"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Read the Lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class Make:
+    """Create the Lease; it is nobody's yet."""
+
+    lease: Document
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Replace the Lease, naming the version in it; the clock was read before."""
+
+    lease: Document
+    holder: str
+    asked_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing is to be asked before this time."""
+
+    until_ns: int
+
+
+Step = Look | Make | Write | Wait
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The Lease as it was last seen, and when on our clock this version of it was first."""
+
+    lease: Document
+    version: tuple[str, str]
+    holder: str
+    transitions: int
+    term_ceiling: int
+    since_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Tenure:
+    """A holder's unbroken time, and the ceiling that it found when it took the vote."""
+
+    holder: str
+    transitions: int
+    term_floor: int
+
+
+class Claim:
+    """One domain's vote as this process stands to it; remembers the Lease while it is not wanted."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._seen: _Seen | None = None
+        self._is_missing = False
+        self._is_outdated = True
+        self._looked_at_ns = 0
+        self._renewed_at_ns: int | None = None
+        self._tenure: _Tenure | None = None
+        self._failures = 0
+        self._paused_until_ns = 0
+
+    def step(self, wanted: VoteWanted, *, now_ns: int, wall: datetime) -> Step:
+        """Return what is to be asked now; `wall` is written into the Lease for people to read."""
+        if now_ns < self._paused_until_ns:
+            return Wait(self._paused_until_ns)
+        if self._is_outdated:
+            return Look()
+        if self._is_missing:
+            return Make(self._made())
+        seen = self._seen
+        assert seen is not None
+        if seen.holder == wanted.holder:
+            due_ns = now_ns if self._renewed_at_ns is None else self._renewed_at_ns + RENEWAL_NS
+            is_due = now_ns >= due_ns or wanted.term_ceiling > seen.term_ceiling
+            return self._write(seen, wanted, now_ns, wall) if is_due else Wait(due_ns)
+        free_ns = seen.since_ns + DURATION_NS
+        if now_ns >= free_ns:
+            return self._write(seen, wanted, now_ns, wall)
+        look_ns = self._looked_at_ns + LOOK_NS
+        return Look() if now_ns >= look_ns else Wait(min(free_ns, look_ns))
+
+    def saw(self, lease: Document | None, *, now_ns: int) -> None:
+        """Take in the Lease as it was answered, None if there is none; the clock was read after."""
+        self._failures = 0
+        self._is_outdated = False
+        self._is_missing = lease is None
+        self._looked_at_ns = now_ns
+        if lease is None:
+            return
+        metadata, spec = lease["metadata"], lease.get("spec") or {}
+        version = (str(metadata.get("uid", "")), str(metadata["resourceVersion"]))
+        if self._seen is not None and self._seen.version == version:
+            return
+        self._seen = _Seen(
+            lease=lease,
+            version=version,
+            holder=spec.get("holderIdentity") or "",
+            transitions=spec.get("leaseTransitions") or 0,
+            term_ceiling=_ceiling(metadata),
+            since_ns=now_ns,
+        )
+
+    def wrote(self, write: Write, lease: Document, wanted: VoteWanted, *, now_ns: int) -> Vote | None:
+        """Take in the answer to a write; return the vote that it gives. The clock was read after."""
+        before = self._seen
+        self.saw(lease, now_ns=now_ns)
+        seen, tenure = self._seen, self._tenure
+        assert seen is not None
+        assert tenure is not None
+        if seen is before or seen.holder != write.holder or now_ns - write.asked_at_ns > PATIENCE_NS:
+            return None
+        self._renewed_at_ns = write.asked_at_ns
+        return Vote(
+            domain_uid=wanted.domain_uid,
+            until_ns=write.asked_at_ns + HOLD_NS,
+            term_floor=tenure.term_floor,
+            term_ceiling=seen.term_ceiling,
+            transitions=seen.transitions + 1,
+        )
+
+    def was_moved(self) -> None:
+        """Take in that what was to be written has moved on: it is looked at again at once."""
+        self._is_outdated = True
+
+    def failed(self, *, now_ns: int) -> None:
+        """Take in that a request failed, or that nobody knows what came of it."""
+        self._is_outdated = True
+        self._paused_until_ns = now_ns + min(FIRST_RETRY_NS << min(self._failures, 8), LAST_RETRY_NS)
+        self._failures += 1
+
+    def _made(self) -> Document:
+        metadata: Document = {"name": self._name}
+        spec: Document = {"leaseDurationSeconds": DURATION_S}
+        if self._seen is not None:
+            metadata["annotations"] = {TERM_CEILING: str(self._seen.term_ceiling)}
+            spec["leaseTransitions"] = self._seen.transitions
+        return {"metadata": metadata, "spec": spec}
+
+    def _write(self, seen: _Seen, wanted: VoteWanted, now_ns: int, wall: datetime) -> Write:
+        said_at = wall.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        spec = {**(seen.lease.get("spec") or {}), "leaseDurationSeconds": DURATION_S, "renewTime": said_at}
+        transitions = seen.transitions
+        if seen.holder != wanted.holder:
+            transitions += 1
+            spec |= {
+                "holderIdentity": wanted.holder,
+                "acquireTime": said_at,
+                "leaseTransitions": transitions,
+            }
+        # Noted before it is known whether the write happens: if its answer is lost and the Lease shows
+        # this transition later, this is the floor that it was taken with.
+        tenure = self._tenure
+        if tenure is None or (tenure.holder, tenure.transitions) != (wanted.holder, transitions):
+            self._tenure = _Tenure(wanted.holder, transitions, seen.term_ceiling)
+        metadata = seen.lease["metadata"]
+        ceiling = max(seen.term_ceiling, wanted.term_ceiling)
+        annotations = {**(metadata.get("annotations") or {}), TERM_CEILING: str(ceiling)}
+        lease = {**seen.lease, "metadata": {**metadata, "annotations": annotations}, "spec": spec}
+        return Write(lease, wanted.holder, now_ns)
+
+
+def _ceiling(metadata: Document) -> int:
+    """Return the ceiling that a Lease tells; 0 for one that was made, or spoilt, by hand."""
+    try:
+        return max(0, int((metadata.get("annotations") or {}).get(TERM_CEILING, "0")))
+    except ValueError:
+        return 0
