@@ -55,7 +55,7 @@ _DUMP_INTERRUPTED: Final = 0x10
 _MESSAGE_ERROR, _MESSAGE_DONE = 2, 3
 _LOOKS: Final = 5
 _ANSWER_S: Final = 1.0
-"""For how long the kernel may say nothing; then who renews addresses blindly is still in time (LIFETIME_S)."""
+"""For how long the kernel may say nothing; whoever renews addresses blindly then is still in time."""
 
 _NO_PREFIX_ROUTE, _NO_DAD = 0x200, 0x02
 

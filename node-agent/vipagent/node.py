@@ -18,6 +18,7 @@ import contextlib
 import itertools
 import logging
 from collections import defaultdict
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from vipagent import announcement, metrics
@@ -46,6 +47,15 @@ _BIND_AGAIN_S: Final = 10.0
 _log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class _Held:
+    """One holding, from `open` to `leave`; where it belongs and how it is announced follow the plan."""
+
+    vip: VirtualIPPlan
+    claim: Claim
+    deadline_ns: int
+
+
 class Node:
     """The fence, the addresses and the announcements of one node. The doors belong to the caller."""
 
@@ -60,8 +70,7 @@ class Node:
         self._planned: dict[str, Claim] = {}
         self._unreadable: dict[str, Refusal] = {}
         self._vips: dict[str, VirtualIPPlan] = {}
-        self._held: dict[Key, Claim] = {}
-        self._deadlines_ns: dict[Key, int] = {}
+        self._held: dict[Key, _Held] = {}
         self._bound_on: defaultdict[IPAddress, set[LinkIndex]] = defaultdict(set)
         self._bind_refusals: dict[IPAddress, tuple[float, Refusal]] = {}
         self._guards: dict[tuple[LinkIndex, GuardRole], Refusal | None] = {}
@@ -82,7 +91,7 @@ class Node:
             return self._unreadable[uid]
         claimed = self._planned[uid]
         refusal = refuse(claimed, self.view, self._guards) or self._bind_refusal(claimed)
-        if refusal is None and not any(held.uid == uid for held in self._held.values()):
+        if refusal is None and not any(held.claim.uid == uid for held in self._held.values()):
             return self._unannounceable.get(uid)
         return refusal
 
@@ -102,7 +111,7 @@ class Node:
     def bound(self, key: Key) -> tuple[str, ...]:
         """The addresses of a held set that the kernel showed at the last look."""
         held = self._held.get(key)
-        return () if held is None else tuple(str(a.ip) for a in held.addresses if a.ip in self._ours)
+        return () if held is None else tuple(str(a.ip) for a in held.claim.addresses if a.ip in self._ours)
 
     def interfaces(self) -> tuple[InterfaceStatus, ...]:
         """The interfaces with addresses of the node's own, for the report."""
@@ -157,21 +166,34 @@ class Node:
                 self._planned[vip.uid] = claim(vip, is_held=False)
             except ValueError as error:
                 self._unreadable[vip.uid] = Refusal("BadAddress", f"{error}: correct spec.addresses")
+        for key, held in self._held.items():
+            self._follow(key, held)
         actions = plan(self._claims(), self.view, fenced=self._fence.addresses, guards=self._guards)
         self._fence.close([action.address for action in actions if isinstance(action, Close)])
         self._note_view()
         self._changed.set()
 
+    def _follow(self, key: Key, held: _Held) -> None:
+        """Take over what the plan says now of a held set; other addresses would be another set."""
+        planned, vip = self._planned.get(held.claim.uid), self._vips.get(held.claim.uid)
+        if planned is None or vip is None or _bare(planned) != _bare(held.claim):
+            return
+        before = held.claim, held.vip.announcement_count, held.vip.announcement_refresh_s
+        held.vip, held.claim = vip, replace(planned, is_held=True)
+        after = held.claim, vip.announcement_count, vip.announcement_refresh_s
+        if key in self._repeats and after != before:
+            self._announce_from_now(key, held)
+
     def open(self, key: Key, vip: VirtualIPPlan, deadline_ns: int) -> None:
         """Open the fence of a set that was won; `take` follows."""
-        self._held[key] = held = claim(vip, is_held=True)
-        self._deadlines_ns[key] = deadline_ns
-        self._fence.admit((address.ip for address in held.addresses), deadline_ns)
+        self._held[key] = held = _Held(vip, claim(vip, is_held=True), deadline_ns)
+        self._fence.admit((address.ip for address in held.claim.addresses), deadline_ns)
 
     def extend(self, key: Key, deadline_ns: int) -> int:
         """Move the fence's deadline of a held set; returns the one before."""
-        self._fence.admit((address.ip for address in self._held[key].addresses), deadline_ns)
-        former_deadline_ns, self._deadlines_ns[key] = self._deadlines_ns[key], deadline_ns
+        held = self._held[key]
+        self._fence.admit((address.ip for address in held.claim.addresses), deadline_ns)
+        former_deadline_ns, held.deadline_ns = held.deadline_ns, deadline_ns
         return former_deadline_ns
 
     async def take(self, key: Key) -> None:
@@ -179,24 +201,23 @@ class Node:
         held = self._held.get(key)
         if held is None:
             return
-        places = place(held, self.view)
+        places = place(held.claim, self.view)
         if isinstance(places, Refusal):
-            _log.error("Cannot bind %s: %s", held.name, places.message)
+            _log.error("Cannot bind %s: %s", held.claim.name, places.message)
         else:
             await self._attempt("Bind", [self._bind(address, index) for address, index in places.items()])
         if self._held.get(key) is held:
-            self._announce([address.ip for address in held.addresses], asks_gateway=True)
-            self._repeats[key] = asyncio.create_task(self._announce_repeatedly(key, held))
+            self._announce([address.ip for address in held.claim.addresses], asks_gateway=True)
+            self._announce_from_now(key, held)
 
     def close(self, key: Key) -> None:
         """Close the fence of a set; when it returns, no packet of its addresses passes. `leave` follows."""
         held = self._held[key]
-        self._fence.close(address.ip for address in held.addresses)
+        self._fence.close(address.ip for address in held.claim.addresses)
 
     async def leave(self, key: Key) -> str:
         """Unbind a set whose fence is closed, and return its name; what fails is mended at the next look."""
         held = self._held.pop(key)
-        del self._deadlines_ns[key]
         repeats = self._repeats.pop(key, None)
         if repeats is not None:
             repeats.cancel()
@@ -204,11 +225,11 @@ class Node:
             "Unbind",
             [
                 self._unbind(address.ip, index)
-                for address in held.addresses
+                for address in held.claim.addresses
                 for index in tuple(self._bound_on[address.ip])
             ],
         )
-        return held.name
+        return held.claim.name
 
     # Looking -------------------------------------------------------------------------------------
 
@@ -302,7 +323,7 @@ class Node:
         }
 
     def _claims(self) -> list[Claim]:
-        return [*self._held.values(), *self._planned.values()]
+        return [*(held.claim for held in self._held.values()), *self._planned.values()]
 
     async def _act(self, action: Action) -> None:
         match action:
@@ -334,7 +355,7 @@ class Node:
                 raise outcome
 
     def _is_held(self, address: IPAddress) -> bool:
-        return any(address == held.ip for claim in self._held.values() for held in claim.addresses)
+        return any(address == each.ip for held in self._held.values() for each in held.claim.addresses)
 
     async def _bind(self, address: IPAddress, index: LinkIndex) -> None:
         async with self._locks[address]:
@@ -359,8 +380,8 @@ class Node:
     def _place_of(self, address: IPAddress) -> LinkIndex | None:
         """Where a held address belongs, as far as the last look knows; None if it is not held."""
         for held in self._held.values():
-            if any(address == each.ip for each in held.addresses):
-                places = place(held, self.view)
+            if any(address == each.ip for each in held.claim.addresses):
+                places = place(held.claim, self.view)
                 return (
                     next(iter(self._bound_on[address]), None)
                     if isinstance(places, Refusal)
@@ -386,7 +407,7 @@ class Node:
             _log.warning("%s; it is tried again", unavailable)
         else:
             if is_news:
-                held = [address.ip for claimed in self._held.values() for address in claimed.addresses]
+                held = [address.ip for each in self._held.values() for address in each.claim.addresses]
                 self._announce(held, asks_gateway=False)
                 self._changed.set()
 
@@ -397,12 +418,21 @@ class Node:
                 for index in self._bound_on[address]:
                     self._announcer.announce(index, [address], asks_gateway=asks_gateway)
 
-    async def _announce_repeatedly(self, key: Key, held: Claim) -> None:
-        """Repeat the announcement as long as this very holding lasts; cancelled by `leave`."""
-        vip = self._vips.get(held.uid)
-        count, refresh_s = (vip.announcement_count, vip.announcement_refresh_s) if vip else (1, 60)
+    def _announce_from_now(self, key: Key, held: _Held) -> None:
+        """Begin the repeats of a holding's announcement, or begin them anew."""
+        repeats = self._repeats.pop(key, None)
+        if repeats is not None:
+            repeats.cancel()
+        self._repeats[key] = asyncio.create_task(self._announce_repeatedly(held))
+
+    async def _announce_repeatedly(self, held: _Held) -> None:
+        """Repeat the announcement for as long as this holding lasts; cancelled by `leave`."""
+        count, refresh_s = held.vip.announcement_count, held.vip.announcement_refresh_s
         for sent in itertools.count(1):
             before_s = announcement.due_s(sent - 1, count=count, refresh_s=refresh_s)
             await asyncio.sleep(announcement.due_s(sent, count=count, refresh_s=refresh_s) - before_s)
-            if self._held.get(key) is held:
-                self._announce([address.ip for address in held.addresses], asks_gateway=False)
+            self._announce([address.ip for address in held.claim.addresses], asks_gateway=False)
+
+
+def _bare(claimed: Claim) -> frozenset[IPAddress]:
+    return frozenset(address.ip for address in claimed.addresses)
