@@ -8,12 +8,15 @@ from the API server; nothing in it is an event. `format` grows when an older kee
 from __future__ import annotations
 
 import ipaddress
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from vipapi.configuration import Configuration, Member
 from vipapi.healthchecks import HealthCheck
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FORMAT = 2
 MOST_ADDRESSES = 4096
@@ -114,6 +117,12 @@ def decode(line: bytes) -> Plan:
 
 def check(plan: Plan) -> None:
     """Raise `ValueError` for what the types cannot say; what passes can be acted on whole."""
+    for _ in checks(plan):
+        pass
+
+
+def checks(plan: Plan) -> Iterator[None]:
+    """Check a plan as `check` does, in steps, for those who must not be busy for long."""
     if plan.format > FORMAT:
         raise ValueError(
             f"plan format {plan.format} is newer than this keeper's {FORMAT}: upgrade the keeper"
@@ -129,6 +138,7 @@ def check(plan: Plan) -> None:
         if any(not 0 < key.key_id < 1 << 8 for key in domain.keys):
             raise ValueError(f"domain {domain.name}: a key's id must be from 1 to 255")
         for vip in domain.virtual_ips:
+            yield
             addresses += _count(vip)
     if addresses > MOST_ADDRESSES:
         raise ValueError(f"{addresses} addresses are more than the {MOST_ADDRESSES} that one node can guard")

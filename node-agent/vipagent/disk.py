@@ -1,8 +1,9 @@
-"""The door to the state folder: the last plan and the incarnation, each replaced as a whole.
+"""The door to the state folder: the last plan, the incarnation, and what must never go back.
 
-A file is written beside the old one, synced and renamed over it, so that a crash or a full disk
-leaves the old one. A plan that cannot be read is an error with a reason, never a reason to stop: the
-courier brings the next one.
+That is for each domain the newest witness configuration and a ceiling of the terms that were granted. A
+file is written beside the old one, synced and renamed over it, so that a crash or a full disk leaves the
+old one. One that cannot be read is an error with a reason, never a reason to stop: the courier brings the
+next plan, and with it a configuration.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from vipagent.epochs import flaw
 from vipapi import nodeplan
+from vipapi.configuration import Configuration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +28,15 @@ if TYPE_CHECKING:
 
 class PlanUnreadable(ValueError):  # noqa: N818 - it reads as what happened
     """The stored plan is damaged; the message says where and what happens next."""
+
+
+class ConfigurationUnreadable(ValueError):  # noqa: N818 - it reads as what happened
+    """The stored witness configuration of a domain is damaged; the message says where."""
+
+
+class _KeptConfiguration(msgspec.Struct, frozen=True, rename="camel"):
+    domain_uid: str
+    configuration: Configuration
 
 
 class Disk:
@@ -78,24 +92,48 @@ class Disk:
                 f"{self._plan} is damaged ({error}): it is left unused until the courier brings the next plan"
             ) from error
 
-    def store_plan(self, plan: Plan) -> None:
-        """Keep the plan; when it returns, the plan survives a power cut. Raises `OSError`."""
-        self._replace(self._plan, nodeplan.encode(plan))
+    def store_plan(self, line: bytes) -> None:
+        """Keep the plan as it came; when it returns, it survives a power cut. Raises `OSError`."""
+        self._replace(self._plan, line)
+
+    def load_configuration(self, domain_uid: str) -> Configuration | None:
+        """Return the newest configuration that was kept, None if there never was one.
+
+        Raises `ConfigurationUnreadable`.
+        """
+        path = self._of_domain("configuration", domain_uid)
+        try:
+            kept = msgspec.json.decode(path.read_bytes(), type=_KeptConfiguration)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise ConfigurationUnreadable(f"{path} is damaged ({error})") from error
+        why = flaw(domain_uid, kept.configuration)
+        if kept.domain_uid != domain_uid:
+            why = f"it is of domain {kept.domain_uid}"
+        if why:
+            raise ConfigurationUnreadable(f"{path} is damaged ({why})")
+        return kept.configuration
+
+    def store_configuration(self, domain_uid: str, configuration: Configuration) -> None:
+        """Keep it; when it returns, it survives a power cut. Raises `OSError`."""
+        kept = _KeptConfiguration(domain_uid, configuration)
+        self._replace(self._of_domain("configuration", domain_uid), msgspec.json.encode(kept))
 
     def load_term_ceiling(self, domain_uid: str) -> int:
         """Return a number that no term of this domain's witness has passed yet; 0 at the very first start."""
         try:
-            return int(self._term_ceiling(domain_uid).read_text(encoding="ascii"))
+            return int(self._of_domain("terms", domain_uid).read_text(encoding="ascii"))
         except (FileNotFoundError, ValueError):
             return 0
 
     def store_term_ceiling(self, domain_uid: str, ceiling: int) -> None:
         """Keep it; when it returns, it survives a power cut. Raises `OSError`."""
-        self._replace(self._term_ceiling(domain_uid), str(ceiling).encode())
+        self._replace(self._of_domain("terms", domain_uid), str(ceiling).encode())
 
-    def _term_ceiling(self, domain_uid: str) -> Path:
+    def _of_domain(self, what: str, domain_uid: str) -> Path:
         digest = hashlib.blake2b(domain_uid.encode(), digest_size=8).hexdigest()
-        return self._folder / f"terms-{digest}"
+        return self._folder / f"{what}-{digest}"
 
     def _replace(self, path: Path, content: bytes) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

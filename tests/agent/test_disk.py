@@ -3,17 +3,19 @@
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from vipagent.disk import Disk, PlanUnreadable
-from vipapi.nodeplan import Plan
+from vipagent.disk import ConfigurationUnreadable, Disk, PlanUnreadable
+from vipapi.configuration import Configuration, Member, WitnessSet
+from vipapi.nodeplan import Plan, encode
 
 
 def test_a_stored_plan_is_found_again(tmp_path: Path) -> None:
     plan = Plan(node="node-a", node_addresses=("192.0.2.1",))
-    Disk(tmp_path).store_plan(plan)
+    Disk(tmp_path).store_plan(encode(plan))
     assert Disk(tmp_path).load_plan() == plan
 
 
@@ -24,33 +26,33 @@ def test_a_folder_without_a_plan_has_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", [0, 1, 10, 30], ids=lambda keep: f"{keep} bytes left")
 def test_a_plan_cut_in_half_is_named_and_loses_nothing(tmp_path: Path, keep: int) -> None:
     disk = Disk(tmp_path)
-    disk.store_plan(Plan(node="node-a"))
+    disk.store_plan(encode(Plan(node="node-a")))
     file = tmp_path / "plan.json"
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(PlanUnreadable, match=r"plan\.json is damaged .* until the courier brings the next"):
         disk.load_plan()
-    disk.store_plan(Plan(node="node-a"))
+    disk.store_plan(encode(Plan(node="node-a")))
     assert disk.load_plan() == Plan(node="node-a")
 
 
 def test_a_plan_of_a_newer_format_is_refused(tmp_path: Path) -> None:
-    Disk(tmp_path).store_plan(Plan(node="node-a", format=99))
+    Disk(tmp_path).store_plan(encode(Plan(node="node-a", format=99)))
     with pytest.raises(PlanUnreadable, match="upgrade the keeper"):
         Disk(tmp_path).load_plan()
 
 
 def test_a_full_disk_leaves_the_old_plan(tmp_path: Path) -> None:
     old, disk = Plan(node="node-a"), Disk(tmp_path)
-    disk.store_plan(old)
+    disk.store_plan(encode(old))
     (tmp_path / "plan.json.new").symlink_to("/dev/full")
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-        disk.store_plan(Plan(node="node-b"))
+        disk.store_plan(encode(Plan(node="node-b")))
     assert disk.load_plan() == old
 
 
 def test_what_is_kept_is_for_root_alone(tmp_path: Path) -> None:
     folder = tmp_path / "state"
-    Disk(folder).store_plan(Plan(node="node-a"))
+    Disk(folder).store_plan(encode(Plan(node="node-a")))
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "plan.json").stat().st_mode) == 0o600
 
@@ -84,3 +86,47 @@ def test_a_folder_has_one_keeper_at_a_time(tmp_path: Path) -> None:
     first.claim()
     with pytest.raises(OSError, match=r"another keeper runs with .*: stop it"):
         second.claim()
+
+
+WITNESSES = WitnessSet((Member("node-a", "192.0.2.1"), Member("node-b", "192.0.2.2")), has_api_vote=True)
+FIRST = Configuration(epoch=1, witnesses=WITNESSES).sealed("uid/1")
+SECOND = Configuration(epoch=2, former_hash=FIRST.hash, witnesses=WITNESSES, former=WITNESSES).sealed("uid/1")
+
+
+def test_the_newest_configuration_of_each_domain_outlives_a_restart(tmp_path: Path) -> None:
+    for configuration in (FIRST, SECOND):
+        Disk(tmp_path).store_configuration("uid/1", configuration)
+    assert [Disk(tmp_path).load_configuration(uid) for uid in ("uid/1", "uid/2")] == [SECOND, None]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda kept: kept[:0], id="empty"),
+        pytest.param(lambda kept: kept[: len(kept) // 2], id="cut in half"),
+        pytest.param(lambda kept: kept.replace(b"192.0.2.2", b"192.0.2.9"), id="another witness"),
+        pytest.param(lambda kept: kept.replace(b"uid/1", b"uid/2"), id="of another domain"),
+        pytest.param(lambda kept: b"\xff" + kept, id="no text"),
+    ],
+)
+def test_a_damaged_configuration_is_named_and_can_be_replaced(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    disk = Disk(tmp_path)
+    disk.store_configuration("uid/1", FIRST)
+    (file,) = tmp_path.glob("configuration-*")
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ConfigurationUnreadable, match=rf"{file.name} is damaged"):
+        disk.load_configuration("uid/1")
+    disk.store_configuration("uid/1", SECOND)
+    assert disk.load_configuration("uid/1") == SECOND
+
+
+def test_a_full_disk_leaves_the_old_configuration(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    disk.store_configuration("uid/1", FIRST)
+    (file,) = tmp_path.glob("configuration-*")
+    file.with_name(f"{file.name}.new").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        disk.store_configuration("uid/1", SECOND)
+    assert disk.load_configuration("uid/1") == FIRST
