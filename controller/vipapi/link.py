@@ -37,7 +37,8 @@ class VotesWanted(msgspec.Struct, frozen=True, rename="camel", tag="votesWanted"
 class Vote(msgspec.Struct, frozen=True, rename="camel"):
     """A vote that was won or renewed: good until `until_ns`.
 
-    It grants terms above `term_floor` up to `term_ceiling`; `transitions` counts how often the vote went to another holder.
+    It grants terms above `term_floor` up to `term_ceiling`. `transitions` grows whenever the vote goes to
+    another holder.
     """
 
     domain_uid: str

@@ -130,7 +130,15 @@ class Codec:
         self._stamp = Stamp(epoch, _short_hash(this), _short_hash(former))
 
     def adopt(self, *, keys: dict[int, bytes], peers: frozenset[str]) -> None:
-        """Take over the keys in force, by id, and the nodes that may send."""
+        """Take over the keys in force, by id, and the nodes that may send; replay windows are kept.
+
+        Raises `ValueError` for a key that is too short to keep a secret: an empty one would sign for anybody.
+        """
+        for key_id, secret in keys.items():
+            if len(secret) < LEAST_SECRET:
+                raise ValueError(
+                    f"heartbeat key {key_id} has {len(secret)} bytes, {LEAST_SECRET} are the least"
+                )
         assert keys
         self._keys = keys
         self._peers = peers
@@ -142,13 +150,12 @@ class Codec:
     def seal(self, receiver: str, message: Message) -> bytes:
         """Return the datagram that carries a message to a keeper."""
         self._sequence += 1
-        key_id = self._key_for(receiver)
-        stamp = self._stamp
-        header = _HEADER.pack(
-            _MAGIC, _VERSION, key_id, self._domain, stamp.epoch, stamp.hash, stamp.former_hash
-        )
         body = _Body(*self._me, max(self._keys), receiver, self._sequence, message)
-        sealed = header + _encoder.encode(body)
+        return self.sign(_encoder.encode(body), self._key_for(receiver))
+
+    def sign(self, body: bytes, key_id: int) -> bytes:
+        """Return the datagram of a body, whatever it says."""
+        sealed = _HEADER.pack(_MAGIC, _VERSION, key_id, self._domain, *self._stamp) + body
         return sealed + _authenticate(self._keys[key_id], sealed)
 
     def _key_for(self, receiver: str) -> int:
@@ -174,7 +181,7 @@ class Codec:
             raise DatagramRefused("Domain")
         try:
             body = _decoder.decode(sealed[_HEADER.size :])
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise DatagramRefused("Garbage") from error
         return self._admit(body, Stamp(*stamp))
 

@@ -21,12 +21,13 @@ from vipagent.datagrams import Codec, DatagramRefused, Envelope
 from vipagent.effects import Adopt, Send
 from vipagent.lease import Lease
 from vipagent.messages import Ack, Config, GetConfig, Release, Request, Sender
+from vipagent.peers import Peers
 from vipagent.succession import key_of, lease_timing, orders, rosters
 from vipagent.vote import Vote
 from vipagent.witness import Witness
 from vipapi import link
 from vipapi.configuration import API_SERVER, Relation, fingerprint, is_majority
-from vipapi.nodestatus import DomainStatus, GrantStatus, Problem
+from vipapi.nodestatus import DomainStatus, GrantStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,9 +37,8 @@ if TYPE_CHECKING:
     from vipagent.messages import Key, Message
     from vipapi.configuration import Configuration
     from vipapi.nodeplan import DomainPlan, VirtualIPPlan
+    from vipapi.nodestatus import Problem
 
-_REACHABLE_NS: Final = 1_000_000_000
-_CLONE_NS: Final = 2_000_000_000
 _VOTE_WANTED_NS: Final = 1_000_000_000
 _ANSWERS_HEARTBEATS: Final = 1.5
 _TERMS_AHEAD: Final = 1000
@@ -80,12 +80,8 @@ class Seat:
         self._configured_ns = now_ns
         self._drained_epoch = 0
         self.is_sound = True
-        self._conflicts: dict[str, int] = {}
         self._addresses: dict[str, str] = {}
-        self._heard: dict[str, tuple[int, Relation]] = {}
-        self._told_ns: dict[str, int] = {}
-        self._acked_ns: dict[str, int] = {}
-        self._outdated_ns: dict[str, tuple[int, int]] = {}
+        self._peers = Peers()
         self._vote_wanted_until_ns = _NEVER_NS
         self._vips: dict[Key, VirtualIPPlan] = {}
         self._keys: dict[str, Key] = {}
@@ -108,6 +104,7 @@ class Seat:
     def configure(self, configuration: Configuration, now_ns: int) -> list[Effect]:
         """Take over a newer configuration that is on disk; what is two epochs older is answered no more."""
         assert configuration.epoch > self.configuration.epoch
+        self._drained_epoch = self._drain(now_ns)
         self.configuration = configuration
         self._configured_ns = now_ns
         self._stamp()
@@ -130,11 +127,10 @@ class Seat:
         )
 
     def _meet(self, now_ns: int) -> None:
-        """Take over who belongs to the domain and where it is; who is new has a second to be heard."""
+        """Take over who belongs to the domain, and where it is."""
         members = (*self.configuration.members, *self.domain.members)
         self._addresses = {member.node: member.address for member in members}
-        for node in self._addresses:
-            self._heard.setdefault(node, (now_ns, Relation.SAME))
+        self._peers.meet(self._addresses, now_ns)
         self._codec.adopt(
             keys={key.key_id: key.secret for key in self.domain.keys},
             peers=frozenset(self._addresses) - {self._me.node},
@@ -163,19 +159,16 @@ class Seat:
             envelope = self._codec.open(datagram)
         except DatagramRefused as refused:
             if refused.refusal == "Incarnation" and refused.sender is not None:
-                since_ns, at_ns = self._outdated_ns.get(refused.sender, (now_ns, now_ns))
-                is_running = now_ns - at_ns < _CLONE_NS
-                self._outdated_ns[refused.sender] = (since_ns if is_running else now_ns, now_ns)
+                self._peers.hear_outdated(refused.sender, now_ns)
             raise
         return self.hear(envelope, now_ns)
 
     def hear(self, envelope: Envelope, now_ns: int) -> list[Effect]:
         """Act on what another keeper of this domain says."""
         node, message = envelope.sender.node, envelope.message
-        self._heard[node] = (now_ns, envelope.relation)
+        self._peers.hear(node, envelope.relation, now_ns)
         self.lease.hear(node, now_ns)
         if envelope.relation is Relation.CONFLICT:
-            self._conflicts[node] = now_ns
             return []
         match message:
             case Config(configuration):
@@ -191,9 +184,8 @@ class Seat:
         """Who is at another epoch is told of ours, or asked for its own; once in a heartbeat."""
         if relation is Relation.SAME:
             return []
-        if now_ns - self._told_ns.get(node, _NEVER_NS) < self._timing.heartbeat_ns:
+        if not self._peers.is_to_be_told(node, now_ns, at_most_every_ns=self._timing.heartbeat_ns):
             return []
-        self._told_ns[node] = now_ns
         is_behind = relation in (Relation.FORMER, Relation.BEHIND)
         return [Send(node, Config(self.configuration) if is_behind else GetConfig())]
 
@@ -228,7 +220,7 @@ class Seat:
             case Request() | Release():
                 return list(self.witness.receive(sender, message, now_ns))
             case Ack():
-                self._acked_ns[sender.node] = now_ns
+                self._peers.hear_answer(sender.node, now_ns)
             case Config() | GetConfig():
                 return []
         return self.lease.receive(sender.node, message, now_ns)
@@ -261,7 +253,7 @@ class Seat:
         if not any(API_SERVER in quorum for quorum in quorums):
             return False
         since_ns = now_ns - int(_ANSWERS_HEARTBEATS * self._timing.heartbeat_ns)
-        answering = {node for node, at_ns in self._acked_ns.items() if at_ns > since_ns} - {API_SERVER}
+        answering = self._peers.answering(since_ns) - {API_SERVER}
         if is_majority(answering | {self._me.node}, quorums):
             return False
         node = self._me.node
@@ -283,12 +275,7 @@ class Seat:
 
     def status(self, *, heartbeat_address: str, now_ns: int) -> DomainStatus:
         """What this seat reports; it changes only when somebody would act on it."""
-        heard = {
-            node: relation
-            for node, (at_ns, relation) in self._heard.items()
-            if now_ns - at_ns <= _REACHABLE_NS
-        }
-        peers = heard.keys() & self._addresses.keys()
+        peers = self._peers.reachable(now_ns) & self._addresses.keys()
         grants = self.witness.grants
         node = self._me.node
         return DomainStatus(
@@ -298,7 +285,7 @@ class Seat:
             heartbeat_address=heartbeat_address,
             configuration=self.configuration,
             reachable_peers=tuple(sorted({*peers, node})),
-            behind=tuple(sorted(peer for peer in peers if heard[peer] in (Relation.FORMER, Relation.BEHIND))),
+            behind=tuple(sorted(self._peers.behind(now_ns) & self._addresses.keys())),
             grants=tuple(
                 GrantStatus(uid=vip.uid, name=vip.name, holder=grants[key].holder, term=grants[key].term)
                 for key, vip in sorted(self._vips.items(), key=lambda item: item[1].name)
@@ -313,9 +300,8 @@ class Seat:
 
     def _drain(self, now_ns: int) -> int:
         """The newest epoch with every grant over that was made before it came."""
-        if not self.witness.is_silent and now_ns - self._configured_ns >= self._timing.grant_ns:
-            self._drained_epoch = self.configuration.epoch
-        return self._drained_epoch
+        is_drained = not self.witness.is_silent and now_ns - self._configured_ns >= self._timing.grant_ns
+        return self.configuration.epoch if is_drained else self._drained_epoch
 
     def _tombstones(self) -> tuple[str, ...]:
         """Deleted VirtualIPs that this witness grants to nobody, now and later."""
@@ -326,29 +312,4 @@ class Seat:
 
     def problems(self, now_ns: int) -> tuple[Problem, ...]:
         """What is wrong with this domain's keepers, as seen from here."""
-        name = self.domain.name
-        clones = sorted(
-            node
-            for node, (since_ns, at_ns) in self._outdated_ns.items()
-            if now_ns - at_ns < _CLONE_NS and at_ns - since_ns >= _CLONE_NS
-        )
-        conflicts = sorted(node for node, at_ns in self._conflicts.items() if now_ns - at_ns < _CLONE_NS)
-        return (
-            *(
-                Problem(
-                    "NodeNameTaken",
-                    f"two keepers of domain {name} run as {node}: stop the node-agent of the machine that "
-                    "was cloned, give it a node name of its own and an empty /var/lib/vipkeeper",
-                )
-                for node in clones
-            ),
-            *(
-                Problem(
-                    "EpochConflict",
-                    f"{node} works in domain {name} with another witness configuration of the same epoch as "
-                    f"this node's {self.configuration.epoch}: stop its node-agent and remove its "
-                    "/var/lib/vipkeeper, unless most nodes agree with it",
-                )
-                for node in conflicts
-            ),
-        )
+        return self._peers.problems(self.domain.name, self.configuration.epoch, now_ns)

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vipagent.datagrams import Codec, Configuration, DatagramRefused, domain_tag
+from vipagent.datagrams import Codec, DatagramRefused, domain_tag
 from vipagent.messages import (
     Ack,
+    Config,
     Denied,
     Free,
+    GetConfig,
     Granted,
     Handover,
     Message,
@@ -21,24 +23,32 @@ from vipagent.messages import (
     Release,
     Released,
     Request,
+    Sender,
     Want,
 )
+from vipapi.configuration import Configuration, Member, Relation, WitnessSet
 
 _KEY = bytes(range(16))
-_DOMAIN = Configuration(domain_uid="7d0c", epoch=1, config_hash="a1")
 _SECRET = b"s" * 32
-_OVERHEAD = 24 + 16
+_MACHINE = b"m" * 8
+_HEADER, _TAG = 32, 16
 
 MESSAGES = [
-    pytest.param(Request(7, 123_456_789, 1000, (Want(_KEY, 3, is_held=True),), (_KEY,)), id="Request"),
+    pytest.param(
+        Request(7, 123_456_789, 1000, is_sound=True, wants=(Want(_KEY, 3, is_held=True),), polls=(_KEY,)),
+        id="Request",
+    ),
     pytest.param(
         Ack(
             5,
             7,
             123_456_789,
             1000,
-            (Granted(_KEY, 3, "node-b"), Granted(_KEY, 4, None)),
-            (Denied(_KEY, "node-c", 9), Denied(_KEY, None, 9)),
+            (
+                Granted(_KEY, 3, "node-b", is_standby_sound=True),
+                Granted(_KEY, 4, None, is_standby_sound=False),
+            ),
+            (Denied(_KEY, "node-c", 9, 8), Denied(_KEY, None, 9, 0)),
             (Free(_KEY, 2, 8, None, 0, was_released=False), Free(_KEY, 0, 8, "node-d", 5, was_released=True)),
         ),
         id="Ack",
@@ -46,9 +56,16 @@ MESSAGES = [
     pytest.param(Release(8, _KEY, "node-b"), id="Release"),
     pytest.param(Released(5, 8, _KEY), id="Released"),
     pytest.param(Offer((Free(_KEY, 0, 1, None, 0, was_released=False),)), id="Offer"),
-    pytest.param(Prepare(5, _KEY), id="Prepare"),
+    pytest.param(Prepare(5, _KEY, is_sound=False), id="Prepare"),
     pytest.param(Ready(5, _KEY), id="Ready"),
     pytest.param(Handover(_KEY, 4), id="Handover"),
+    pytest.param(GetConfig(), id="GetConfig"),
+    pytest.param(
+        Config(
+            Configuration(3, "h", "g", WitnessSet((Member("a", "192.0.2.1"),)), WitnessSet(), is_sealing=True)
+        ),
+        id="Config",
+    ),
 ]
 
 _MESSAGE = Release(8, _KEY, None)
@@ -57,20 +74,19 @@ _MESSAGE = Release(8, _KEY, None)
 def codec(
     me: str = "node-a",
     *,
+    machine: bytes = _MACHINE,
     incarnation: int = 5,
-    configuration: Configuration = _DOMAIN,
+    domain_uid: str = "7d0c",
+    epoch: int = 1,
+    this: str = "a1",
+    former: str = "a0",
     keys: dict[int, bytes] | None = None,
-    signing_key: int = 1,
     peers: frozenset[str] = frozenset({"node-a", "node-b", "node-c"}),
 ) -> Codec:
-    return Codec(
-        me=me,
-        incarnation=incarnation,
-        configuration=configuration,
-        keys=keys or {1: _SECRET},
-        signing_key=signing_key,
-        peers=peers,
-    )
+    made = Codec(me=Sender(me, machine, incarnation), domain_uid=domain_uid)
+    made.configure(epoch=epoch, this=this, former=former)
+    made.adopt(keys=keys or {1: _SECRET}, peers=peers)
+    return made
 
 
 def refusal(receiver: Codec, datagram: bytes) -> str | None:
@@ -84,19 +100,38 @@ def refusal(receiver: Codec, datagram: bytes) -> str | None:
 @pytest.mark.parametrize("message", MESSAGES)
 def test_a_message_arrives_as_it_was_sent(message: Message) -> None:
     envelope = codec("node-b").open(codec("node-a").seal("node-b", message))
-    assert (envelope.sender, envelope.incarnation, envelope.message) == ("node-a", 5, message)
+    assert envelope.sender == ("node-a", _MACHINE, 5)
+    assert (envelope.relation, envelope.message) == (Relation.SAME, message)
+
+
+@pytest.mark.parametrize(
+    ("sender", "relation"),
+    [
+        pytest.param(codec(epoch=0, this="a0"), Relation.FORMER, id="one epoch behind"),
+        pytest.param(codec(epoch=0, this="b0"), Relation.CONFLICT, id="one behind, but not on our way"),
+        pytest.param(codec(epoch=2, this="a2", former="a1"), Relation.NEXT, id="one epoch ahead"),
+        pytest.param(codec(epoch=2, this="b2", former="b1"), Relation.CONFLICT, id="ahead on another way"),
+        pytest.param(codec(this="b1"), Relation.CONFLICT, id="the same epoch, another content"),
+        pytest.param(codec(epoch=3, this="a3", former="a2"), Relation.AHEAD, id="two epochs ahead"),
+    ],
+)
+def test_a_datagram_tells_how_its_sender_s_configuration_stands_to_ours(
+    sender: Codec, relation: Relation
+) -> None:
+    assert codec("node-b").open(sender.seal("node-b", _MESSAGE)).relation is relation
+
+
+def test_who_is_two_epochs_behind_is_told_apart() -> None:
+    ahead = codec("node-b", epoch=3, this="a3", former="a2")
+    assert ahead.open(codec().seal("node-b", _MESSAGE)).relation is Relation.BEHIND
 
 
 @pytest.mark.parametrize(
     ("sender", "refused"),
     [
         pytest.param(codec(keys={1: b"x" * 32}), "Forged", id="another secret"),
-        pytest.param(codec(keys={2: _SECRET}, signing_key=2), "UnknownKey", id="a key that we do not have"),
-        pytest.param(codec(configuration=Configuration("0bad", 1, "a1")), "Domain", id="another domain"),
-        pytest.param(codec(configuration=Configuration("7d0c", 2, "a1")), "Epoch", id="a newer epoch"),
-        pytest.param(
-            codec(configuration=Configuration("7d0c", 1, "b2")), "Epoch", id="the same epoch, another content"
-        ),
+        pytest.param(codec(keys={2: _SECRET}), "UnknownKey", id="a key that we do not have"),
+        pytest.param(codec(domain_uid="0bad"), "Domain", id="another domain"),
         pytest.param(codec("node-z"), "Sender", id="a node that is no member"),
     ],
 )
@@ -111,7 +146,7 @@ def test_what_was_sent_to_another_node_is_refused() -> None:
 def test_every_truncation_is_refused() -> None:
     datagram, receiver = codec().seal("node-b", _MESSAGE), codec("node-b")
     for length in range(len(datagram)):
-        expected = "Truncated" if length < _OVERHEAD else "Forged"
+        expected = "Truncated" if length < _HEADER + _TAG else "Forged"
         assert refusal(receiver, datagram[:length]) == expected, length
 
 
@@ -168,6 +203,12 @@ def test_an_older_incarnation_is_not_heard_again() -> None:
     assert refusal(receiver, late) == "Incarnation"
 
 
+def test_a_clone_of_the_same_incarnation_is_not_heard_beside_the_one_that_was_first() -> None:
+    receiver = codec("node-b")
+    assert refusal(receiver, codec().seal("node-b", _MESSAGE)) is None
+    assert refusal(receiver, codec(machine=b"c" * 8).seal("node-b", _MESSAGE)) == "Incarnation"
+
+
 def test_windows_are_kept_for_each_sender() -> None:
     receiver = codec("node-b")
     for name in ("node-a", "node-c"):
@@ -181,18 +222,31 @@ def test_a_refused_datagram_moves_no_window() -> None:
     assert [refusal(receiver, datagram) for datagram in (forged, first, second)] == ["Forged", None, None]
 
 
-def test_a_key_is_rotated_without_a_lost_datagram() -> None:
-    old, new = {1: _SECRET}, {2: b"n" * 32}
-    sender, receiver = codec(keys=old), codec("node-b", keys=old)
-    peers = frozenset({"node-a", "node-b"})
-    receiver.adopt(keys=new | old, signing_key=2, peers=peers)
-    assert refusal(receiver, sender.seal("node-b", _MESSAGE)) is None
-    sender.adopt(keys=new | old, signing_key=2, peers=peers)
-    datagram = sender.seal("node-b", _MESSAGE)
-    assert refusal(receiver, datagram) is None
-    receiver.adopt(keys=new, signing_key=2, peers=peers)
-    assert refusal(receiver, datagram) == "Replayed"
-    assert refusal(receiver, codec(keys=old).seal("node-b", _MESSAGE)) == "UnknownKey"
+_STEPS = ({1: _SECRET}, {1: _SECRET, 2: b"n" * 32}, {2: b"n" * 32})
+
+
+@given(st.lists(st.booleans(), min_size=4, max_size=4))
+def test_a_key_is_rotated_without_a_lost_datagram(is_receivers_turn: list[bool]) -> None:
+    """Whoever learns of the new key first, and of the old one's end: both go on hearing each other."""
+    one, other, peers = (
+        codec(keys=_STEPS[0]),
+        codec("node-b", keys=_STEPS[0]),
+        frozenset({"node-a", "node-b"}),
+    )
+    at = {one: 0, other: 0}
+    for is_others in is_receivers_turn:
+        turn = other if is_others else one
+        at[turn] = min(at[turn] + 1, 2, min(at.values()) + 1)
+        turn.adopt(keys=_STEPS[at[turn]], peers=peers)
+        assert refusal(one, other.seal("node-a", _MESSAGE)) is None
+        assert refusal(other, one.seal("node-b", _MESSAGE)) is None
+
+
+def test_who_comes_with_a_newer_key_alone_is_understood_as_soon_as_it_has_spoken() -> None:
+    there, fresh = codec(keys=_STEPS[1]), codec("node-b", keys=_STEPS[2])
+    assert refusal(fresh, there.seal("node-b", _MESSAGE)) == "UnknownKey"
+    assert refusal(there, fresh.seal("node-a", _MESSAGE)) is None
+    assert refusal(fresh, there.seal("node-b", _MESSAGE)) is None
 
 
 @pytest.mark.parametrize("secret", [pytest.param(b"", id="empty"), pytest.param(b"x" * 15, id="short")])
@@ -215,35 +269,14 @@ def test_random_bytes_are_refused(datagram: bytes) -> None:
 
 @given(st.binary(max_size=200), st.integers(0, 255))
 def test_random_bytes_behind_a_true_header_are_refused(rest: bytes, key_id: int) -> None:
-    header = bytearray(codec().seal("node-b", _MESSAGE)[:24])
+    header = bytearray(codec().seal("node-b", _MESSAGE)[:_HEADER])
     header[3] = key_id
     assert refusal(codec("node-b"), bytes(header) + rest) is not None
 
 
-class _Signer(Codec):
-    """A member that signs whatever it is given."""
-
-    def sign(self, body: bytes) -> bytes:
-        from vipagent import datagrams  # noqa: PLC0415 - what only a test may do
-
-        sealed = self._header + body
-        return sealed + datagrams._authenticate(self._keys[self._signing_key], sealed)  # noqa: SLF001
-
-
-def _signer() -> _Signer:
-    return _Signer(
-        me="node-a",
-        incarnation=5,
-        configuration=_DOMAIN,
-        keys={1: _SECRET},
-        signing_key=1,
-        peers=frozenset({"node-b"}),
-    )
-
-
 @given(st.binary(max_size=200))
 def test_signed_garbage_is_garbage(body: bytes) -> None:
-    assert refusal(codec("node-b"), _signer().sign(body)) == "Garbage"
+    assert refusal(codec("node-b"), codec().sign(body, 1)) == "Garbage"
 
 
 _VALUES = st.recursive(
@@ -255,10 +288,10 @@ _VALUES = st.recursive(
 
 @given(st.lists(_VALUES, max_size=6))
 def test_a_signed_body_of_another_shape_is_garbage(body: list[object]) -> None:
-    assert refusal(codec("node-b"), _signer().sign(msgspec.msgpack.encode(body))) == "Garbage"
+    assert refusal(codec("node-b"), codec().sign(msgspec.msgpack.encode(body), 1)) == "Garbage"
 
 
 @given(st.lists(_VALUES, min_size=1, max_size=6))
 def test_no_signed_message_of_whatever_shape_breaks_the_keeper(message: list[object]) -> None:
-    body = msgspec.msgpack.encode(["node-a", "node-b", 5, 1, ["request", *message]])
-    assert refusal(codec("node-b"), _signer().sign(body)) in {"Garbage", None}
+    body = msgspec.msgpack.encode(["node-a", _MACHINE, 5, 1, "node-b", 1, ["request", *message]])
+    assert refusal(codec("node-b"), codec().sign(body, 1)) in {"Garbage", None}

@@ -46,7 +46,7 @@ class _Candidate:
         self.lease = Lease(
             me="a",
             incarnation=_INCARNATION,
-            witnesses=("v", "w", "x"),
+            quorums=(frozenset("vwx"),),
             timing=_TIMING,
             random=Random(2),
             now_ns=0,
@@ -79,16 +79,24 @@ class _Candidate:
         denied: Denied | None = None,
         incarnation: int = _INCARNATION,
         standby: str | None = None,
+        is_standby_sound: bool = True,
     ) -> list[Effect]:
-        granted = () if denied else tuple(Granted(w.key, term or w.term, standby) for w in request.wants)
+        granted = (
+            ()
+            if denied
+            else tuple(
+                Granted(w.key, term or w.term, standby, is_standby_sound=is_standby_sound)
+                for w in request.wants
+            )
+        )
         refusals = (denied,) if denied else ()
         ack = Ack(incarnation, request.round, request.sent_at_ns, 0, granted, refusals, ())
         return self.lease.receive(witness, ack, int(at_ms * MILLISECOND))
 
-    def own(self, at_ms: float, *, standby: str | None = None) -> Request:
+    def own(self, at_ms: float, *, standby: str | None = None, is_standby_sound: bool = True) -> Request:
         request = self.seek(at_ms)
-        self.ack("v", request, at_ms + 1, standby=standby)
-        self.ack("w", request, at_ms + 1, standby=standby)
+        for witness in ("v", "w"):
+            self.ack(witness, request, at_ms + 1, standby=standby, is_standby_sound=is_standby_sound)
         assert self.phase() is Phase.OWNER
         return request
 
@@ -150,7 +158,7 @@ def test_it_never_tries_what_it_could_not_hold(unfit: str) -> None:
     a.offer("v", 10)
     assert not a.offer("w", 10)
     assert not a.lease.receive("b", Handover(_WEB, 1), 20 * MILLISECOND)
-    assert not a.lease.receive("b", Prepare(1, _WEB), 20 * MILLISECOND)
+    assert not a.lease.receive("b", Prepare(1, _WEB, is_sound=True), 20 * MILLISECOND)
 
 
 def test_it_proposes_one_more_than_the_highest_term_that_it_heard_of() -> None:
@@ -241,8 +249,8 @@ def test_who_cannot_win_gives_back_at_once_and_holds_back() -> None:
     a = _Candidate()
     request = a.seek(10)
     a.ack("v", request, 11)
-    assert not a.ack("w", request, 12, denied=Denied(_WEB, "b", 1))
-    assert len(_sent(a.ack("x", request, 12, denied=Denied(_WEB, "b", 1)), Release)) == 3
+    assert not a.ack("w", request, 12, denied=Denied(_WEB, "b", 1, 0))
+    assert len(_sent(a.ack("x", request, 12, denied=Denied(_WEB, "b", 1, 0)), Release)) == 3
     a.offer("v", 12)
     assert not _sent(a.offer("w", 12), Request)
 
@@ -251,7 +259,7 @@ def test_a_term_that_is_too_low_is_raised_and_asked_for_again() -> None:
     a = _Candidate()
     request = a.seek(10)
     a.ack("v", request, 11)
-    [again, *_] = _sent(a.ack("w", request, 11, denied=Denied(_WEB, None, 5)), Request)
+    [again, *_] = _sent(a.ack("w", request, 11, denied=Denied(_WEB, None, 5, 0)), Request)
     assert again.wants[0].term == 6
     assert not a.ack("x", request, 12)
     a.ack("v", again, 13)
@@ -334,7 +342,9 @@ def test_an_order_is_obeyed_at_its_term_alone() -> None:
     a = _Candidate()
     a.own(10)
     assert not a.lease.assign({_WEB: Order("b", 2)}, 20 * MILLISECOND)
-    assert a.lease.assign({_WEB: Order("b", 1)}, 20 * MILLISECOND) == [Send("b", Prepare(_INCARNATION, _WEB))]
+    assert a.lease.assign({_WEB: Order("b", 1)}, 20 * MILLISECOND) == [
+        Send("b", Prepare(_INCARNATION, _WEB, is_sound=True))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -364,7 +374,7 @@ def test_a_hand_over_names_its_successor_and_comes_after_the_release() -> None:
 def test_an_unfit_owner_asks_the_standby_three_times_and_then_lets_go() -> None:
     a = _Candidate()
     a.own(10, standby="c")
-    ask = Send("c", Prepare(_INCARNATION, _WEB))
+    ask = Send("c", Prepare(_INCARNATION, _WEB, is_sound=True))
     assert a.lease.judge(frozenset(), 20 * MILLISECOND) == [ask]
     acts = [effect for at_ms in (32, 44, 56) for effect in a.expire(at_ms) if effect in (ask, Close(_WEB))]
     assert acts == [ask, ask, Close(_WEB)]
@@ -381,7 +391,7 @@ def test_a_hand_over_is_taken_at_once_and_waits_for_a_release_that_it_overtook()
     [request, *_] = _sent(a.lease.receive("b", Handover(_WEB, 4), 10 * MILLISECOND), Request)
     assert request.wants[0].term == 5
     for witness in ("v", "w", "x"):
-        assert not a.ack(witness, request, 11, denied=Denied(_WEB, "b", 4))
+        assert not a.ack(witness, request, 11, denied=Denied(_WEB, "b", 4, 0))
     [again, *_] = _sent(a.expire(22), Request)
     a.ack("v", again, 23)
     assert a.ack("w", again, 23) == [Open(_WEB, 422 * MILLISECOND, 5, Origin("Moved", "b", 10 * MILLISECOND))]
@@ -413,3 +423,121 @@ def test_the_term_floor_of_a_witness_is_carried_to_the_others() -> None:
     ack = Ack(_INCARNATION, request.round, request.sent_at_ns, 3000, (), (), ())
     a.lease.receive("v", ack, 11 * MILLISECOND)
     assert a.heartbeat()[0].term_floor == 3000
+
+
+# Witnesses that change ---------------------------------------------------------------------------
+
+
+def test_while_the_witnesses_change_both_majorities_must_grant() -> None:
+    a = _Candidate()
+    a.own(10)
+    a.lease.configure((frozenset("vwx"), frozenset("xyz")), 50 * MILLISECOND)
+    renewal, at_ms = a.heartbeat()
+    assert at_ms == 50
+    assert not a.ack("v", renewal, 51)
+    assert not a.ack("w", renewal, 51)
+    assert not a.ack("y", renewal, 51)
+    assert a.ack("z", renewal, 52) == [Extend(_WEB, 450 * MILLISECOND)]
+
+
+def test_a_change_of_witnesses_takes_nothing_of_a_lease_that_runs() -> None:
+    a = _Candidate()
+    a.own(10)
+    a.lease.configure((frozenset("xyz"),), 50 * MILLISECOND)
+    assert not [e for e in a.expire(400) if isinstance(e, Close)]
+    assert Close(_WEB) in a.expire(410)
+
+
+def test_the_old_witnesses_alone_cannot_be_acquired_from_while_they_change() -> None:
+    a = _Candidate()
+    a.lease.configure((frozenset("vwx"), frozenset("xyz")), 0)
+    a.offer("v", 10)
+    assert not _sent(a.offer("w", 10), Request)
+    a.offer("y", 10)
+    request = _sent(a.offer("z", 10), Request)[0]
+    for witness in ("v", "w", "y"):
+        assert not a.ack(witness, request, 11)
+    assert isinstance(a.ack("x", request, 11)[0], Open)  # it is in both
+
+
+# Going on alone ----------------------------------------------------------------------------------
+
+_ALONE = Order(None, 0, is_held_alone=True)
+
+
+class _Voter(_Candidate):
+    """Node a is a witness too, the other one is b, the third vote is the API server's; the order is Hold."""
+
+    def __init__(self, order: Order = _ALONE) -> None:
+        super().__init__(order=order)
+        self.lease.configure((frozenset({"a", "b", "@api-server"}),), 0)
+
+    def hold(self) -> None:
+        for witness in ("a", "b"):
+            self.offer(witness, 10)
+        request = _sent(self.expire(10), Request)[0]
+        for witness in ("a", "b"):
+            self.ack(witness, request, 11)
+        assert self.phase() is Phase.OWNER
+
+    def renew_alone(self) -> list[Effect]:
+        renewal, at_ms = self.heartbeat()
+        return self.ack("a", renewal, at_ms + 0.1)
+
+
+@pytest.mark.parametrize("order", [_ALONE, Order(None, 0)], ids=["Hold", "Release"])
+def test_an_owner_that_hears_nobody_goes_on_only_if_it_may(order: Order) -> None:
+    a = _Voter(order)
+    a.lease.hear("b", 9 * MILLISECOND)
+    a.offer("a", 10)
+    request = _sent(a.offer("b", 10), Request)[0]
+    for witness in ("a", "b"):
+        a.ack(witness, request, 11)
+    while a.lease.deadline_ns < 900 * MILLISECOND and a.phase() is Phase.OWNER:
+        a.renew_alone()
+    assert (a.phase() is Phase.OWNER) is order.is_held_alone
+
+
+def test_a_standby_that_hears_nobody_waits_until_the_owner_s_lease_is_over() -> None:
+    a = _Voter()
+    a.lease.hear("b", 100 * MILLISECOND)
+    assert not _sent(a.offer("a", 599), Request)
+    request = _sent(a.offer("a", 601), Request)[0]
+    assert isinstance(a.ack("a", request, 602)[0], Open)
+
+
+@pytest.mark.parametrize(("holder_term", "goes"), [(2, True), (1, True), (0, False)])
+def test_of_two_that_went_on_alone_the_higher_term_stays(holder_term: int, goes: bool) -> None:  # noqa: FBT001
+    a = _Voter()
+    request = _sent(a.offer("a", 601), Request)[0]
+    a.ack("a", request, 602)
+    renewal, at_ms = a.heartbeat()
+    effects = a.ack("b", renewal, at_ms, denied=Denied(_WEB, "b", 9, holder_term))
+    assert (effects == [Close(_WEB)]) is goes
+
+
+# Gateways ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("is_sound", "is_standby_sound", "asks"),
+    [(True, True, False), (True, False, False), (False, False, False), (False, True, True)],
+)
+def test_only_from_a_node_without_its_gateway_to_one_that_has_it(
+    is_sound: bool,  # noqa: FBT001
+    is_standby_sound: bool,  # noqa: FBT001
+    asks: bool,  # noqa: FBT001
+) -> None:
+    a = _Candidate()
+    a.own(10, standby="b", is_standby_sound=is_standby_sound)
+    asked = _sent(a.lease.judge(frozenset({_WEB}), 20 * MILLISECOND, is_sound=is_sound), Prepare)
+    assert bool(asked) is asks
+    assert a.phase() is Phase.OWNER
+
+
+@pytest.mark.parametrize("asker_is_sound", [True, False])
+def test_who_lost_its_gateway_takes_over_only_from_another_such(asker_is_sound: bool) -> None:  # noqa: FBT001
+    a = _Candidate()
+    a.lease.judge(frozenset({_WEB}), 0, is_sound=False)
+    said = a.lease.receive("b", Prepare(1, _WEB, is_sound=asker_is_sound), 20 * MILLISECOND)
+    assert bool(_sent(said, Ready)) is not asker_is_sound

@@ -2,16 +2,40 @@
 
 from random import Random
 
+import msgspec
 import pytest
 
 from vipagent.datagrams import DatagramRefused
-from vipagent.effects import MILLISECOND, Effect, Extend, Open, Phase, Send
+from vipagent.effects import MILLISECOND, Adopt, Close, Effect, Extend, Open, Phase, Send
+from vipagent.messages import Request
 from vipagent.seat import Seat
 from vipagent.succession import key_of
-from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Member, Timing, VirtualIPPlan
+from vipapi.configuration import Configuration, Member, WitnessSet
+from vipapi.link import Vote
+from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Timing, VirtualIPPlan
 from vipapi.nodestatus import GrantStatus
 
 NODES = ("a", "b", "c")
+UID = "domain-uid"
+MEMBERS = {node: Member(node, f"192.0.2.{number}") for number, node in enumerate("abcd", 1)}
+
+
+def witnesses(names: str, *, has_api_vote: bool = False) -> WitnessSet:
+    return WitnessSet(tuple(MEMBERS[node] for node in names), has_api_vote)
+
+
+FIRST = Configuration(1, witnesses=witnesses("abc")).sealed(UID)
+
+
+def after(before: Configuration, **changes: object) -> Configuration:
+    bare = Configuration(before.epoch + 1, "", before.hash, before.witnesses)
+    return msgspec.structs.replace(bare, **changes).sealed(UID)
+
+
+# Witness c makes room for d, step by step.
+JOINING = after(FIRST, witnesses=witnesses("abd"), former=FIRST.witnesses)
+SEALING = after(JOINING, former=FIRST.witnesses, is_sealing=True)
+CHANGED = after(SEALING)
 WEB = VirtualIPPlan(
     uid="web-uid",
     name="web",
@@ -22,48 +46,74 @@ WEB = VirtualIPPlan(
 
 
 def _domain(**changes: object) -> DomainPlan:
-    members = tuple(Member(node, f"192.0.2.{number}") for number, node in enumerate(NODES, 1))
     fields: dict[str, object] = {
         "name": "default",
-        "uid": "domain-uid",
-        "epoch": 1,
-        "config_hash": "hash",
+        "uid": UID,
         "port": 7946,
         "timing": Timing(100, 400, 500, 600),
-        "witnesses": members,
-        "members": members,
+        "configuration": FIRST,
+        "members": tuple(MEMBERS.values()),
         "keys": (Key(1, b"k" * 32),),
         "virtual_ips": (WEB,),
     }
     return DomainPlan(**(fields | changes))  # type: ignore[arg-type]
 
 
-class Domain:
-    """Three seats and a perfect network; every datagram is sealed and opened again."""
+def seat_of(
+    node: str,
+    domain: DomainPlan | None = None,
+    *,
+    incarnation: int = 7,
+    machine: bytes = b"",
+    now_ns: int = 0,
+) -> Seat:
+    domain = domain or _domain()
+    seat = Seat(
+        domain,
+        domain.configuration,
+        node=node,
+        machine=machine,
+        incarnation=incarnation,
+        random=Random(node),
+        now_ns=now_ns,
+        term_ceiling=0,
+    )
+    seat.witness.keep(seat.witness.term_ceiling)
+    seat.assign(domain, now_ns)
+    return seat
 
-    def __init__(self) -> None:
+
+class Domain:
+    """Some seats and a perfect network; every datagram is sealed and opened again; disks take no time."""
+
+    def __init__(self, nodes: str = "abc", domain: DomainPlan | None = None) -> None:
         self.now_ns = 0
-        self.effects: dict[str, list[Effect]] = {node: [] for node in NODES}
-        self.seats = {
-            node: Seat(_domain(), node=node, incarnation=7, random=Random(number), now_ns=0, term_ceiling=0)
-            for number, node in enumerate(NODES)
-        }
+        self.effects: dict[str, list[Effect]] = {node: [] for node in nodes}
+        self.away: set[str] = set()
+        self.keeps = True
+        self.seats = {node: seat_of(node, domain) for node in nodes}
         for node, seat in self.seats.items():
-            assert seat.witness is not None
-            seat.witness.keep(seat.witness.term_ceiling)
-            self.perform(node, seat.assign(_domain(), 0))
-            self.perform(node, seat.judge([WEB.uid], 0))
+            self.perform(node, seat.judge([WEB.uid], 0, is_sound=True))
 
     def perform(self, node: str, effects: list[Effect]) -> None:
         for effect in effects:
-            if not isinstance(effect, Send):
-                self.effects[node].append(effect)
-            elif effect.to == node:
-                self.perform(node, self.seats[node].deliver(effect, self.now_ns))
-            else:
-                sealed = self.seats[node].seal(effect)
-                assert sealed is not None
-                self.perform(effect.to, self.seats[effect.to].receive(sealed[1], self.now_ns))
+            seat = self.seats[node]
+            match effect:
+                case Adopt(configuration):
+                    if self.keeps and configuration.epoch > seat.configuration.epoch:
+                        self.perform(node, seat.configure(configuration, self.now_ns))
+                case Send() if seat.is_local(effect):
+                    self.perform(node, seat.deliver(effect, self.now_ns))
+                case Send(to):
+                    sealed = seat.seal(effect)
+                    assert sealed is not None
+                    if to in self.seats and not {node, to} & self.away:
+                        self.perform(to, self.seats[to].receive(sealed[1], self.now_ns))
+                case Close(key):
+                    self.effects[node].append(effect)
+                    self.perform(node, seat.lease.closed(key, self.now_ns))
+                case _:
+                    self.effects[node].append(effect)
 
     def run(self, milliseconds: int) -> None:
         end_ns = self.now_ns + milliseconds * MILLISECOND
@@ -71,7 +121,19 @@ class Domain:
             self.now_ns = max(self.now_ns, due_ns)
             for node, seat in self.seats.items():
                 self.perform(node, seat.expire(self.now_ns))
+                seat.witness.keep(seat.witness.term_ceiling)
         self.now_ns = end_ns
+
+    def configure(self, configuration: Configuration, nodes: str) -> None:
+        for node in nodes:
+            self.perform(node, self.seats[node].configure(configuration, self.now_ns))
+
+    def epochs(self) -> dict[str, int]:
+        return {node: seat.configuration.epoch for node, seat in self.seats.items()}
+
+    def owners(self) -> list[str]:
+        key = key_of(WEB)
+        return [node for node, seat in self.seats.items() if seat.lease.phase(key) is Phase.OWNER]
 
 
 def test_the_elected_candidate_takes_the_address_and_renews_it() -> None:
@@ -96,9 +158,8 @@ def test_every_witness_reports_whom_it_granted_and_whom_it_hears() -> None:
 
 
 def test_a_peer_has_a_second_to_be_heard_before_it_is_called_unreachable() -> None:
-    alone = Seat(_domain(), node="a", incarnation=7, random=Random(0), now_ns=0, term_ceiling=0)
-    alone.assign(_domain(), 0)
-    for milliseconds, reachable in ((500, NODES), (1_500, ("a",))):
+    alone = seat_of("a")
+    for milliseconds, reachable in ((500, tuple(MEMBERS)), (1_500, ("a",))):
         now_ns = milliseconds * MILLISECOND
         assert alone.status(heartbeat_address="192.0.2.1", now_ns=now_ns).reachable_peers == reachable
 
@@ -117,18 +178,205 @@ def test_an_address_set_that_leaves_the_plan_is_closed_and_granted_to_nobody() -
     ("changes", "refusal"),
     [
         pytest.param({"uid": "another"}, "Domain", id="another domain"),
-        pytest.param({"epoch": 2}, "Epoch", id="another epoch"),
-        pytest.param({"config_hash": "other"}, "Epoch", id="same epoch, another configuration"),
         pytest.param({"keys": (Key(1, b"z" * 32),)}, "Forged", id="another secret"),
         pytest.param({"keys": (Key(2, b"k" * 32),)}, "UnknownKey", id="another key id"),
     ],
 )
 def test_keepers_that_disagree_do_not_talk(changes: dict[str, object], refusal: str) -> None:
-    ours = Domain().seats["a"]
-    theirs = Seat(_domain(**changes), node="b", incarnation=9, random=Random(0), now_ns=0, term_ceiling=0)
-    theirs.assign(_domain(**changes), 0)
-    send = next(e for e in theirs.expire(200 * MILLISECOND) if isinstance(e, Send) and e.to == "a")
-    sealed = theirs.seal(send)
-    assert sealed is not None
+    ours, theirs = Domain().seats["a"], seat_of("b", _domain(**changes), incarnation=9)
     with pytest.raises(DatagramRefused, match=refusal):
-        ours.receive(sealed[1], 1)
+        ours.receive(_request(theirs, "a"), 1)
+
+
+def _request(sender: Seat, to: str, at_ms: int = 200) -> bytes:
+    sends = (e for e in sender.expire(at_ms * MILLISECOND) if isinstance(e, Send))
+    sealed = sender.seal(next(e for e in sends if e.to == to and isinstance(e.message, Request)))
+    assert sealed is not None
+    return sealed[1]
+
+
+def test_keepers_with_two_configurations_of_one_epoch_do_nothing_for_each_other_and_say_so() -> None:
+    other = Configuration(1, witnesses=witnesses("abd")).sealed(UID)
+    ours = Domain().seats["a"]
+    assert ours.receive(_request(seat_of("b", _domain(configuration=other)), "a"), 700 * MILLISECOND) == []
+    assert [problem.reason for problem in ours.problems(800 * MILLISECOND)] == ["EpochConflict"]
+    assert ours.problems(3_000 * MILLISECOND) == ()
+
+
+# Configurations ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["abcd", "dcba", "bd", "c"], ids="first at {}".format)
+def test_a_witness_is_replaced_and_nothing_moves(first: str) -> None:
+    domain = Domain("abcd")
+    domain.run(2_000)
+    for configuration in (JOINING, SEALING, CHANGED):
+        domain.configure(configuration, first)  # the others learn of it from them
+        domain.run(700)
+        assert set(domain.epochs().values()) == {configuration.epoch}
+    domain.away.add("c")
+    domain.run(2_000)
+    assert domain.owners() == ["b"]
+    assert not any(isinstance(e, Close) for effects in domain.effects.values() for e in effects)
+    assert domain.seats["d"].status(heartbeat_address="", now_ns=domain.now_ns).role == "Witness"
+
+
+def test_a_keeper_whose_disk_is_full_goes_on_one_epoch_behind_and_is_named() -> None:
+    domain = Domain("abcd")
+    domain.run(2_000)
+    domain.keeps = False
+    domain.configure(JOINING, "acd")
+    domain.run(2_000)
+    assert domain.epochs()["b"] == FIRST.epoch
+    assert domain.owners() == ["b"]
+    assert domain.seats["a"].status(heartbeat_address="", now_ns=domain.now_ns).behind == ("b",)
+
+
+def test_what_is_two_epochs_old_is_answered_no_more_but_with_the_newest() -> None:
+    domain = Domain("abcd")
+    domain.run(2_000)
+    domain.away.add("b")
+    for configuration in (JOINING, SEALING, CHANGED):
+        domain.configure(configuration, "acd")
+        domain.run(700)
+    assert domain.owners() == ["a"]
+    domain.keeps = False
+    domain.away.clear()
+    domain.run(2_000)
+    assert (domain.epochs()["b"], domain.owners()) == (FIRST.epoch, ["a"])
+    domain.keeps = True
+    domain.run(500)
+    assert (domain.epochs()["b"], domain.owners()) == (CHANGED.epoch, ["a"])
+
+
+def test_a_configuration_that_is_not_what_its_hash_says_is_not_taken_over() -> None:
+    domain = Domain("abcd")
+    domain.run(1_000)
+    forged = msgspec.structs.replace(JOINING, witnesses=witnesses("d"))
+    domain.configure(forged, "d")
+    domain.run(500)
+    assert {domain.epochs()[node] for node in "abc"} == {1}
+
+
+def test_an_epoch_is_drained_when_every_grant_of_the_time_before_it_is_over() -> None:
+    domain = Domain("abcd")
+    domain.run(2_000)
+    seat = domain.seats["a"]
+    drained = []
+    for configuration in (JOINING, SEALING):
+        domain.configure(configuration, "abcd")
+        for milliseconds in (0, 499, 1):
+            domain.run(milliseconds)
+            drained.append(seat.status(heartbeat_address="", now_ns=domain.now_ns).drained_epoch)
+    assert drained == [1, 1, 2, 2, 2, 3]
+
+
+def test_a_restarted_witness_calls_nothing_drained_while_it_is_silent() -> None:
+    seat = seat_of("a", _domain(configuration=SEALING))
+    assert seat.status(heartbeat_address="", now_ns=599 * MILLISECOND).drained_epoch == 0
+    seat.expire(600 * MILLISECOND)
+    assert seat.status(heartbeat_address="", now_ns=600 * MILLISECOND).drained_epoch == 3
+
+
+def test_new_witnesses_start_above_every_term_of_the_old_ones() -> None:
+    domain = Domain("abcd")
+    domain.run(2_000)
+    for configuration in (JOINING, SEALING):
+        domain.configure(configuration, "abcd")
+        domain.run(700)
+    assert domain.seats["d"].witness.term_floor >= 1
+
+
+# The API server's vote ---------------------------------------------------------------------------
+
+PAIR = Configuration(1, witnesses=witnesses("ab", has_api_vote=True)).sealed(UID)
+PAIRED = _domain(configuration=PAIR, members=(MEMBERS["a"], MEMBERS["b"]))
+
+
+def _vote(until_ms: int, *, floor: int = 0) -> Vote:
+    return Vote(UID, until_ms * MILLISECOND, floor, floor + 1000, transitions=1)
+
+
+def test_the_api_server_is_asked_only_when_the_other_is_gone() -> None:
+    domain = Domain("ab", PAIRED)
+    domain.run(2_000)
+    assert domain.owners() == ["b"]
+    assert [seat.vote_wanted(domain.now_ns) for seat in domain.seats.values()] == [None, None]
+    domain.away.add("b")
+    domain.run(200)
+    assert domain.seats["a"].vote_wanted(domain.now_ns) is None  # its owner may still use it
+    assert domain.seats["b"].vote_wanted(domain.now_ns) is not None
+    domain.run(500)
+    wanted = domain.seats["a"].vote_wanted(domain.now_ns)
+    assert wanted is not None
+    assert (wanted.domain_uid, wanted.holder, wanted.term_ceiling) == (UID, "a_", 2000)
+
+
+def test_the_survivor_takes_over_with_the_api_server_s_vote_and_not_without() -> None:
+    domain = Domain("ab", PAIRED)
+    domain.run(2_000)
+    domain.away.add("b")
+    domain.run(2_000)
+    assert domain.owners() == []
+    domain.seats["a"].hear_votes(_vote(6_000, floor=70), domain.now_ns)
+    domain.run(50)
+    assert domain.owners() == ["a"]
+    [opened] = [effect for effect in domain.effects["a"] if isinstance(effect, Open)]
+    assert opened.term == 71
+    assert domain.seats["a"].status(heartbeat_address="", now_ns=domain.now_ns).vote_transitions == 1
+
+
+def test_a_lease_that_rests_on_the_api_server_s_vote_ends_with_it() -> None:
+    domain = Domain("ab", PAIRED)
+    domain.run(2_000)
+    domain.away.add("a")
+    domain.seats["b"].hear_votes(_vote(4_000), domain.now_ns)
+    domain.run(4_000)
+    assert domain.owners() == []
+    deadlines = [effect.deadline_ns for effect in domain.effects["b"] if isinstance(effect, Extend)]
+    assert deadlines[-1] == 4_000 * MILLISECOND
+    domain.away.clear()
+    domain.run(1_000)
+    assert len(domain.owners()) == 1
+
+
+# Deleted VirtualIPs and cloned machines ----------------------------------------------------------
+
+
+def test_a_tombstone_is_reported_when_no_grant_of_a_deleted_address_set_stands() -> None:
+    domain = Domain()
+    domain.run(2_000)
+    deleted = _domain(virtual_ips=(), deleted=(WEB.uid,))
+    domain.perform("a", domain.seats["a"].assign(deleted, domain.now_ns))  # b, its owner, knows nothing
+    found = []
+    for milliseconds in (0, 600):
+        domain.run(milliseconds)
+        found.append(domain.seats["a"].status(heartbeat_address="", now_ns=domain.now_ns).tombstones)
+    assert found == [(), (WEB.uid,)]
+
+
+def test_a_restarted_witness_reports_no_tombstone_before_it_may_speak() -> None:
+    seat = seat_of("a", _domain(virtual_ips=(), deleted=(WEB.uid,)))
+    assert seat.status(heartbeat_address="", now_ns=0).tombstones == ()
+    seat.expire(600 * MILLISECOND)
+    assert seat.status(heartbeat_address="", now_ns=600 * MILLISECOND).tombstones == (WEB.uid,)
+
+
+def test_a_machine_with_the_name_of_another_is_told_of_when_both_keep_speaking() -> None:
+    ours = seat_of("a")
+    first, clone = seat_of("b", machine=b"1"), seat_of("b", machine=b"2", incarnation=8)
+    ours.receive(_request(clone, "a"), 0)
+    for at_ms in range(0, 3_000, 500):
+        with pytest.raises(DatagramRefused, match="Incarnation"):
+            ours.receive(_request(first, "a", at_ms + 200), at_ms * MILLISECOND)
+        told = bool(ours.problems(at_ms * MILLISECOND))
+        assert told is (at_ms >= 2_000)
+    assert ours.problems(5_000 * MILLISECOND) == ()
+
+
+def test_the_last_words_of_a_keeper_that_was_restarted_are_no_clone() -> None:
+    ours, before, since = seat_of("a"), seat_of("b"), seat_of("b", incarnation=8)
+    ours.receive(_request(since, "a"), 0)
+    with pytest.raises(DatagramRefused, match="Incarnation"):
+        ours.receive(_request(before, "a"), 0)
+    assert ours.problems(2_500 * MILLISECOND) == ()

@@ -4,7 +4,8 @@ import pytest
 
 from vipagent.effects import Order
 from vipagent.succession import key_of, orders, rosters
-from vipapi.nodeplan import CandidatePlan, DomainPlan, Member, Timing, VirtualIPPlan
+from vipapi.configuration import Configuration, Member
+from vipapi.nodeplan import CandidatePlan, DomainPlan, Timing, VirtualIPPlan
 
 NODES = ("a", "b", "c")
 
@@ -24,11 +25,9 @@ def _domain(*vips: VirtualIPPlan) -> DomainPlan:
     return DomainPlan(
         name="default",
         uid="d",
-        epoch=1,
-        config_hash="h",
+        configuration=Configuration(1, "h"),
         port=7946,
         timing=Timing(100, 400, 500, 600),
-        witnesses=members,
         members=members,
         keys=(),
         virtual_ips=vips,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from vipagent.effects import MILLISECOND, LeaseTiming, Send
-from vipagent.messages import Ack, Denied, Free, Key, Offer, Release, Released, Request, Want
+from vipagent.messages import Ack, Denied, Free, Key, Offer, Release, Released, Request, Sender, Want
 from vipagent.witness import Roster, Witness
 
 _TIMING = LeaseTiming(100 * MILLISECOND, 400 * MILLISECOND, 500 * MILLISECOND, 600 * MILLISECOND)
@@ -41,11 +41,13 @@ class _Asking:
         number: int | None = None,
         incarnation: int = 1,
         term_floor: int = 0,
+        is_sound: bool = True,
+        machine: bytes = b"",
     ) -> Ack | None:
         self.round += 1
         number = self.round if number is None else number
-        request = Request(number, 17, term_floor, wants, polls)
-        sends = self.witness.receive(sender, incarnation, request, self._ns(at_ms))
+        request = Request(number, 17, term_floor, is_sound, wants, polls)
+        sends = self.witness.receive(Sender(sender, machine, incarnation), request, self._ns(at_ms))
         acks = [send.message for send in sends if isinstance(send.message, Ack)]
         assert len(acks) <= 1
         return acks[0] if acks else None
@@ -87,7 +89,7 @@ class _Asking:
     ) -> list[Send]:
         self.round += 1
         release = Release(self.round if number is None else number, _WEB, successor)
-        return self.witness.receive(sender, incarnation, release, self._ns(at_ms))
+        return self.witness.receive(Sender(sender, b"", incarnation), release, self._ns(at_ms))
 
     def free(self, sender: str, at_ms: float, key: Key = _WEB) -> Free | None:
         ack = self.request(sender, at_ms, polls=(key,))
@@ -343,7 +345,7 @@ def test_a_floor_that_was_heard_of_makes_room_above_it() -> None:
     asking = _Asking(term_ceiling=0)
     ack = asking.request("a", 0, term_floor=3000)
     assert ack is not None
-    assert ack.term_floor == 0
+    assert ack.term_floor == 3000
     assert asking.witness.term_ceiling == 4000
 
 
@@ -353,3 +355,54 @@ def test_an_ack_echoes_what_the_request_said_and_names_the_best_standby() -> Non
     ack = asking.request("a", 1, Want(_WEB, 1, is_held=False), number=42, incarnation=7)
     assert ack is not None
     assert (ack.incarnation, ack.round, ack.sent_at_ns, ack.granted[0].standby) == (7, 42, 17, "c")
+
+
+def test_a_clone_with_the_same_name_waits_for_the_grant_to_end_like_anybody_else() -> None:
+    w = _Asking()
+    assert w.acquire("a", 0) == "granted under term 1"
+    want = Want(_WEB, 2, is_held=False)
+    clone = w.request("a", 10, want, incarnation=2, machine=b"other")
+    assert clone is not None
+    assert [denied.holder for denied in clone.denied] == ["a"]
+    restarted = w.request("a", 20, want, incarnation=3)
+    assert restarted is not None
+    assert [granted.term for granted in restarted.granted] == [2]
+
+
+def test_with_a_new_configuration_every_term_must_be_above_all_that_were_granted() -> None:
+    w = _Asking()
+    assert w.acquire("a", 0, _WEB, term=41) == "granted under term 41"
+    w.witness.raise_floor()
+    assert w.witness.term_floor == 41
+    assert w.acquire("a", 10, _DB, term=41) == "denied, not above term 41"
+    assert w.acquire("a", 20, _DB, term=42) == "granted under term 42"
+    assert w.renew("a", 30, _WEB, term=41) == "granted under term 41"  # what is held is not touched
+
+
+def test_a_floor_spreads_with_the_requests_but_is_claimed_only_when_it_is_on_disk() -> None:
+    w = _Asking(term_ceiling=0)
+    w.request("a", 0, term_floor=500)
+    assert w.witness.term_floor == 0
+    w.witness.keep(w.witness.term_ceiling)
+    assert w.witness.term_floor == 500
+
+
+@pytest.mark.parametrize(
+    ("unsound", "standby", "ranks"),
+    [
+        ("", ("b", True), {"b": 0, "c": 1}),
+        ("b", ("c", True), {"b": 1, "c": 0}),
+        ("bc", ("b", False), {"b": 0, "c": 1}),
+    ],
+)
+def test_who_cannot_reach_its_gateway_comes_after_all_who_can(
+    unsound: str, standby: tuple[str, bool], ranks: dict[str, int]
+) -> None:
+    w = _Asking()
+    for node in ("b", "c"):
+        w.request(node, 0, polls=(_WEB,), is_sound=node not in unsound)
+    granted = w.request("a", 1, Want(_WEB, 1, is_held=False))
+    assert granted is not None
+    assert [(said.standby, said.is_standby_sound) for said in granted.granted] == [standby]
+    offers = {send.to: send.message for send in w.release("a", 2) if isinstance(send.message, Offer)}
+    assert {node: offer.free[0].rank for node, offer in offers.items()} == ranks
