@@ -205,17 +205,19 @@ class Claim:
         said_at = wall.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         spec = {**(seen.lease.get("spec") or {}), "leaseDurationSeconds": DURATION_S, "renewTime": said_at}
         transitions = seen.transitions
+        tenure = self._tenure
+        is_known = tenure is not None and (tenure.holder, tenure.transitions) == (seen.holder, transitions)
         if seen.holder != wanted.holder:
+            is_known = False
             transitions += 1
             spec |= {
                 "holderIdentity": wanted.holder,
                 "acquireTime": said_at,
                 "leaseTransitions": transitions,
             }
-        # Noted before it is known whether the write happens: if its answer is lost and the Lease shows
-        # this transition later, this is the floor that it was taken with.
-        tenure = self._tenure
-        if tenure is None or (tenure.holder, tenure.transitions) != (wanted.holder, transitions):
+        if not is_known:
+            # Noted before it is known whether the write happens: if its answer is lost and the Lease shows
+            # this transition later, this is the floor that it was taken with.
             self._tenure = _Tenure(wanted.holder, transitions, seen.term_ceiling)
         metadata = seen.lease["metadata"]
         ceiling = max(seen.term_ceiling, wanted.term_ceiling)
