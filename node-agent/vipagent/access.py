@@ -12,13 +12,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vipagent.nodeview import IPAddress, NodeView
+    from vipapi.configuration import Configuration
     from vipapi.nodeplan import DomainPlan
 
 
 def heartbeat_address(
-    domain: DomainPlan, *, node: str, node_addresses: tuple[str, ...], view: NodeView
+    domain: DomainPlan,
+    configuration: Configuration,
+    *,
+    node: str,
+    node_addresses: tuple[str, ...],
+    view: NodeView,
 ) -> IPAddress | None:
-    """Return the address to bind to and report; None while the node has none that would do."""
+    """Return the address to bind to and report; None while the node has none that would do.
+
+    `configuration` is the one in force, which need not be the plan's.
+    """
     usable = {
         bound.ip: link.name
         for link in view.links
@@ -32,7 +41,7 @@ def heartbeat_address(
         preferred = [ipaddress.ip_address(address) for address in node_addresses]
     known = [
         ipaddress.ip_address(member.address)
-        for member in (*domain.witnesses, *domain.members)
+        for member in (*configuration.members, *domain.members)
         if member.node == node
     ]
     return next((ip for ip in (*known, *preferred) if ip in usable), None)

@@ -58,10 +58,10 @@ class Checks:
         """How many different checks are run."""
         return len(self._health.definitions)
 
-    def update(self, subjects: Iterable[Subject]) -> None:
-        """Take the VirtualIPs that this node is a candidate for, all of them."""
+    def update(self, subjects: Iterable[Subject], besides: Iterable[Definition] = ()) -> None:
+        """Take the VirtualIPs that this node is a candidate for, all of them, and what else is probed."""
         assert not self._is_closed
-        self._health.update(subjects)
+        self._health.update(subjects, besides)
         periods_s = {d: d.period_ms / 1000 for d in self._health.definitions}
         self._schedule.update(periods_s, now=self._loop.time())
         self._look()
@@ -69,6 +69,10 @@ class Checks:
     def fitness(self, uid: str) -> Fitness | None:
         """Return this node's fitness for a VirtualIP, None where it is no candidate."""
         return self._health.fitness(uid)
+
+    def is_failing(self, definition: Definition) -> bool:
+        """Whether a Definition is probed, and fails."""
+        return self._health.standing(definition).verdict == "Failing"
 
     def recheck(self, kind: type[Probe]) -> None:
         """Probe every check of one kind at once: `recheck(Link)` when the kernel tells of a link."""

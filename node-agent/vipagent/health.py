@@ -15,7 +15,9 @@ Three folds, each a plain function of what it is given:
                                  `fall` failures in a row
 
    The first result decides at once, so that a keeper that has just started says what it sees after one
-   probe and not after `rise` periods.
+   probe and not after `rise` periods. Not so for a *presumed* Definition: it passes until it has failed
+   `fall` times. The node's own gateway check is one (`GATEWAY`): a keeper knows nothing against its
+   gateway when it starts, and moving an address is dearer than a second's doubt.
 
 2. A link's state is a fact that the kernel tells, not a sample that may be lost on the way. Where the
    check does not say `failureThreshold`, its first failure is enough.
@@ -33,9 +35,9 @@ passing check has none, and a check that goes on failing takes a different one a
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from vipapi.healthchecks import HealthCheck, Link, Probe
+from vipapi.healthchecks import ICMP, HealthCheck, Link, Probe
 from vipapi.nodestatus import CheckStatus
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class Definition:
     timeout_ms: int
     rise: int
     fall: int
+    is_presumed: bool = False
 
     @classmethod
     def of(cls, check: HealthCheck) -> Definition:
@@ -82,6 +85,12 @@ class Definition:
             rise=check.rise,
             fall=fall,
         )
+
+
+GATEWAY: Final = Definition(
+    ICMP(target="gateway"), period_ms=500, timeout_ms=500, rise=2, fall=3, is_presumed=True
+)
+"""Whether the node reaches a default gateway; only probed while it has one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,6 +115,10 @@ def receive(standing: Standing, definition: Definition, result: Result, *, now: 
     if is_news and now - standing.message_since >= MESSAGE_HOLD_S:
         return _failing(result, now)
     return dataclasses.replace(standing, streak=0)
+
+
+def _first(definition: Definition) -> Standing:
+    return _passing() if definition.is_presumed else Standing()
 
 
 def _passing() -> Standing:
@@ -134,6 +147,12 @@ def subjects(plan: Plan) -> tuple[Subject, ...]:
         for candidate in vip.candidates
         if candidate.node == plan.node
     )
+
+
+def node_checks(plan: Plan, *, has_gateway: bool) -> tuple[Definition, ...]:
+    """Return what is probed of the node itself, whatever its VirtualIPs."""
+    is_wanted = has_gateway and any(domain.gateway_probe == "Auto" for domain in plan.domains)
+    return (GATEWAY,) if is_wanted else ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -199,14 +218,14 @@ class Health:
         """What must be probed, each once, in the order of the VirtualIPs."""
         return tuple(self._standings)
 
-    def update(self, subjects: Iterable[Subject]) -> None:
-        """Take the VirtualIPs that this node is a candidate for, all of them."""
-        concerned: dict[Definition, list[str]] = {}
+    def update(self, subjects: Iterable[Subject], besides: Iterable[Definition] = ()) -> None:
+        """Take the VirtualIPs that this node is a candidate for, all of them, and what else is probed."""
+        concerned: dict[Definition, list[str]] = {definition: [] for definition in besides}
         self._subjects = {subject.uid: subject for subject in subjects}
         for subject in self._subjects.values():
             for definition in {Definition.of(check): None for check in subject.checks}:
                 concerned.setdefault(definition, []).append(subject.uid)
-        self._standings = {d: self._standings.get(d, Standing()) for d in concerned}
+        self._standings = {d: self._standings.get(d) or _first(d) for d in concerned}
         self._concerned = {d: tuple(uids) for d, uids in concerned.items()}
         self._fitness.clear()
 
@@ -228,7 +247,7 @@ class Health:
         return True
 
     def standing(self, definition: Definition) -> Standing:
-        """Where one Definition stands."""
+        """Where one Definition stands; Unknown where it is not probed."""
         return self._standings.get(definition, Standing())
 
     def fitness(self, uid: str) -> Fitness | None:

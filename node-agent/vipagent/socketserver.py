@@ -1,4 +1,4 @@
-"""The door to the courier: a unix socket on which plans arrive and reports leave, one JSON line each.
+"""The door to the courier: a unix socket with one JSON line for each thing that is said (`vipapi.link`).
 
 The keeper serves; a courier that comes back is simply the newest. A line that is too long or not a
 plan is an error for whoever takes it, not for the connection's neighbours. A courier that does not
@@ -12,22 +12,26 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
+from vipapi.link import encode
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
+
+    from vipapi.link import ToCourier
 
 _LONGEST_LINE: Final = 16 << 20
 _UNREAD_BYTES: Final = 8 << 20
 
 
 class SocketServer:
-    """Serves couriers: hands every line to `take`, and the newest report to every courier."""
+    """Serves couriers: hands every line to `take`, and the newest line of each kind to every courier."""
 
     def __init__(self, path: Path, take: Callable[[bytes], Awaitable[None]]) -> None:
         self._path = path
         self._take = take
         self._writers: set[asyncio.StreamWriter] = set()
-        self._report: bytes | None = None
+        self._newest: dict[type, bytes] = {}
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
@@ -46,14 +50,14 @@ class SocketServer:
         """How many couriers are connected."""
         return len(self._writers)
 
-    def publish(self, report: bytes) -> None:
-        """Send the report to whoever is connected, and first thing to whoever comes."""
-        self._report = report
+    def publish(self, said: ToCourier) -> None:
+        """Send it to whoever is connected, and first thing to whoever comes, unless newer of its kind is."""
+        line = self._newest[type(said)] = encode(said) + b"\n"
         for writer in list(self._writers):
             if writer.transport.get_write_buffer_size() > _UNREAD_BYTES:
                 writer.transport.abort()
             else:
-                writer.write(report + b"\n")
+                writer.write(line)
 
     async def close(self) -> None:
         """Stop serving and remove the socket."""
@@ -67,8 +71,7 @@ class SocketServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
-            if self._report is not None:
-                writer.write(self._report + b"\n")
+            writer.writelines(self._newest.values())
             while line := await _line(reader):
                 await self._take(line)
         finally:

@@ -6,7 +6,8 @@ import pytest
 
 from vipagent.access import heartbeat_address
 from vipagent.nodeview import BoundAddress, Link, LinkIndex, NodeView
-from vipapi.nodeplan import DomainPlan, Member, Timing
+from vipapi.configuration import Configuration, Member, WitnessSet
+from vipapi.nodeplan import DomainPlan, Timing
 
 
 def _bound(text: str, *, is_ours: bool = False) -> BoundAddress:
@@ -56,14 +57,29 @@ def test_the_address_is(
     domain = DomainPlan(
         name="default",
         uid="d",
-        epoch=1,
-        config_hash="h",
         port=7946,
         timing=Timing(100, 400, 500, 600),
-        witnesses=(),
+        configuration=Configuration(),
         members=(Member("a", known),) if known else (),
         keys=(),
         heartbeat_interface=interface,
     )
-    found = heartbeat_address(domain, node="a", node_addresses=node_addresses, view=VIEW)
+    found = heartbeat_address(
+        domain, domain.configuration, node="a", node_addresses=node_addresses, view=VIEW
+    )
     assert found == (ip_address(expected) if expected else None)
+
+
+def test_the_address_that_the_configuration_in_force_names_stays() -> None:
+    domain = DomainPlan(
+        name="default",
+        uid="d",
+        port=7946,
+        timing=Timing(100, 400, 500, 600),
+        configuration=Configuration(),
+        members=(),
+        keys=(),
+    )
+    in_force = Configuration(epoch=1, witnesses=WitnessSet((Member("a", "198.51.100.1"),)))
+    found = heartbeat_address(domain, in_force, node="a", node_addresses=("192.0.2.1",), view=VIEW)
+    assert found == ip_address("198.51.100.1")

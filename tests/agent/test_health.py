@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vipagent.health import (
+    GATEWAY,
     HIGHEST_SCORE,
     LOWEST_SCORE,
     MESSAGE_HOLD_S,
@@ -20,9 +21,11 @@ from vipagent.health import (
     Subject,
     Verdict,
     assess,
+    node_checks,
     receive,
     subjects,
 )
+from vipapi.configuration import Configuration
 from vipapi.healthchecks import HealthCheck, HTTPGet, Link, TCPSocket
 from vipapi.nodeplan import CandidatePlan, DomainPlan, Plan, Timing, VirtualIPPlan
 
@@ -32,6 +35,19 @@ NO = Result(is_ok=False, message="no answer")
 
 def check(name: str = "app", port: int = 80, **fields: Any) -> HealthCheck:
     return HealthCheck(name=name, tcp_socket=TCPSocket(port=port), **fields)
+
+
+def _domain(**fields: Any) -> DomainPlan:
+    return DomainPlan(
+        name="d",
+        uid="d",
+        port=7946,
+        timing=Timing(100, 400, 500, 600),
+        configuration=Configuration(),
+        members=(),
+        keys=(),
+        **fields,
+    )
 
 
 def fold(definition: Definition, history: str, standing: Standing | None = None) -> str:
@@ -257,16 +273,53 @@ def test_a_node_is_a_subject_only_where_it_is_a_candidate() -> None:
         candidates = tuple(CandidatePlan(node, 90 + len(node)) for node in nodes)
         return VirtualIPPlan(uid=uid, name=uid, addresses=("192.0.2.1/24",), candidates=candidates)
 
-    domain = DomainPlan(
-        name="d",
-        uid="d",
-        epoch=1,
-        config_hash="",
-        port=7946,
-        timing=Timing(100, 400, 500, 600),
-        witnesses=(),
-        members=(),
-        keys=(),
-        virtual_ips=(vip("one", "a", "b"), vip("two", "b")),
-    )
+    domain = _domain(virtual_ips=(vip("one", "a", "b"), vip("two", "b")))
     assert subjects(Plan(node="a", domains=(domain,))) == (Subject("one", 91, ()),)
+
+
+def _gateway_verdicts(history: str) -> str:
+    health = Health()
+    health.update([], [GATEWAY])
+    verdicts = health.standing(GATEWAY).verdict[0]
+    for now, sign in enumerate(history):
+        health.receive(GATEWAY, OK if sign == "+" else NO, now=float(now))
+        verdicts += health.standing(GATEWAY).verdict[0]
+    return verdicts
+
+
+@pytest.mark.parametrize(
+    ("history", "verdicts"),
+    [
+        pytest.param("--+--", "PPPPPP", id="a lost answer or two are none"),
+        pytest.param("---", "PPPF", id="silent since the keeper started"),
+        pytest.param("+---+-+++", "PPPPFFFFPP", id="gone for a while"),
+    ],
+)
+def test_a_gateway_is_sound_until_it_was_silent_three_times(history: str, verdicts: str) -> None:
+    assert _gateway_verdicts(history) == verdicts
+
+
+def test_a_gateway_that_comes_back_after_there_was_none_is_presumed_sound_again() -> None:
+    health = Health()
+    health.update([], [GATEWAY])
+    for now in range(3):
+        health.receive(GATEWAY, NO, now=float(now))
+    health.update([])
+    assert health.standing(GATEWAY).verdict == "Unknown"
+    health.update([], [GATEWAY])
+    assert health.standing(GATEWAY).verdict == "Passing"
+
+
+@pytest.mark.parametrize(
+    ("probe", "has_gateway", "expected"),
+    [
+        pytest.param("Auto", True, (GATEWAY,), id="a gateway to look at"),
+        pytest.param("Auto", False, (), id="no gateway"),
+        pytest.param("Off", True, (), id="not wanted"),
+    ],
+)
+def test_a_gateway_is_probed_where_there_is_one_and_a_domain_wants_it(
+    probe: Literal["Auto", "Off"], *, has_gateway: bool, expected: tuple[Definition, ...]
+) -> None:
+    domain = _domain(gateway_probe=probe)
+    assert node_checks(Plan(node="a", domains=(domain,)), has_gateway=has_gateway) == expected

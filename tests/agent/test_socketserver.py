@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from vipagent.socketserver import SocketServer
+from vipapi.link import VotesWanted, VoteWanted, decode_for_courier
+from vipapi.nodestatus import Report
 
 
 def _with_server(
@@ -36,14 +38,21 @@ def test_lines_arrive_whole_and_in_order(tmp_path: Path) -> None:
     _with_server(tmp_path / "keeper.sock", scenario)
 
 
-def test_who_connects_late_gets_the_newest_report_first(tmp_path: Path) -> None:
+def _report(version: str) -> Report:
+    return Report(node="node-a", version=version, incarnation=1)
+
+
+def test_who_connects_late_gets_the_newest_of_each_kind_first(tmp_path: Path) -> None:
+    wanted = VotesWanted((VoteWanted("uid", "default", "node-a_0", 1000),))
+
     async def scenario(server: SocketServer, _lines: "asyncio.Queue[bytes]") -> None:
-        server.publish(b"old")
-        server.publish(b"new")
+        for said in (_report("old"), VotesWanted(), _report("new"), wanted):
+            server.publish(said)
         reader, writer = await asyncio.open_unix_connection(tmp_path / "keeper.sock")
-        assert await reader.readline() == b"new\n"
-        server.publish(b"newer")
-        assert await reader.readline() == b"newer\n"
+        first = [decode_for_courier(await reader.readline()) for _ in range(2)]
+        assert first == [_report("new"), wanted]
+        server.publish(_report("newer"))
+        assert decode_for_courier(await reader.readline()) == _report("newer")
         writer.close()
 
     _with_server(tmp_path / "keeper.sock", scenario)
@@ -67,10 +76,10 @@ def test_a_courier_that_breaks_off_leaves_the_next_one_alone(tmp_path: Path) -> 
 def test_a_courier_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
     async def scenario(server: SocketServer, _lines: "asyncio.Queue[bytes]") -> None:
         reader, writer = await asyncio.open_unix_connection(tmp_path / "keeper.sock", limit=1)
-        server.publish(b"first")
+        server.publish(_report("first"))
         await reader.read(1)
         for _ in range(40):
-            server.publish(b"x" * (1 << 20))
+            server.publish(_report("x" * (1 << 20)))
         received = 0
         with contextlib.suppress(ConnectionError):
             while block := await reader.read(1 << 20):
