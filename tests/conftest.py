@@ -1,4 +1,4 @@
-"""Fixtures that every folder of tests may use: a control plane, and a whole lab.
+"""Fixtures that every folder of tests may use: a control plane, and where it runs.
 
 As root, pytest moves into an enclosure (`lab.enclosure`) before it collects anything: its tests can make
 and break networks freely, nothing they send leaves the machine, and killing pytest in whatever way
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,11 +82,3 @@ def apiserver(bare_control_plane: ControlPlane) -> Iterator[ControlPlane]:
     api.erase_group("vipkeeper.io")
     for node in api.list("v1", "Node"):
         api.delete("v1", "Node", node["metadata"]["name"])
-
-
-@pytest.fixture(scope="module")
-def lab(control_plane_binaries: binaries.Binaries) -> Iterator[Lab]:
-    """A lab of three nodes with an API server of its own, shared by the tests of a module."""
-    folder = Path(tempfile.mkdtemp(dir=enclosure.scratch_folder()))
-    with Lab(control_plane_binaries, folder, nodes=3) as running:
-        yield running

@@ -15,6 +15,8 @@ from lab.api import manifests_in
 from lab.measuring import environment
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from lab.cluster import Lab
     from lab.processes import Process
     from lab.topology import Host
@@ -26,34 +28,37 @@ KEEPER_METRICS = 9946
 COURIER_METRICS = 9947
 
 
-def start_keeper(node: Host, *, witness_only: bool = False) -> Process:
-    """Start the keeper of a node; its state and its hooks are kept from one start to the next."""
-    state, hooks = node.folder / "state", node.folder / "hooks"
+def start_keeper(host: Host, *, node: str = "", witness_only: bool = False) -> Process:
+    """Start the keeper of a host; its state and its hooks are kept from one start to the next.
+
+    It is called as the host, or `node`.
+    """
+    state, hooks = host.folder / "state", host.folder / "hooks"
     for folder in (state, hooks):
         folder.mkdir(mode=0o700, exist_ok=True)
     command: list[str | Path] = [
         *(sys.executable, "-m", "vipagent"),
-        *("--node", node.name),
+        *("--node", node or host.name),
         *("--state-dir", state),
-        *("--socket", _socket(node)),
+        *("--socket", _socket(host)),
         *("--hooks-dir", hooks),
         *("--metrics", f"127.0.0.1:{KEEPER_METRICS}"),
         *(["--witness-only"] if witness_only else []),
     ]
-    return node.start(command, name="keeper", environment=environment())
+    return host.start(command, name="keeper", environment=environment())
 
 
-def start_courier(lab: Lab, node: Host) -> Process:
-    """Start the courier of a node."""
+def start_courier(lab: Lab, host: Host, *, node: str = "") -> Process:
+    """Start the courier of a host. It is called as the host, or `node`."""
     command: list[str | Path] = [
         *(sys.executable, "-m", "vipcourier"),
-        *("--node", node.name),
-        *("--socket", _socket(node)),
+        *("--node", node or host.name),
+        *("--socket", _socket(host)),
         *("--namespace", NAMESPACE),
         *("--metrics", f"127.0.0.1:{COURIER_METRICS}"),
         *("--kubeconfig", lab.plane.kubeconfig_of_service_account(NAMESPACE, "vipkeeper-courier")),
     ]
-    return node.start(command, name="courier", environment=environment())
+    return host.start(command, name="courier", environment=environment())
 
 
 def start_controller(lab: Lab, replica: int) -> Process:
@@ -77,13 +82,19 @@ class Agents:
     keepers: dict[str, Process]
     couriers: dict[str, Process]
     controllers: list[Process]
+    witness_only: frozenset[str] = frozenset()
 
     def restart(self, node: Host) -> None:
         """Start a node's keeper again, and its courier if that has ended too."""
         if not self.keepers[node.name].is_alive:
-            self.keepers[node.name] = start_keeper(node)
+            self.keepers[node.name] = start_keeper(node, witness_only=node.name in self.witness_only)
         if not self.couriers[node.name].is_alive:
             self.couriers[node.name] = start_courier(self.lab, node)
+
+    def stop_controllers(self) -> None:
+        """Kill -9 every controller; nothing starts them again until `restart_controllers`."""
+        for controller in self.controllers:
+            controller.kill()
 
     def restart_controllers(self) -> None:
         """Start every controller that has ended again, as a kubelet does."""
@@ -96,10 +107,10 @@ class Agents:
         return [*self.controllers, *self.keepers.values(), *self.couriers.values()]
 
 
-def start_agents(lab: Lab, *, controllers: int = 2) -> Agents:
+def start_agents(lab: Lab, *, controllers: int = 2, witness_only: Collection[str] = ()) -> Agents:
     """Start a keeper and a courier on every node, and the controllers, with the rights that the chart gives.
 
-    None of them is waited for.
+    None of them is waited for. The keepers of the nodes named in `witness_only` are so from the beginning.
     """
     lab.plane.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     for manifest in manifests_in(RBAC):
@@ -107,10 +118,14 @@ def start_agents(lab: Lab, *, controllers: int = 2) -> Agents:
     return Agents(
         lab=lab,
         controllers=[start_controller(lab, replica) for replica in range(1, controllers + 1)],
-        keepers={node.name: start_keeper(node) for node in lab.nodes.values()},
+        keepers={
+            node.name: start_keeper(node, witness_only=node.name in witness_only)
+            for node in lab.nodes.values()
+        },
         couriers={node.name: start_courier(lab, node) for node in lab.nodes.values()},
+        witness_only=frozenset(witness_only),
     )
 
 
-def _socket(node: Host) -> Path:
-    return node.folder / "keeper.sock"
+def _socket(host: Host) -> Path:
+    return host.folder / "keeper.sock"

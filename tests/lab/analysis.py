@@ -9,13 +9,30 @@ the outage.
 
 **Two owners**: an answer proves only that its node answered at some instant between question and
 answer. So a node is said to answer after another only when its question was sent after the
-other's answer had come. A node that is proved to answer after another one, having answered before
-it, shared the address with it, unless so much time lies between that the address came back by right.
+other's answer had come. All that is judged follows from such answers; no word of vipkeeper's own counts.
+
+Owners that follow each other look like A…A B…B, and if the address comes home like A…A B…B A…A. Two
+owners at once, both of them asked all the time, look like A B A B: each of them **returns** again and
+again, proved to have answered before another node and after it. No answer can tell one such return from a
+lawful one, but the time that it took and its number can:
+
+- Without a hand-over an address changes its owner only when a lease and then the witnesses' grant have
+  run out. There and back costs two of these, at least a second under Balanced (twice 500 ms). A node that
+  returns within `SETTLED_NS` of its own last answer proves two owners.
+- A hand-over is quicker, but somebody has to ask for it. A test whose fault asks the address there and
+  back says how many `returns` that makes; every one beyond them is a proof, however clean it looks.
+- Even then both ways, each with a request, a standby that prepares itself, a release and a new grant from
+  a majority, take longer than `QUICKEST_NS`. A return quicker than that is a proof always.
+
+For this to find an overlap both nodes must be asked while it lasts: a client sends its questions wherever
+the last announcement told it to. `inquirer` therefore asks every node itself, past all caches, every 5 ms.
+An overlap of two such intervals shows as a return of at most three, and there is one more in every further
+two. Shorter ones may stay unseen; what is reported was there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -28,6 +45,9 @@ MILLISECOND = 1_000_000
 INTERVAL_NS = 2 * MILLISECOND
 SILENCE_INTERVALS = 5
 SETTLED_NS = 1000 * MILLISECOND
+QUICKEST_NS = 50 * MILLISECOND
+# How long a frame may have been under way between its node's fence and the bridge's clock.
+HELD_UP_NS = MILLISECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,38 +75,24 @@ class Outage:
 
 
 @dataclass(frozen=True, slots=True)
-class Tenure:
-    """One node, and no other, answered from `first_ns` to `last_ns`."""
-
-    node: str
-    first_ns: int
-    last_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A witness granted the address to a node that did not hold it."""
-
-    at_ns: int
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
 class Overlap:
-    """`old` answered at `end_ns`, having answered before `start_ns`, when `new` answered."""
+    """`old` answered at `left_ns` or later, then `new` until `start_ns`, then `old` again until `end_ns`."""
 
     old: str
     new: str
+    left_ns: int
     start_ns: int
     end_ns: int
 
     @property
     def length_ms(self) -> float:
+        """Return how long after `new` had answered `old` answered again."""
         return (self.end_ns - self.start_ns) / MILLISECOND
 
-    def excused_by(self, grant: Grant) -> bool:
-        """Tell whether the address came back to its old owner by a lease of its own."""
-        return grant.node == self.old and self.start_ns < grant.at_ns < self.end_ns
+    @property
+    def away_ns(self) -> int:
+        """Return the longest time that can lie between two answers of `old`."""
+        return self.end_ns - self.left_ns
 
 
 def answers_from(probes: Iterable[Probe], *, vantage: str = "") -> list[Answer]:
@@ -103,12 +109,14 @@ def answers_from(probes: Iterable[Probe], *, vantage: str = "") -> list[Answer]:
 
 
 def answers_seen(sightings: Iterable[Sighting], address: str) -> list[Answer]:
-    """Return what the bridge saw nodes say as owners of an address, gratuitous announcements left out."""
-    spoken = {"arp-reply", "reply", "neighbour-advert"}
+    """Return what the bridge saw nodes say as owners of an address, answered or announced.
+
+    An announcement is what turns every cache towards its sender: only an owner may make one.
+    """
     seen = [
-        Answer(sighting.at_ns, sighting.at_ns, sighting.node)
+        Answer(sighting.at_ns - HELD_UP_NS, sighting.at_ns, sighting.node)
         for sighting in sightings
-        if sighting.address == address and sighting.kind in spoken
+        if sighting.address == address
     ]
     return sorted(seen, key=lambda answer: answer.latest_ns)
 
@@ -161,41 +169,60 @@ def first_answer_of(probes: Sequence[Probe], node: str, *, since_ns: int) -> int
     return next((at_ns for at_ns in times if at_ns > since_ns), None)
 
 
-def tenures(answers: Sequence[Answer]) -> list[Tenure]:
-    """Return who owned the address when. `answers` are in the order in which they came.
+def changes(answers: Sequence[Answer]) -> list[Answer]:
+    """Return the first answer of each owner, in turn. `answers` are in the order in which they came.
 
     An answer of another node that may have been given before the present owner's first one proves no
-    change and is left out.
+    change and is left out. So an address that really had one owner at a time changed it at least as often.
     """
-    found: list[Tenure] = []
+    found: list[Answer] = []
     for answer in answers:
-        if found and found[-1].node == answer.node:
-            found[-1] = replace(found[-1], last_ns=answer.latest_ns)
-        elif not found or answer.earliest_ns > found[-1].first_ns:
-            found.append(Tenure(answer.node, answer.latest_ns, answer.latest_ns))
+        if not found or (found[-1].node != answer.node and answer.earliest_ns > found[-1].latest_ns):
+            found.append(answer)
     return found
 
 
-def overlaps(
-    answers: Sequence[Answer], *, grants: Sequence[Grant] = (), settled_ns: int = SETTLED_NS
-) -> list[Overlap]:
-    """Return the proofs that two nodes had the address at once.
+def returns(answers: Sequence[Answer]) -> list[Overlap]:
+    """Return every proof that a node answered again after another one, lawful ones among them.
 
-    A node that answered, then another, then the first again within `settled_ns` of its own last answer
-    is such a proof, unless `grants` has one for it since the other began to answer.
+    There is one for each change to a node that was an owner before. Of all the answers that prove it those
+    are told that lie closest together.
     """
     proofs = []
-    known: dict[str, Tenure] = {}
-    previous: Tenure | None = None
-    for tenure in tenures(answers):
-        earlier = known.get(tenure.node)
-        if earlier and previous and tenure.first_ns - earlier.last_ns < settled_ns:
-            proof = Overlap(tenure.node, previous.node, previous.first_ns, tenure.first_ns)
-            if not any(proof.excused_by(grant) for grant in grants):
-                proofs.append(proof)
-        known[tenure.node] = tenure
-        previous = tenure
+    owners: set[str] = set()
+    for back in changes(answers):
+        if back.node in owners:
+            others = (
+                each for each in answers if each.node != back.node and each.latest_ns < back.earliest_ns
+            )
+            other = max(others, key=lambda answer: answer.earliest_ns)
+            left_ns = max(
+                each.earliest_ns
+                for each in answers
+                if each.node == back.node and each.latest_ns < other.earliest_ns
+            )
+            proofs.append(Overlap(back.node, other.node, left_ns, other.latest_ns, back.latest_ns))
+        owners.add(back.node)
     return proofs
+
+
+def overlaps(
+    answers: Sequence[Answer],
+    *,
+    since_ns: int = 0,
+    lawful_returns: int = 0,
+    settled_ns: int = SETTLED_NS,
+) -> list[Overlap]:
+    """Return the proofs that two nodes had the address at once; `answers` are in the order they came.
+
+    Returns from before `since_ns` are left out. `lawful_returns` is how often since then the address was
+    asked away from a node and back to it: so many returns, the slowest, prove nothing, unless they are
+    quicker than any can be.
+    """
+    unsettled = [each for each in returns(answers) if each.end_ns > since_ns and each.away_ns < settled_ns]
+    slowest_first = sorted(unsettled, key=lambda proof: proof.away_ns, reverse=True)
+    lawful = [each for each in slowest_first if each.away_ns >= QUICKEST_NS][:lawful_returns]
+    return [each for each in unsettled if each not in lawful]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -122,9 +122,16 @@ class Api:
         return items
 
     def merge(
-        self, version: str, kind: str, name: str, patch: Mapping[str, Any], *, subresource: str = ""
+        self,
+        version: str,
+        kind: str,
+        name: str,
+        patch: Mapping[str, Any],
+        *,
+        namespace: str | None = None,
+        subresource: str = "",
     ) -> Object:
-        path = self.path_of(version, kind, name=name) + subresource
+        path = self.path_of(version, kind, namespace=namespace, name=name) + subresource
         return self.request("PATCH", path, patch, content_type=MERGE)
 
     def delete(self, version: str, kind: str, name: str, *, namespace: str | None = None) -> None:

@@ -115,7 +115,7 @@ class Bench:
 
 def node_death(bench: Bench) -> Outcome:
     owner = bench.stage.owner("minimal")
-    outcome = bench.stage.act("minimal", lambda: bench.lab.power_off(owner))
+    outcome = bench.stage.act("minimal", lambda: bench.stage.power_off(owner))
     bench.stage.power_on(owner)
     return outcome
 

@@ -11,6 +11,7 @@ address of the caller's own network namespace.
 
 from __future__ import annotations
 
+import shutil
 import string
 import sys
 import time
@@ -42,8 +43,9 @@ class Lab:
         self.folder = folder
         self.segment = Segment(folder)
         self.faults = Faults(self.segment)
-        self.host = self.segment.add("api", topology.API, network=kernelcalls.current_network())
+        self.host = self.segment.add(topology.API_SERVER, topology.API, network=kernelcalls.current_network())
         self.gateway = self.segment.add("gateway", topology.GATEWAY)
+        self.observer = self.segment.add("observer", topology.OBSERVER)
         self.client = self.segment.add("client", topology.CLIENT)
         self.nodes: dict[str, Host] = {}
         for index in range(nodes):
@@ -96,6 +98,7 @@ class Lab:
             nodes=list(self.nodes.values()),
             gateway=self.gateway,
             client=self.client,
+            observer=self.observer,
         )
         self._measurements.append(measurement)
         measurement.start()
@@ -112,6 +115,19 @@ class Lab:
         """Take a node's carrier away and kill all that runs on it, as pulling its plug does."""
         self.segment.cut(node)
         node.kill_everything()
+
+    def power_on(self, node: Host) -> None:
+        """Boot a node that was powered off: its disk is as it was, its kernel remembers nothing."""
+        self.segment.renew(node)
+        start_responder(node)
+
+    def add_twin(self, node: Host) -> Host:
+        """Connect one more host, a clone of a node: a copy of its disk, with addresses of its own."""
+        number = topology.FIRST_TWIN + len(self.segment.hosts)
+        twin = self.segment.add(f"{node.name}-twin", number)
+        shutil.copytree(node.folder / "state", twin.folder / "state")
+        start_responder(twin)
+        return twin
 
     def close(self) -> None:
         """End everything."""

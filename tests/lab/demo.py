@@ -157,7 +157,7 @@ class Demo:
         self.perform(
             f"API server and etcd are down, then {owner.name} dies",
             "minimal",
-            lambda: self.lab.power_off(owner),
+            lambda: self.stage.power_off(owner),
             budget_ms=700,
         )
         self.lab.plane.start_etcd()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lab import processes
+from lab.topology import API_SERVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,6 +113,11 @@ def apart(one: str, *others: str) -> tuple[Loss, ...]:
         for other in others
         for loss in (Loss(sender=one, receiver=other), Loss(sender=other, receiver=one))
     )
+
+
+def without_api_server(host: str) -> tuple[Loss, ...]:
+    """Lose everything between a host and the API server; its peers and the clients hear it as before."""
+    return apart(host, API_SERVER)
 
 
 def lossy(rate: float, *, udp_port: int | None = None) -> tuple[Loss, ...]:

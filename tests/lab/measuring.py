@@ -1,8 +1,9 @@
 """The measuring processes of one lab, and what they have written down so far.
 
 From outside, at the same time: every address event on every node, a capture on the bridge, a client that
-asks each address every 2 ms and a second client that does the same from a standby node. Both clients
-also ask the gateway, whose address never moves: what it misses is the machine's own hiccup.
+asks each address every 2 ms, a second client that does the same from a standby node, and an inquirer that
+asks each node itself about each address. Both clients also ask the gateway, whose address never moves:
+what it misses is the machine's own hiccup.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 CONTROL = "control"
 HTTP_INTERVAL_NS = 20 * analysis.MILLISECOND
 LAG_S = 1.2  # after this long, a probe that was sent is written down
+LAG_NS = int(LAG_S * 1_000_000_000)
 
 __all__ = ["CONTROL", "PROBE_PORT", "Measurement", "environment", "start_responder"]
 
@@ -52,16 +54,37 @@ class Measurement:
     nodes: Sequence[Host]
     gateway: Host
     client: Host
+    observer: Host
     started: list[processes.Process] = field(default_factory=list)
 
     def start(self) -> None:
-        """Start the capture, the address watch and the client."""
+        """Start the capture, the address watch, the client and the inquirer."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        networks = [f"{node.name}={node.network}" for node in self.nodes]
-        self._outside("addresswatch", [self.folder / "addresses.jsonl", *networks], "watching")
         self._outside("capture", [self.folder / "sightings.jsonl", *self.addresses.values()], "capturing")
         self._outside("leasewatch", [self.folder / "words.jsonl"], "listening")
+        self.watch_kernels(self.nodes)
         self.watch_from(self.client)
+        self.inquire(self.nodes)
+
+    def watch_kernels(self, nodes: Sequence[Host]) -> None:
+        """Listen to what the kernels of nodes tell of addresses and links."""
+        networks = [f"{node.name}={node.network}" for node in nodes]
+        arguments: list[str | Path] = [self.folder / "addresses.jsonl", *networks]
+        self._outside("addresswatch", arguments, "watching", descriptors=[node.network for node in nodes])
+
+    def inquire(self, nodes: Sequence[Host]) -> None:
+        """Start asking each of some nodes itself about every address."""
+        targets = [f"{label}={address}" for label, address in self.addresses.items()]
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "lab.inquirer",
+            self.folder / f"inquirer-{nodes[0].name}",
+            ",".join(node.mac for node in nodes),
+            *targets,
+        ]
+        process = self.observer.start(command, name=f"inquirer-{self.folder.name}", environment=environment())
+        self.started.append(process)
 
     def watch_from(self, host: Host, *, interval_ms: int = 2) -> None:
         """Start a client on a host; it asks every address and the control address at that interval."""
@@ -90,42 +113,45 @@ class Measurement:
         for process in self.started:
             process.kill()
 
-    def probes(self, label: str, *, vantage: str | None = None) -> list[records.Probe]:
+    def probes(self, label: str, *, vantage: str | None = None, since_ns: int = 0) -> list[records.Probe]:
         """Return a client's probes of an address; the client is the lab's unless `vantage` names a node."""
-        return records.probes_in(self.folder / (vantage or self.client.name) / f"{label}.probes")
+        file = self.folder / (vantage or self.client.name) / f"{label}.probes"
+        return records.probes_in(file, since_ns=since_ns)
 
     def address_events(self, address: str | None = None) -> list[records.AddressEvent]:
         """Return what the nodes' kernels told, of all addresses or of one."""
         events = records.address_events_in(self.folder / "addresses.jsonl")
         return [each for each in events if address is None or each.address.partition("/")[0] == address]
 
-    def sightings(self, address: str) -> list[records.Sighting]:
+    def sightings(self, address: str, *, since_ns: int = 0) -> list[records.Sighting]:
         """Return what the bridge saw of an address."""
-        seen = records.sightings_in(self.folder / "sightings.jsonl")
+        seen = records.sightings_in(self.folder / "sightings.jsonl", since_ns=since_ns)
         return [each for each in seen if each.address == address]
 
     def words(self, key: bytes) -> list[records.Word]:
         """Return what keepers said to each other about an address set, renewals left out."""
         return [each for each in records.words_in(self.folder / "words.jsonl") if each.key == key.hex()]
 
-    def overlaps(self, label: str, *, key: bytes = b"") -> list[analysis.Overlap]:
-        """Return every proof, from any point of view, that two nodes answered for an address at once.
+    def answers(self, label: str, *, since_ns: int = 0) -> list[analysis.Answer]:
+        """Return what was answered for an address since then, from every point of view, in the order it came.
 
-        With the address set's `key`, a node that answers again after a new grant is not taken for one that
-        never stopped.
+        A question counts by when it was sent.
         """
-        grants = [analysis.Grant(each.at_ns, each.to) for each in self.words(key) if each.kind == "granted"]
-        answers = [
-            answer
-            for file in sorted(self.folder.glob(f"*/{label}.probes"))
-            for answer in analysis.answers_from(records.probes_in(file), vantage=file.parent.name)
-        ]
-        answers += analysis.answers_seen(self.sightings(self.addresses[label]), self.addresses[label])
-        return analysis.overlaps(sorted(answers, key=lambda answer: answer.latest_ns), grants=grants)
+        address = self.addresses[label]
+        answers = analysis.answers_seen(self.sightings(address, since_ns=since_ns), address)
+        for file in sorted(self.folder.glob(f"*/{label}.probes")):
+            probes = records.probes_in(file, since_ns=since_ns)
+            answers += analysis.answers_from(probes, vantage=file.parent.name)
+        return sorted(answers, key=lambda answer: answer.latest_ns)
+
+    def overlaps(self, label: str, *, since_ns: int = 0, lawful_returns: int = 0) -> list[analysis.Overlap]:
+        """Return every proof since then that two nodes answered for an address at once."""
+        answers = self.answers(label, since_ns=since_ns - analysis.SETTLED_NS - LAG_NS)
+        return analysis.overlaps(answers, since_ns=since_ns, lawful_returns=lawful_returns)
 
     def hiccup_ms(self, *, since_ns: int, until_ns: int) -> float:
         """Return the longest silence of the control address: how far to trust the others' figures."""
-        probes = self.probes(CONTROL)
+        probes = self.probes(CONTROL, since_ns=since_ns - LAG_NS)
         return analysis.longest_silence(probes, since_ns=since_ns, until_ns=until_ns).length_ms
 
     def settle(self) -> int:
@@ -134,14 +160,21 @@ class Measurement:
         time.sleep(LAG_S)
         return now_ns
 
-    def _outside(self, module: str, arguments: Sequence[str | Path], readiness: str) -> None:
+    def _outside(
+        self,
+        module: str,
+        arguments: Sequence[str | Path],
+        readiness: str,
+        *,
+        descriptors: Sequence[int] = (),
+    ) -> None:
         process = processes.start(
             [sys.executable, "-m", f"lab.{module}", *arguments],
             name=module,
             network=self.segment.network,
-            log=self.folder / f"{module}.log",
+            log=self.folder / f"{module}-{len(self.started)}.log",
             environment=environment(),
-            descriptors=[node.network for node in self.nodes],
+            descriptors=descriptors,
         )
         self.started.append(process)
         process.wait_for_output(readiness, patience_s=20)

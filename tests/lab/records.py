@@ -7,7 +7,9 @@ appended to, in whole records, so it can be read while it is being written.
 from __future__ import annotations
 
 import json
+import os
 import struct
+from bisect import bisect_left
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +46,8 @@ class AddressEvent:
 class Sighting:
     """A frame on the bridge in which a node spoke as the owner of an address.
 
-    `kind` is `arp-reply`, `arp-announcement` (target = sender), `neighbour-advert` or `reply` (an answer
-    to a probe). `mac` is the frame's source, `node` the port that it came in by.
+    `kind` is `arp-reply`, `arp-announcement` (target = sender), `neighbour-advert` (asked for or not) or
+    `reply` (an answer to a probe). `mac` is the frame's source, `node` the port that it came in by.
     """
 
     at_ns: int
@@ -70,13 +72,24 @@ class Word:
     key: str
 
 
-def probes_in(path: Path) -> list[Probe]:
-    """Read the probes that have come to their end so far, in the order in which they were sent."""
-    content = path.read_bytes() if path.exists() else b""
-    whole = content[: len(content) - len(content) % _PROBE.size]
+def probes_in(path: Path, *, since_ns: int = 0) -> list[Probe]:
+    """Read the probes that have come to their end so far, in the order in which they were sent.
+
+    With `since_ns` only those that were sent then or later, at little cost however long the file is.
+    """
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        count = path.stat().st_size // _PROBE.size
+
+        def sent_ns_of(index: int) -> int:
+            return int(_PROBE.unpack(os.pread(file.fileno(), _PROBE.size, index * _PROBE.size))[0])
+
+        first = bisect_left(range(count), since_ns, key=sent_ns_of)
+        content = os.pread(file.fileno(), (count - first) * _PROBE.size, first * _PROBE.size)
     return [
         Probe(sent_ns, answered_ns or None, node.rstrip(b"\0").decode() or None)
-        for sent_ns, answered_ns, node in _PROBE.iter_unpack(whole)
+        for sent_ns, answered_ns, node in _PROBE.iter_unpack(content)
     ]
 
 
@@ -89,14 +102,17 @@ def address_events_in(path: Path) -> list[AddressEvent]:
     return [AddressEvent(**each) for each in _lines(path)]
 
 
-def sightings_in(path: Path) -> list[Sighting]:
-    return [Sighting(**each) for each in _lines(path)]
+def sightings_in(path: Path, *, since_ns: int = 0) -> list[Sighting]:
+    return [Sighting(**each) for each in _lines(path, since_ns=since_ns)]
 
 
 def words_in(path: Path) -> list[Word]:
     return [Word(**each) for each in _lines(path)]
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _lines(path: Path, *, since_ns: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the lines from the first that is not older; the file is in the order of `at_ns`."""
     if path.exists():
-        yield from (json.loads(line) for line in path.read_bytes().split(b"\n")[:-1])
+        lines = path.read_bytes().split(b"\n")[:-1]
+        first = bisect_left(lines, since_ns, key=lambda line: int(json.loads(line)["at_ns"]))
+        yield from (json.loads(line) for line in lines[first:])

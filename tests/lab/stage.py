@@ -17,21 +17,23 @@ all but the last in milliseconds after the fault.
 
 from __future__ import annotations
 
+import base64
+import secrets
 import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lab import analysis
-from lab.agents import Agents, start_agents
+from lab.agents import NAMESPACE, Agents, start_agents, start_courier, start_keeper
 from lab.analysis import MILLISECOND
 from lab.cluster import WEB_PORT, Lab
-from lab.measuring import HTTP_INTERVAL_NS, Measurement, start_responder
+from lab.measuring import HTTP_INTERVAL_NS, LAG_NS, Measurement
 from vipagent.succession import key_of
 from vipapi.nodeplan import VirtualIPPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping
 
     from lab.processes import Process
     from lab.records import Probe
@@ -40,8 +42,12 @@ if TYPE_CHECKING:
 VERSION = "vipkeeper.io/v1alpha1"
 PATIENCE_S = 30
 AFTERMATH_S = 1.5  # two owners would show while the old one's lease and the clients' caches run out
+RECENTLY_NS = 5_000 * MILLISECOND  # who answers now has answered since
 UDP = "udp"
 HTTP = "http"
+IPV6 = "ipv6"
+HEARTBEAT_SECRET = "vipkeeper-heartbeat"  # noqa: S105  # a name
+KEY_BYTES = 32
 
 
 class NotReadyError(Exception):
@@ -61,7 +67,7 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What one act cost."""
+    """What one act cost. `astray` are addresses of the VirtualIP that ended elsewhere than on `after`."""
 
     virtual_ip: str
     before: str
@@ -70,11 +76,12 @@ class Outcome:
     hiccup_ms: float
     timeline: Timeline
     overlaps: tuple[analysis.Overlap, ...]
+    astray: tuple[str, ...]
 
     @property
     def is_safe(self) -> bool:
-        """Tell whether the address came back and was never on two nodes."""
-        return self.after is not None and not self.overlaps
+        """Tell whether all the addresses came back to one node and were never on two."""
+        return self.after is not None and not self.overlaps and not self.astray
 
 
 class Stage:
@@ -88,16 +95,27 @@ class Stage:
         self.web: dict[str, Process] = {}
         self._keys: dict[str, bytes] = {}
 
-    def start(self, *, controllers: int = 2) -> None:
-        """Start vipkeeper and a web server on every node."""
-        self.agents = start_agents(self.lab, controllers=controllers)
+    def start(self, *, controllers: int = 2, witness_only: Collection[str] = ()) -> None:
+        """Start vipkeeper and a web server on every node; the nodes named `witness_only` hold nothing."""
+        self.agents = start_agents(self.lab, controllers=controllers, witness_only=witness_only)
         for node in self.lab.nodes.values():
             self.web[node.name] = self.lab.start_webserver(node)
 
-    def watch(self, addresses: dict[str, str], *, urls: dict[str, str] | None = None) -> None:
-        """Start measuring; the second client stands on the last node."""
-        self.measured = self.lab.measure(addresses)
-        self.measured.watch_from(list(self.lab.nodes.values())[-1], interval_ms=10)
+    def watch(
+        self,
+        addresses: dict[str, str],
+        *,
+        ipv6: Mapping[str, str] | None = None,
+        urls: dict[str, str] | None = None,
+    ) -> None:
+        """Start measuring; the second client stands on the last node.
+
+        `addresses` and `ipv6` give an address for the name of its VirtualIP; a second one is measured and
+        judged like the first, and an act that `reads` it tells its silence.
+        """
+        seconds = {_label(name, IPV6): address for name, address in (ipv6 or {}).items()}
+        self.measured = self.lab.measure({**addresses, **seconds})
+        self.measured.watch_from(self._second_client, interval_ms=10)
         if urls:
             self.measured.request_from(self.lab.client, urls)
         for label in addresses:
@@ -136,12 +154,15 @@ class Stage:
         lasts_s: float = 0,
         undo: Callable[[], None] | None = None,
         patience_s: float = 15,
+        lawful_returns: int = 0,
     ) -> Outcome:
         """Commit a fault and tell what it cost.
 
         It is over when another node answers (`expect`, if given), but not before `lasts_s`, and is undone
         then; what happens a little later still counts. `reads` says whose silence is measured: that of
-        the client that asks the kernel, or of the one that asks the service.
+        the client that asks the kernel, of the one that asks it by IPv6, or of the one that asks the service.
+        A fault that itself asks the address away and back within a second says how often
+        (`lawful_returns`): any other quick return is told as an overlap (`lab.analysis`).
         """
         before = self.owner(virtual_ip).name
         fault_ns = time.monotonic_ns()
@@ -158,8 +179,8 @@ class Stage:
             undo()
         time.sleep(self._aftermath_s)
         until_ns = self.measured.settle()
-        probes = self._probes(virtual_ip, reads)
-        interval_ns = analysis.INTERVAL_NS if reads == UDP else HTTP_INTERVAL_NS
+        probes = self._probes(virtual_ip, reads, since_ns=fault_ns - LAG_NS)
+        interval_ns = HTTP_INTERVAL_NS if reads == HTTP else analysis.INTERVAL_NS
         silence = analysis.longest_silence(
             probes, since_ns=fault_ns, until_ns=until_ns, interval_ns=interval_ns
         )
@@ -174,8 +195,14 @@ class Stage:
             overlaps=tuple(
                 each
                 for label in self.measured.addresses
-                for each in self.measured.overlaps(label, key=self._keys[label])
-                if each.end_ns > fault_ns
+                for each in self.measured.overlaps(label, since_ns=fault_ns, lawful_returns=lawful_returns)
+            ),
+            astray=tuple(
+                label
+                for label in (virtual_ip, _label(virtual_ip, IPV6))
+                if label in self.measured.addresses
+                and after is not None
+                and self._newest_answerer_in(label, since_ns=fault_ns) != after
             ),
         )
 
@@ -186,20 +213,68 @@ class Stage:
         switchover = {"apiVersion": VERSION, "kind": "Switchover", "metadata": {"name": name}, "spec": spec}
         self.lab.plane.api.apply(switchover)
 
+    def edit(self, virtual_ip: str, changes: Mapping[str, object]) -> None:
+        """Change a VirtualIP's spec, as `kubectl patch --type=merge` does."""
+        self.lab.plane.api.merge(VERSION, "VirtualIP", virtual_ip, {"spec": changes})
+
+    def delete(self, virtual_ip: str) -> None:
+        """Ask for a VirtualIP's end; `is_gone` tells when it has come."""
+        self.lab.plane.api.delete(VERSION, "VirtualIP", virtual_ip)
+
+    def is_gone(self, virtual_ip: str) -> bool:
+        """Tell whether a VirtualIP does not exist, its finalizer being gone too."""
+        found = self.lab.plane.api.list(VERSION, "VirtualIP")
+        return all(each["metadata"]["name"] != virtual_ip for each in found)
+
+    def add_key(self, key_id: int) -> None:
+        """Add a heartbeat key to the Secret, as the first step of a rotation."""
+        self._patch_keys({str(key_id): base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()})
+
+    def remove_key(self, key_id: int) -> None:
+        """Remove a heartbeat key from the Secret, as the last step of a rotation."""
+        self._patch_keys({str(key_id): None})
+
+    def power_off(self, node: Host) -> None:
+        """Pull a node's plug."""
+        self.lab.power_off(node)
+
     def power_on(self, node: Host) -> None:
-        """Give a node that was powered off its link and everything that ran on it."""
-        self.lab.segment.mend(node)
-        start_responder(node)
+        """Boot a node that was powered off, and start everything that ran on it; no API server is needed."""
+        self.lab.power_on(node)
+        self.measured.watch_kernels([node])
         self.web[node.name] = self.lab.start_webserver(node)
         self.agents.restart(node)
-        if node is list(self.lab.nodes.values())[-1]:
+        if node is self._second_client:
             self.measured.watch_from(node, interval_ms=10)
 
-    def _probes(self, virtual_ip: str, reads: str) -> list[Probe]:
-        return self.measured.probes(virtual_ip if reads == UDP else f"{virtual_ip}-{HTTP}")
+    def clone(self, node: Host) -> Host:
+        """Start a second host that takes itself for a node: same name, same plan and epochs, same rights.
+
+        It answers probes with a name of its own, so two owners of one name are two.
+        """
+        twin = self.lab.add_twin(node)
+        self.measured.watch_kernels([twin])
+        self.measured.inquire([twin])
+        start_keeper(twin, node=node.name, witness_only=node.name in self.agents.witness_only)
+        start_courier(self.lab, twin, node=node.name)
+        return twin
+
+    @property
+    def _second_client(self) -> Host:
+        return list(self.lab.nodes.values())[-1]
+
+    def _patch_keys(self, changes: Mapping[str, str | None]) -> None:
+        self.lab.plane.api.merge("v1", "Secret", HEARTBEAT_SECRET, {"data": changes}, namespace=NAMESPACE)
+
+    def _probes(self, virtual_ip: str, reads: str, *, since_ns: int = 0) -> list[Probe]:
+        return self.measured.probes(_label(virtual_ip, reads), since_ns=since_ns)
 
     def _newest_answerer(self, virtual_ip: str, *, reads: str = UDP, since_ns: int = 0) -> str | None:
-        newest_first = reversed(self._probes(virtual_ip, reads))
+        return self._newest_answerer_in(_label(virtual_ip, reads), since_ns=since_ns)
+
+    def _newest_answerer_in(self, label: str, *, since_ns: int) -> str | None:
+        recent_ns = max(since_ns, time.monotonic_ns() - RECENTLY_NS)
+        newest_first = reversed(self.measured.probes(label, since_ns=recent_ns))
         return next((probe.node for probe in newest_first if probe.node and probe.sent_ns > since_ns), None)
 
     def _answerer(
@@ -226,8 +301,8 @@ class Stage:
         ]
         announced = [
             seen.at_ns
-            for seen in self.measured.sightings(address)
-            if seen.at_ns > fault_ns and seen.kind == "arp-announcement" and seen.node == after
+            for seen in self.measured.sightings(address, since_ns=fault_ns)
+            if seen.kind == "arp-announcement" and seen.node == after
         ]
         replied = analysis.first_answer_of(probes, after, since_ns=fault_ns) if after else None
 
@@ -250,7 +325,9 @@ class Stage:
             conditions.get("Ready") == "True"
             and status.get("owner") == self._newest_answerer(virtual_ip)
             and len(candidates) == len(self.lab.nodes)
-            and all(each["eligible"] for each in candidates)
+            and all(
+                each["eligible"] for each in candidates if each["nodeName"] not in self.agents.witness_only
+            )
         )
 
     def _key(self, label: str) -> bytes:
@@ -261,6 +338,11 @@ class Stage:
         return key_of(plan)
 
 
+def _label(virtual_ip: str, reads: str) -> str:
+    """Return under which name the probes of one way to a VirtualIP are written down."""
+    return virtual_ip if reads == UDP else f"{virtual_ip}-{reads}"
+
+
 def urls_for(addresses: dict[str, str]) -> dict[str, str]:
     """Return the URLs, by the label of their probes, at which the service of each address is asked."""
-    return {f"{label}-{HTTP}": f"http://{address}:{WEB_PORT}/" for label, address in addresses.items()}
+    return {_label(name, HTTP): f"http://{address}:{WEB_PORT}/" for name, address in addresses.items()}

@@ -17,7 +17,7 @@ from pyroute2 import IPRoute
 from lab import faults, kernelcalls
 from lab.agents import KEEPER_METRICS
 from lab.faults import Loss
-from lab.stage import HTTP, VERSION, Stage, urls_for
+from lab.stage import HTTP, IPV6, UDP, VERSION, Stage, urls_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 HEARTBEATS = 7946
 ADDRESSES = {"web": "192.0.2.50", "dual": "192.0.2.51"}
+IPV6_ADDRESSES = {"dual": "2001:db8::51"}
 WEB_CHECK = {
     "name": "web-server",
     "httpGet": {"port": 8080, "path": "/healthz"},
@@ -64,7 +65,7 @@ def stage(lab: Lab) -> Stage:
     running.start()
     for manifest in OBJECTS:
         lab.plane.api.apply(manifest)
-    running.watch(ADDRESSES, urls=urls_for({"web": ADDRESSES["web"]}))
+    running.watch(ADDRESSES, ipv6=IPV6_ADDRESSES, urls=urls_for({"web": ADDRESSES["web"]}))
     running.rest("web", "dual")
     return running
 
@@ -100,9 +101,10 @@ def test_when_its_service_dies_another_node_has_the_address(at_rest: Stage) -> N
     assert outcome.is_safe, outcome
 
 
-def test_a_cut_link_moves_ipv4_and_ipv6_together(at_rest: Stage) -> None:
+@pytest.mark.parametrize("reads", [UDP, IPV6])
+def test_a_cut_link_moves_ipv4_and_ipv6_together(at_rest: Stage, reads: str) -> None:
     owner = at_rest.owner("dual")
-    outcome = at_rest.act("dual", partial(at_rest.lab.segment.cut, owner))
+    outcome = at_rest.act("dual", partial(at_rest.lab.segment.cut, owner), reads=reads)
     at_rest.lab.segment.mend(owner)
     assert outcome.is_safe, outcome
     assert outcome.after is not None
@@ -278,11 +280,6 @@ def test_deleting_a_virtual_ip_takes_its_address_away_everywhere(at_rest: Stage)
     )
     nodes = at_rest.lab.nodes.values()
     at_rest.wait_until("an owner", lambda: any("192.0.2.60/32" in node.addresses() for node in nodes))
-    at_rest.lab.plane.api.delete(VERSION, "VirtualIP", "brief")
-    at_rest.wait_until("its end", lambda: not exists(at_rest, "brief"))
+    at_rest.delete("brief")
+    at_rest.wait_until("its end", partial(at_rest.is_gone, "brief"))
     assert not any("192.0.2.60/32" in node.addresses() for node in nodes)
-
-
-def exists(stage: Stage, name: str) -> bool:
-    found = stage.lab.plane.api.list(VERSION, "VirtualIP")
-    return any(each["metadata"]["name"] == name for each in found)

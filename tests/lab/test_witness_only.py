@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lab.agents import start_keeper
 from lab.stage import VERSION, Stage
 
 if TYPE_CHECKING:
@@ -20,10 +19,7 @@ VOTER = "node-c"
 def stage(lab: Lab) -> Stage:
     """Three keepers, the last of them witness only, and one VirtualIP with no candidates named."""
     running = Stage(lab)
-    running.start()
-    voter = lab.nodes[VOTER]
-    running.agents.keepers[VOTER].kill()
-    running.agents.keepers[VOTER] = start_keeper(voter, witness_only=True)
+    running.start(witness_only={VOTER})
     for kind, name, spec in (
         ("FailoverDomain", "default", {"allowedAddresses": ["192.0.2.0/24"]}),
         ("VirtualIP", "pair", {"addresses": ["192.0.2.70/24"]}),

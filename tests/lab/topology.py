@@ -2,13 +2,17 @@
 
     client ─┐
     gateway ┤
+    observer┤
     api ────┤ bridge "segment"     192.0.2.0/24 and 2001:db8::/64
     node-a ─┤
     node-b ─┘
 
 Each port of the bridge has the name of the host behind it, and each host's end is `eth0`. "api" is the
-enclosure's own namespace, where the API server and the lab run. MAC addresses are fixed and say
-who is who, so that a capture on the bridge names the sender of every frame.
+enclosure's own namespace, where the API server and the lab run. "observer" asks nodes directly
+(`inquirer`); all others know its MAC address beforehand, for a node that had to ask for it would, by
+asking from a virtual address, tell everybody where that address is, and the lab would heal what it
+measures. MAC addresses are fixed and say who is who, so that a capture on the bridge names the sender of
+every frame.
 
 Ports go down with or without the host noticing: `cut` takes the carrier away, as a pulled cable does;
 `faults` drops frames while the link stays up, as a broken switch does.
@@ -35,9 +39,16 @@ IPV4 = ipaddress.IPv4Network("192.0.2.0/24")
 IPV6 = ipaddress.IPv6Network("2001:db8::/64")
 GATEWAY = 1
 API = 2
+OBSERVER = 8
 CLIENT = 9
 FIRST_NODE = 101
+FIRST_TWIN = 201
+API_SERVER = "api"
 IFA_F_NODAD = 2
+
+
+def _mac(number: int) -> str:
+    return f"02:00:00:00:00:{number:02x}"
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +71,7 @@ class Host:
 
     @property
     def mac(self) -> str:
-        return f"02:00:00:00:00:{self.number:02x}"
+        return _mac(self.number)
 
     def start(
         self,
@@ -126,11 +137,23 @@ class Segment:
             folder=self.folder / name,
         )
         host.folder.mkdir(parents=True, exist_ok=True)
+        self._plug_in(host)
+        self.hosts[name] = host
+        return host
+
+    def renew(self, host: Host) -> None:
+        """Give a host a new namespace and its old folder: an empty kernel, as after it was switched on."""
+        self.remove(host)
+        os.close(host.network)
+        host.network = kernelcalls.new_network()
+        self._plug_in(host)
+
+    def _plug_in(self, host: Host) -> None:
         with kernelcalls.entered(self.network), IPRoute() as netlink:
             peer = {"ifname": "eth0", "net_ns_fd": host.network, "address": host.mac}
-            netlink.link("add", ifname=name, kind="veth", peer=peer)
+            netlink.link("add", ifname=host.name, kind="veth", peer=peer)
             [bridge] = netlink.link_lookup(ifname=BRIDGE)
-            [port] = netlink.link_lookup(ifname=name)
+            [port] = netlink.link_lookup(ifname=host.name)
             netlink.link("set", index=port, master=bridge, state="up")
         with kernelcalls.entered(host.network):
             # A fresh address must be usable at once, and there is no router to listen to.
@@ -143,10 +166,17 @@ class Segment:
                 netlink.addr(
                     "add", index=eth0, address=host.ipv6, prefixlen=IPV6.prefixlen, flags=IFA_F_NODAD
                 )
-                if number != GATEWAY:
+                if host.number != OBSERVER:
+                    for address in (IPV4[OBSERVER], IPV6[OBSERVER]):
+                        netlink.neigh(
+                            "add",
+                            dst=str(address),
+                            lladdr=_mac(OBSERVER),
+                            ifindex=eth0,
+                            state="permanent",
+                        )
+                if host.number != GATEWAY:
                     netlink.route("add", dst="default", gateway=str(IPV4[GATEWAY]))
-        self.hosts[name] = host
-        return host
 
     def cut(self, host: Host) -> None:
         """Take the host's carrier away, as pulling its cable does."""
