@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from simulation.torment import MIXES, Torment
-from simulation.world import Broken
+from simulation.mixes import MIXES
+from simulation.torment import Torment
+from simulation.watch import Broken
 
 
 def main() -> int:
@@ -18,7 +19,7 @@ def main() -> int:
         torment.run()
     except Broken as error:
         broken = error
-    for at_ns, line in torment.world.trace:
+    for at_ns, line in torment.world.watch.trace:
         sys.stdout.write(f"{at_ns / 1e6:10.3f} ms  {line}\n")
     sys.stdout.write(f"{broken}\n" if broken else "every invariant held\n")
     return 1 if broken else 0

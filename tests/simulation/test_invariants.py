@@ -1,4 +1,4 @@
-"""Seeds: simulated domains under faults, running the production lease and witness code.
+"""Seeds: simulated domains under faults, running the production seats.
 
 A seed that fails says what broke and prints the one command that shows the run line by line.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from simulation.torment import MIXES, Torment, replay
+from simulation.mixes import MIXES
+from simulation.torment import Torment, replay
 
-_BLOCK = 10
+_BLOCK = 4
 _BLOCKS = 3
 
 

@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from simulation.world import PROFILES, SECOND, VIP, Network, World, alter
+from simulation.clock import SECOND
+from simulation.network import Quality
+from simulation.world import World, alter, domain_plan, virtual_ip, with_vips
+from vipagent.effects import MILLISECOND
+from vipagent.succession import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_TRIALS = 40
-_WEB = VIP("web", ("192.0.2.1",), ("a", "b", "c"))
+_TRIALS = 100
+_WEB = virtual_ip("web", ("192.0.2.1",), "abc")
 
 
 class Limit(NamedTuple):
-    """A profile, the share of datagrams that are lost, and what half and 95 of 100 trials must beat."""
+    """A profile, the share of datagrams that are lost, and what half and 99 of 100 trials must beat."""
 
     profile: str
     loss: float
@@ -30,13 +34,16 @@ class Limit(NamedTuple):
 
 
 def _settled(seed: int, limit: Limit) -> tuple[World, str]:
-    world = World(seed=seed, timing=PROFILES[limit.profile], names="abc", witnesses="abc", drift_ppm=100)
-    world.network = Network(loss=limit.loss)
-    world.plan((_WEB,))
-    for node in world.nodes.values():
-        node.start()
-    world.run_for(3 * SECOND + world.random.randrange(world.timing.heartbeat_ns))
-    [owner] = world.owners("192.0.2.1")
+    world = World(seed=seed, drift_ppm=100)
+    for name in "abc":
+        world.add(name)
+    world.network.quality = Quality(loss=limit.loss)
+    domain = with_vips(domain_plan("abc", "abc", profile=limit.profile), _WEB)
+    world.publish(domain)
+    for machine in world.machines.values():
+        machine.start()
+    world.run_for(3 * SECOND + world.random.randrange(domain.timing.heartbeat_ms * MILLISECOND))
+    [owner] = world.watch.owners("192.0.2.1")
     return world, owner
 
 
@@ -45,22 +52,22 @@ def _outages_ms(limit: Limit, upset: Callable[[World, str], None], *, from_close
     outages = []
     for seed in range(_TRIALS):
         world, owner = _settled(seed, limit)
-        since_ns, opens = world.now_ns, len(world.opens)
+        since_ns, opens = world.agenda.now_ns, len(world.watch.opens)
         upset(world, owner)
         world.run_for(2 * SECOND)
-        at_ns, successor, _ = world.opens[opens]
+        at_ns, successor, _ = world.watch.opens[opens]
         assert successor != owner
         if from_close:
-            since_ns = next(t for t, line in world.trace if t >= since_ns and "closes" in line)
+            since_ns = next(t for t, line in world.watch.trace if t >= since_ns and "closes" in line)
         outages.append((at_ns - since_ns) / 1e6)
     return sorted(outages)
 
 
 def _hold(limit: Limit, what: str, outages_ms: list[float]) -> None:
-    median_ms, late_ms = outages_ms[_TRIALS // 2], outages_ms[_TRIALS * 95 // 100]
+    median_ms, late_ms = outages_ms[_TRIALS // 2], outages_ms[_TRIALS * 99 // 100 - 1]
     print(  # noqa: T201 - the table is what one reads this for (pytest -rP)
         f"{what}, {limit.profile}, {limit.loss:.0%} loss: half within {median_ms:.1f} ms, "
-        f"95 of 100 within {late_ms:.1f} ms, all within {outages_ms[-1]:.1f} ms"
+        f"99 of 100 within {late_ms:.1f} ms, all within {outages_ms[-1]:.1f} ms"
     )
     assert median_ms <= limit.median_ms
     assert late_ms <= limit.late_ms
@@ -77,7 +84,7 @@ def _hold(limit: Limit, what: str, outages_ms: list[float]) -> None:
     ],
 )
 def test_a_dead_owner_is_replaced_when_its_grants_run_out(limit: Limit) -> None:
-    outages_ms = _outages_ms(limit, lambda world, owner: world.nodes[owner].power_off(), from_close=False)
+    outages_ms = _outages_ms(limit, lambda world, owner: world.machines[owner].power_off(), from_close=False)
     _hold(limit, "node death", outages_ms)
 
 
@@ -90,8 +97,10 @@ def test_a_dead_owner_is_replaced_when_its_grants_run_out(limit: Limit) -> None:
 )
 def test_a_planned_move_costs_two_round_trips(limit: Limit) -> None:
     def move(world: World, owner: str) -> None:
-        target = next(name for name in world.nodes if name != owner)
-        world.plan(alter((_WEB,), "web", owner=target, based_on_term=world.newest_term[_WEB.key]))
+        target = next(name for name in world.machines if name != owner)
+        [domain] = world.domains.values()
+        term = world.watch.newest_term[key_of(_WEB)]
+        world.publish(alter(domain, "web", owner=target, based_on_term=term))
 
     _hold(limit, "planned move", _outages_ms(limit, move, from_close=True))
 
@@ -105,7 +114,7 @@ def test_a_planned_move_costs_two_round_trips(limit: Limit) -> None:
 )
 def test_an_owner_that_becomes_unfit_hands_over_at_once(limit: Limit) -> None:
     def sicken(world: World, owner: str) -> None:
-        world.nodes[owner].unfit.add("web")
-        world.nodes[owner].judge()
+        world.machines[owner].unfit.add("web")
+        world.machines[owner].judge()
 
     _hold(limit, "unfit owner", _outages_ms(limit, sicken, from_close=False))

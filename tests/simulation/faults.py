@@ -1,0 +1,339 @@
+"""What can befall a domain: each method is one fault, or one mending, as the mixes name them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from simulation.clock import SECOND
+from simulation.registrar import Registrar
+from simulation.voting import Office, Voter
+from simulation.world import alter, domain_plan, ranked, virtual_ip, with_vips, witness_set
+from vipagent.effects import MILLISECOND
+from vipagent.succession import key_of
+from vipapi.nodeplan import Key
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from simulation.machine import Machine
+    from simulation.mixes import Shape
+    from simulation.world import World
+    from vipapi.nodeplan import DomainPlan, VirtualIPPlan
+
+_MOST_KEYS: Final = 2
+
+
+class Faults:
+    """One domain of a shape in a world, and everything that may happen to it; `random` chooses whom."""
+
+    def __init__(self, world: World, random: Random, shape: Shape, profile: str) -> None:
+        self.world = world
+        self.random = random
+        self.shape = shape
+        for name in shape.names:
+            world.add(name)
+        domain = domain_plan(shape.names, shape.witnesses, profile=profile, has_api_vote=shape.has_api_vote)
+        self.uid = domain.uid
+        world.publish(domain)
+        self.registrar = Registrar(world, self.uid, spread_ns=200 * MILLISECOND)
+        self.office = Office(world)
+        self.voters = [Voter(machine, self.office) for machine in world.machines.values()]
+        self.born = 0
+
+    @property
+    def domain(self) -> DomainPlan:
+        return self.world.domains[self.uid]
+
+    @property
+    def vips(self) -> tuple[VirtualIPPlan, ...]:
+        return self.domain.virtual_ips
+
+    def _any(self) -> Machine:
+        return self.random.choice(list(self.world.machines.values()))
+
+    def _note(self, line: str) -> None:
+        self.world.watch.note(line)
+
+    # The network ---------------------------------------------------------------------------------
+
+    def isolate(self) -> None:
+        self._cut(self._any(), inbound=True, outbound=True)
+
+    def deafen(self) -> None:
+        self._cut(self._any(), inbound=True, outbound=False)
+
+    def mute(self) -> None:
+        self._cut(self._any(), inbound=False, outbound=True)
+
+    def _cut(self, machine: Machine, *, inbound: bool, outbound: bool) -> None:
+        self._note(f"{machine.label} is cut off ({inbound=}, {outbound=})")
+        self.world.network.isolate(machine.label, inbound=inbound, outbound=outbound)
+
+    def cut_pair(self) -> None:
+        one, other = self.random.sample(sorted(self.world.machines), 2)
+        self._note(f"{one} to {other} is cut")
+        self.world.network.cut.add((one, other))
+        if self.random.random() < 0.5:
+            self.world.network.cut.add((other, one))
+
+    def mend(self) -> None:
+        if self.world.network.cut:
+            self._note("the network is mended")
+        self.world.network.cut.clear()
+
+    # Machines ------------------------------------------------------------------------------------
+
+    def crash(self) -> None:
+        machine = self._any()
+        self._note(f"{machine.label}'s keeper is killed")
+        machine.crash()
+        if self.random.random() < 0.7:
+            self.world.agenda.after(self.random.randrange(800 * MILLISECOND), machine.start)
+
+    def power_off(self) -> None:
+        machine = self._any()
+        self._note(f"{machine.label} loses power")
+        machine.power_off()
+
+    def wipe(self) -> None:
+        """One at a time, and it comes back with a fresh listing: more than that is outside the promise."""
+        machines = self.world.machines.values()
+        if all(machine.keeper is not None for machine in machines):
+            machine = self._any()
+            self._note(f"{machine.label} is installed anew")
+            machine.wipe()
+
+    def restart(self) -> None:
+        for machine in self.world.machines.values():
+            if machine.keeper is None and self.random.random() < 0.7:
+                self._note(f"{machine.label} starts")
+                machine.start()
+
+    def resign(self) -> None:
+        """SIGTERM: hand over, wait until that is seen, stop, start again."""
+        machine, world = self._any(), self.world
+        keeper = machine.keeper
+        if keeper is None:
+            return
+        self._note(f"{machine.label} resigns")
+        machine.resign()
+        give_up_ns = world.agenda.now_ns + 2 * self.domain.timing.grant_ms * MILLISECOND
+
+        def stop_when_done() -> None:
+            if machine.keeper is not keeper:
+                return
+            if keeper.is_at_rest or world.agenda.now_ns > give_up_ns:
+                machine.crash()
+                world.agenda.after(self.random.randrange(500 * MILLISECOND), machine.start)
+            else:
+                world.agenda.after(5 * MILLISECOND, stop_when_done)
+
+        stop_when_done()
+
+    def pause(self) -> None:
+        machine = self._any()
+        if machine.keeper is not None:
+            duration_ns = self.random.randrange(20 * MILLISECOND, 3 * SECOND)
+            self._note(f"{machine.label} is stopped for {duration_ns / 1e6:.0f} ms")
+            machine.keeper.freeze(duration_ns)
+
+    def suspend(self) -> None:
+        """The whole machine stands still; when it goes on, its clock has jumped to where it belongs."""
+        machine, world = self._any(), self.world
+        if machine.is_paused:
+            return
+        duration_ns = self.random.randrange(20 * MILLISECOND, 3 * SECOND)
+        self._note(f"{machine.label} is suspended for {duration_ns / 1e6:.0f} ms")
+        machine.is_paused = True
+
+        def go_on() -> None:
+            machine.is_paused = False
+            self._note(f"{machine.label} goes on")
+            world.watch.look_at(machine)
+            if machine.keeper is not None:
+                machine.keeper.freeze(0)
+
+        world.agenda.after(duration_ns, go_on)
+
+    def slew(self) -> None:
+        self._any().clock.slew(self.world.agenda.now_ns, self.world.draw_rate_ppm())
+
+    def fill_disk(self) -> None:
+        machine = self._any()
+        self._note(f"{machine.label}'s disk is full")
+        machine.is_disk_full = True
+
+    def free_disk(self) -> None:
+        for machine in self.world.machines.values():
+            machine.is_disk_full = False
+
+    def clone(self) -> None:
+        """A copy of a machine, its disk and its name, with another address: it is heard and hears nothing."""
+        world = self.world
+        if len(world.machines) > len(self.shape.names):
+            return
+        original = self._any()
+        self._note(f"{original.label} is cloned")
+        twin = world.add(original.name, f"{original.label}'")
+        twin.disk = original.disk.copy()
+        twin.offered, twin.offered_version = original.offered, original.offered_version
+        twin.disk.incarnation += self.random.choice((-1, -1, 0, 3))
+        twin.start()
+
+    def unclone(self) -> None:
+        for label in [label for label in self.world.machines if label.endswith("'")]:
+            twin = self.world.machines[label]
+            if twin.keeper is not None:
+                self._note(f"the clone {label} loses power")
+                twin.power_off()
+                return
+            self._note(f"the clone {label} starts")
+            twin.start()
+
+    # Orders and fitness --------------------------------------------------------------------------
+
+    def sicken(self) -> None:
+        machine = self.world.machines[self.random.choice(self.shape.candidates)]
+        if self.vips:
+            machine.unfit.add(self.random.choice(self.vips).name)
+            self._note(f"{machine.label} is unfit for {sorted(machine.unfit)}")
+            machine.judge()
+
+    def cure(self) -> None:
+        for machine in self.world.machines.values():
+            if machine.unfit and self.random.random() < 0.7:
+                machine.unfit.clear()
+                machine.judge()
+
+    def lose_gateway(self) -> None:
+        self._any().is_sound = False
+        self._judge_all()
+
+    def lose_gateways(self) -> None:
+        self._note("the gateway is dead")
+        for machine in self.world.machines.values():
+            machine.is_sound = False
+        self._judge_all()
+
+    def find_gateways(self) -> None:
+        for machine in self.world.machines.values():
+            machine.is_sound = True
+        self._judge_all()
+
+    def _judge_all(self) -> None:
+        for machine in self.world.machines.values():
+            machine.judge()
+
+    def move(self) -> None:
+        self._order(0)
+
+    def old_order(self) -> None:
+        self._order(1)
+
+    def _order(self, age: int) -> None:
+        if not self.vips:
+            return
+        vip = self.random.choice(self.vips)
+        term = self.world.watch.newest_term.get(key_of(vip), 0)
+        target = self.random.choice(self.shape.candidates)
+        self._note(f"{vip.name} is ordered to {target} at term {term - age}")
+        self._publish(
+            alter(self.domain, vip.name, owner=target, based_on_term=max(0, term - age), observed_term=term)
+        )
+
+    # Plans ---------------------------------------------------------------------------------------
+
+    def _publish(self, domain: DomainPlan) -> None:
+        self.world.publish(domain, spread_ns=self.random.choice((0, 50, 2000)) * MILLISECOND)
+
+    def _shuffled(self) -> tuple[str, ...]:
+        return tuple(self.random.sample(self.shape.candidates, len(self.shape.candidates)))
+
+    def add_vip(self) -> None:
+        """A new VirtualIP; perhaps it takes addresses that a deleted one had."""
+        taken = {address for vip in self.vips for address in vip.addresses}
+        free = [address for n in range(1, 6) if f"{(address := f'192.0.2.{n}')}/24" not in taken]
+        if free:
+            self.born += 1
+            addresses = self.random.sample(free, min(len(free), self.random.randint(1, 2)))
+            new = virtual_ip(f"vip-{self.born}", addresses, self._shuffled())
+            self._publish(with_vips(self.domain, *self.vips, new))
+
+    def drop_vip(self) -> None:
+        if self.vips:
+            staying = self.random.sample(self.vips, len(self.vips) - 1)
+            gone = {vip.uid for vip in self.vips} - {vip.uid for vip in staying}
+            domain = msgspec.structs.replace(self.domain, deleted=(*self.domain.deleted[-3:], *gone))
+            self._publish(with_vips(domain, *staying))
+
+    def swap_addresses(self) -> None:
+        """Two VirtualIPs exchange their addresses in one edit."""
+        if len(self.vips) >= 2:
+            one, other, *rest = self.random.sample(self.vips, len(self.vips))
+            replace = msgspec.structs.replace
+            self._publish(
+                with_vips(
+                    self.domain,
+                    replace(one, addresses=other.addresses),
+                    replace(other, addresses=one.addresses),
+                    *rest,
+                )
+            )
+
+    def reorder(self) -> None:
+        reordered = (msgspec.structs.replace(vip, candidates=ranked(self._shuffled())) for vip in self.vips)
+        self._publish(with_vips(self.domain, *reordered))
+
+    def spread_plan(self) -> None:
+        self._publish(self.domain)
+
+    def rotate_keys(self) -> None:
+        """A new key beside the old one, or the old one away: whichever is next, and only one step behind."""
+        if any(machine.is_cut_from_api or machine.keeper is None for machine in self.world.machines.values()):
+            return
+        keys = self.domain.keys
+        if len(keys) == _MOST_KEYS:
+            keys = keys[:1]
+        else:
+            number = keys[0].key_id + 1
+            keys = (Key(number, f"heartbeat key {number:4}".encode()), *keys)
+        self._note(f"keys in force: {[key.key_id for key in keys]}")
+        self.world.publish(msgspec.structs.replace(self.domain, keys=keys), spread_ns=500 * MILLISECOND)
+
+    # Witnesses and the API server ----------------------------------------------------------------
+
+    def change_witnesses(self) -> None:
+        count = self.random.choice([n for n in (1, 3, 3, 3, 5) if n <= len(self.shape.names)])
+        chosen = self.random.sample(self.shape.names, count)
+        self._note(f"witnesses wanted: {sorted(chosen)}")
+        self.registrar.want(witness_set(chosen))
+
+    def send_registrar_away(self) -> None:
+        self.registrar.is_away = True
+
+    def call_registrar(self) -> None:
+        self.registrar.is_away = False
+
+    def cut_api(self) -> None:
+        machine = self._any()
+        self._note(f"{machine.label} is cut from the API server")
+        machine.is_cut_from_api = True
+
+    def mend_api(self) -> None:
+        for machine in self.world.machines.values():
+            if machine.is_cut_from_api:
+                self.world.reach_api(machine)
+
+    def lose_api(self) -> None:
+        self._note("the API server is away")
+        self.office.is_away = True
+
+    def find_api(self) -> None:
+        self.office.is_away = False
+        self.office.loss = self.random.choice((0.0, 0.0, 0.1, 0.3))
+        self.office.slowest_ns = self.random.choice((20, 100, 600)) * MILLISECOND
+
+    def restart_courier(self) -> None:
+        self.random.choice(self.voters).forget()
