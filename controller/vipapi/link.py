@@ -19,13 +19,16 @@ from vipapi.nodestatus import Report
 class VoteWanted(msgspec.Struct, frozen=True, rename="camel"):
     """A domain whose API server's vote is to be won, or kept, for `holder` (a node on a machine).
 
-    No term above `term_ceiling` will be asked for under it.
+    It is asked for under the witness configuration `epoch`, and no term above `term_ceiling` will be asked
+    for under it. While it is not `is_needed` it is only to be known well enough to be won at once.
     """
 
     domain_uid: str
     domain_name: str
     holder: str
     term_ceiling: int
+    epoch: int = 0
+    is_needed: bool = True
 
 
 class VotesWanted(msgspec.Struct, frozen=True, rename="camel", tag="votesWanted"):
@@ -37,8 +40,8 @@ class VotesWanted(msgspec.Struct, frozen=True, rename="camel", tag="votesWanted"
 class Vote(msgspec.Struct, frozen=True, rename="camel"):
     """A vote that was won or renewed: good until `until_ns`.
 
-    It grants terms above `term_floor` up to `term_ceiling`. `transitions` grows whenever the vote goes to
-    another holder.
+    It grants terms above `term_floor` up to `term_ceiling`, and after it nobody gets it who is two epochs
+    behind `epoch`. `transitions` grows whenever the vote goes to another holder.
     """
 
     domain_uid: str
@@ -46,6 +49,7 @@ class Vote(msgspec.Struct, frozen=True, rename="camel"):
     term_floor: int
     term_ceiling: int
     transitions: int
+    epoch: int = 0
 
 
 class Votes(msgspec.Struct, frozen=True, rename="camel", tag="votes"):

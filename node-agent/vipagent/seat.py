@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from vipapi.nodeplan import DomainPlan, VirtualIPPlan
     from vipapi.nodestatus import Problem
 
-_VOTE_WANTED_NS: Final = 1_000_000_000
+_VOTE_NEEDED_NS: Final = 1_000_000_000
 _ANSWERS_HEARTBEATS: Final = 1.5
 _TERMS_AHEAD: Final = 1000
 _NEVER_NS: Final = -(1 << 62)
@@ -82,7 +82,7 @@ class Seat:
         self.is_sound = True
         self._addresses: dict[str, str] = {}
         self._peers = Peers()
-        self._vote_wanted_until_ns = _NEVER_NS
+        self._vote_needed_until_ns = _NEVER_NS
         self._vips: dict[Key, VirtualIPPlan] = {}
         self._keys: dict[str, Key] = {}
         self._uids: dict[Key, str] = {}
@@ -235,23 +235,29 @@ class Seat:
             self.lease.hurry(now_ns)
 
     def vote_wanted(self, now_ns: int) -> link.VoteWanted | None:
-        """Return what to ask the API server for, or None while the keepers' own votes suffice.
+        """Return what to ask the API server for; None where it has no vote.
 
-        An owner asks as soon as an answer is late, for its lease runs on. A standby asks when its own
-        witness calls an address set free: before that it could only take the vote from the owner.
+        It is needed only while the keepers' own votes do not suffice. An owner asks as soon as an answer is
+        late, for its lease runs on. A standby asks when its own witness calls an address set free: before
+        that it could only take the vote from the owner.
         """
-        if self._needs_vote(now_ns):
-            self._vote_wanted_until_ns = now_ns + _VOTE_WANTED_NS
-        elif now_ns >= self._vote_wanted_until_ns:
+        if not any(API_SERVER in quorum for quorum in self.configuration.quorums):
             return None
-        ceiling = (self.lease.highest_term // _TERMS_AHEAD + 2) * _TERMS_AHEAD
+        if self._needs_vote(now_ns):
+            self._vote_needed_until_ns = now_ns + _VOTE_NEEDED_NS
+        highest = max(self.lease.highest_term, self.witness.term_floor)
         node, machine, _ = self._me
-        return link.VoteWanted(self.domain.uid, self.domain.name, f"{node}_{machine.hex()}", ceiling)
+        return link.VoteWanted(
+            domain_uid=self.domain.uid,
+            domain_name=self.domain.name,
+            holder=f"{node}_{machine.hex()}",
+            term_ceiling=(highest // _TERMS_AHEAD + 2) * _TERMS_AHEAD,
+            epoch=self.configuration.epoch,
+            is_needed=now_ns < self._vote_needed_until_ns,
+        )
 
     def _needs_vote(self, now_ns: int) -> bool:
         quorums = self.configuration.quorums
-        if not any(API_SERVER in quorum for quorum in quorums):
-            return False
         since_ns = now_ns - int(_ANSWERS_HEARTBEATS * self._timing.heartbeat_ns)
         answering = self._peers.answering(since_ns) - {API_SERVER}
         if is_majority(answering | {self._me.node}, quorums):
@@ -294,7 +300,7 @@ class Seat:
             drained_epoch=self._drain(now_ns),
             term_floor=self.witness.term_floor,
             tombstones=self._tombstones(),
-            vote_transitions=self.vote.transitions(now_ns),
+            vote_transitions=self._vote_transitions(now_ns),
             is_sound=self.is_sound,
         )
 
@@ -302,6 +308,13 @@ class Seat:
         """The newest epoch with every grant over that was made before it came."""
         is_drained = not self.witness.is_silent and now_ns - self._configured_ns >= self._timing.grant_ns
         return self.configuration.epoch if is_drained else self._drained_epoch
+
+    def _vote_transitions(self, now_ns: int) -> int:
+        """Not 0 only if this node may speak for the API server: what it says there the object knows too."""
+        is_known = self.vote.knows(
+            epoch=self.configuration.epoch, term_floor=self.witness.term_floor, now_ns=now_ns
+        )
+        return self.vote.transitions(now_ns) if is_known else 0
 
     def _tombstones(self) -> tuple[str, ...]:
         """Deleted VirtualIPs that this witness grants to nobody, now and later."""

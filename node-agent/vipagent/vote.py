@@ -6,7 +6,8 @@ node asks for, and nobody else has its voice. It answers like a witness would, w
 echoes a `sent_at_ns` so early that a lease that rests on it ends with the vote.
 
 Terms: the object keeps a ceiling that no term granted under this vote may pass. Who takes the vote from
-another has that ceiling as its floor.
+another has that ceiling as its floor. It also keeps the highest epoch of its holders, and is not given to
+who is two epochs behind: that is its seal (`vipapi.configuration`).
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ class Vote:
     def transitions(self, now_ns: int) -> int:
         """How often the vote has changed hands; 0 if it is not held here."""
         return self._held.transitions if self._held is not None and now_ns < self._held.until_ns else 0
+
+    def knows(self, *, epoch: int, term_floor: int, now_ns: int) -> bool:
+        """Whether the object, held here, was told of this epoch and of a ceiling above this floor."""
+        held = self._held
+        if held is None or held.until_ns <= now_ns:
+            return False
+        return held.epoch >= epoch and held.term_ceiling >= term_floor
 
     def receive(self, sender: Sender, message: ToWitness, now_ns: int) -> list[Send]:
         """Answer this node's lease; what a vote that is not held has to say is nothing."""

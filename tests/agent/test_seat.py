@@ -294,22 +294,42 @@ PAIRED = _domain(configuration=PAIR, members=(MEMBERS["a"], MEMBERS["b"]))
 
 
 def _vote(until_ms: int, *, floor: int = 0) -> Vote:
-    return Vote(UID, until_ms * MILLISECOND, floor, floor + 1000, transitions=1)
+    return Vote(UID, until_ms * MILLISECOND, floor, floor + 1000, transitions=1, epoch=1)
+
+
+def _is_needed(seat: Seat, now_ns: int) -> bool:
+    wanted = seat.vote_wanted(now_ns)
+    assert wanted is not None
+    return wanted.is_needed
 
 
 def test_the_api_server_is_asked_only_when_the_other_is_gone() -> None:
     domain = Domain("ab", PAIRED)
     domain.run(2_000)
     assert domain.owners() == ["b"]
-    assert [seat.vote_wanted(domain.now_ns) for seat in domain.seats.values()] == [None, None]
+    assert not any(_is_needed(seat, domain.now_ns) for seat in domain.seats.values())
     domain.away.add("b")
     domain.run(200)
-    assert domain.seats["a"].vote_wanted(domain.now_ns) is None  # its owner may still use it
-    assert domain.seats["b"].vote_wanted(domain.now_ns) is not None
+    assert not _is_needed(domain.seats["a"], domain.now_ns)  # its owner may still use it
+    assert _is_needed(domain.seats["b"], domain.now_ns)
     domain.run(500)
+    assert _is_needed(domain.seats["a"], domain.now_ns)
     wanted = domain.seats["a"].vote_wanted(domain.now_ns)
     assert wanted is not None
-    assert (wanted.domain_uid, wanted.holder, wanted.term_ceiling) == (UID, "a_", 2000)
+    assert (wanted.domain_uid, wanted.holder, wanted.term_ceiling, wanted.epoch) == (UID, "a_", 2000, 1)
+
+
+def test_where_the_api_server_has_no_vote_it_is_not_asked() -> None:
+    assert seat_of("a").vote_wanted(5_000 * MILLISECOND) is None
+
+
+def test_nobody_speaks_for_the_api_server_before_its_object_knows_of_the_epoch() -> None:
+    seat = seat_of("a", _domain(configuration=msgspec.structs.replace(PAIR, epoch=2)))
+    found = []
+    for epoch in (1, 2):
+        seat.hear_votes(msgspec.structs.replace(_vote(6_000), epoch=epoch), 0)
+        found.append(seat.status(heartbeat_address="", now_ns=0).vote_transitions)
+    assert found == [0, 1]
 
 
 def test_the_survivor_takes_over_with_the_api_server_s_vote_and_not_without() -> None:
