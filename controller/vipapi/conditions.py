@@ -59,6 +59,8 @@ class Reason(enum.StrEnum):
     """An address lies outside the domain's `allowedAddresses`."""
     DOMAIN_NOT_FOUND = "DomainNotFound"
     """There is no FailoverDomain of the name in `spec.domain`."""
+    HOLD_NEEDS_TWO_CANDIDATES = "HoldNeedsTwoCandidates"
+    """`onQuorumLoss: Hold` is for exactly two candidates; with more of them it is not in force."""
     DELETING = "Deleting"
     """The object is being deleted and its address is being released."""
     NO_CONFLICT = "NoConflict"
@@ -135,6 +137,10 @@ class Reason(enum.StrEnum):
     """Fewer nodes than `witnesses.count` could be witnesses; none were chosen yet."""
     QUORUM_LOST = "QuorumLost"
     """Half of the chosen witnesses or more are away: addresses are being released."""
+    WITNESSES_CHANGING = "WitnessesChanging"
+    """Other witnesses take office, step by step; addresses are held and fail over meanwhile."""
+    EPOCH_CONFLICT = "EpochConflict"
+    """Keepers run a witness configuration that is no part of this domain's history."""
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 -- a reason, not a password
     """The Secret with the heartbeat key is not there and could not be made."""
 

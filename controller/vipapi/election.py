@@ -5,9 +5,12 @@ way of moving it, and answers with an `Election`: the owner, its succession, and
 for *every* candidate with a reason. The table is the VirtualIP's status and the whole answer to "why
 is it there". Nothing is remembered: the same facts give the same answer, in whatever order they come.
 
-Ranking. Eligible candidates are ordered by score (highest first), then spread (fewest addresses of
-the same group), then a hash of address and node, so that ties fall differently for different
-addresses and never flap.
+Ranking. Eligible candidates are ordered by soundness (those that reach their gateway first), then score
+(highest first), then spread (fewest addresses of the same group), then a hash of address and node, so that
+ties fall differently for different addresses and never flap. A node that does not reach its gateway stays
+eligible: where none does, the gateway itself is dead and moves nothing. Nor does it move an owner from
+here, for an unsound owner hands over to a sound standby by itself, in milliseconds; but no unsound node is
+ever better than a sound owner.
 
 Keeping. Whoever owns the address keeps it. Without an observed owner the standing order's choice
 keeps it, so that an order is not changed while it is being carried out. There are five causes to move:
@@ -43,7 +46,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     `score` is what its keeper reports (priority with weighted checks, 1 to 254), `lost` the part that
     its failing weighted checks cost. `fitness` is the keeper's own word about this address, None until
     it has said one; `reason` and `message` are its why not. `group_load` counts the addresses of the
-    same spread group on the node.
+    same spread group on the node. `is_sound` is whether the node reaches its gateway.
     """
 
     node: str
@@ -57,6 +60,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     is_alive: bool = True
     is_witness_only: bool = False
     is_cordoned: bool = False
+    is_sound: bool = True
     fitness: Literal["Fit", "Unfit", "NotCandidate"] | None = None
     reason: str = ""
     message: str = ""
@@ -97,6 +101,10 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     def rank_score(self) -> int:
         """The score that counts: what was reported, else the priority."""
         return self.priority if self.score is None else self.score
+
+    def outscores(self, owner: Candidate) -> bool:
+        """Whether the node is better than the owner, in other things than spread and ties."""
+        return self.is_sound >= owner.is_sound and self.rank_score > owner.rank_score
 
 
 class Obstacle(NamedTuple):
@@ -189,9 +197,9 @@ class _Choice(NamedTuple):
 
 
 def rank(name: str, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """Return the eligible candidates, best first: score, then spread, then a stable hash."""
+    """Return the eligible candidates, best first: soundness, score, then spread, then a stable hash."""
     eligible = (candidate for candidate in candidates if candidate.is_eligible)
-    return tuple(sorted(eligible, key=lambda c: (-c.rank_score, c.group_load, _tie(name, c.node))))
+    return tuple(sorted(eligible, key=lambda c: _place(name, c)))
 
 
 def elect(facts: Facts, now: float) -> Election:
@@ -207,7 +215,7 @@ def elect(facts: Facts, now: float) -> Election:
         succession = ()
     rows = sorted(
         facts.candidates,
-        key=lambda c: (not c.is_eligible, -c.rank_score, c.group_load, _tie(facts.name, c.node)),
+        key=lambda c: (not c.is_eligible, *_place(facts.name, c)),
     )
     return Election(
         owner=None if choice.owner is None else choice.owner.node,
@@ -218,6 +226,11 @@ def elect(facts: Facts, now: float) -> Election:
         better=better,
         due=choice.due,
     )
+
+
+def _place(name: str, candidate: Candidate) -> tuple[bool, int, int, bytes]:
+    tie = _tie(name, candidate.node)
+    return not candidate.is_sound, -candidate.rank_score, candidate.group_load, tie
 
 
 def _tie(name: str, node: str) -> bytes:
@@ -237,7 +250,7 @@ def _better(
     return {
         c.node: facts.better.get(c.node, now)
         for c in sorted(ranked, key=lambda c: c.node)
-        if c.rank_score > current.rank_score
+        if c.outscores(current)
     }
 
 
@@ -284,7 +297,7 @@ def _wished(facts: Facts, best: Candidate) -> Candidate:
 def _improve(
     facts: Facts, current: Candidate, ranked: Sequence[Candidate], better: Mapping[str, float], now: float
 ) -> _Choice:
-    healthier = [c for c in ranked if c.rank_score > current.rank_score and c.lost < current.lost]
+    healthier = [c for c in ranked if c.outscores(current) and c.lost < current.lost]
     if healthier:
         other = healthier[0]
         message = (
@@ -311,6 +324,7 @@ def _row(
     obstacle = candidate.obstacle
     if obstacle is None:
         message = _standing(facts, candidate, choice, better, succession)
+        message += "" if candidate.is_sound else "; it does not reach its gateway"
         return Row(
             candidate.node, eligible=True, score=candidate.rank_score, reason=Reason.ELIGIBLE, message=message
         )

@@ -38,10 +38,10 @@ from vipcluster.client import (
 )
 from vipcluster.leader import Leadership
 from vipcluster.watch import Watch
-from vipcontroller.decisions import Memory, Moment, reconcile
+from vipcontroller.decisions import Memory, reconcile
 from vipcontroller.metrics import Metrics
 from vipcontroller.scribe import MANAGER, RESOURCES, Scribe
-from vipcontroller.world import Reader
+from vipcontroller.world import Moment, Reader
 from vipcontroller.writes import SecretWrite
 
 if TYPE_CHECKING:

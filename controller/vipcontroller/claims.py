@@ -5,6 +5,10 @@ were not, the oldest wins, by creation time and then by name. A VirtualIP that i
 its addresses until its finalizer is gone, for its owner may still hold them. An object that is not
 accepted enters no plan, so the address that was there first keeps working.
 
+`onQuorumLoss: Hold` is accepted with exactly two candidates. Where more come later (a node joins a domain
+whose nodes are all candidates) the object stays accepted, for losing its addresses would be worse, and
+Hold is not in force.
+
 An address outside the domain's `allowedAddresses` is refused at any time, also when the range was
 narrowed later: the range is a limit on what may be taken over, not advice.
 """
@@ -15,6 +19,7 @@ import datetime as dt
 from typing import TYPE_CHECKING, NamedTuple
 
 from vipapi import addresses, conditions
+from vipapi.candidates import MOST_THAT_HOLD, is_held_alone, nominate
 from vipapi.conditions import Reason
 from vipapi.resources import FINALIZER
 
@@ -37,19 +42,18 @@ class Verdict(NamedTuple):
     rival: str | None = None
 
 
+_ACCEPTED = Verdict(is_accepted=True, reason=Reason.ACCEPTED, message="the addresses are this object's")
+
+
 def judge(world: World) -> Mapping[str, Verdict]:
     """Return the verdict on every VirtualIP, by UID."""
     holders: dict[IPAddress, VirtualIP] = {}
     verdicts: dict[str, Verdict] = {}
     for virtual_ip in sorted(world.virtual_ips, key=_seniority):
         wanted, objection = _wanted(virtual_ip, world)
-        if objection is None:
-            objection = _rivalry(wanted, holders)
-        if objection is None:
+        objection = objection or _rivalry(wanted, holders) or _hold(virtual_ip, world) or _ACCEPTED
+        if objection.is_accepted:
             holders.update((address.ip, virtual_ip) for address in wanted)
-            objection = Verdict(
-                is_accepted=True, reason=Reason.ACCEPTED, message="the addresses are this object's"
-            )
         verdicts[virtual_ip.metadata.uid] = objection
     return verdicts
 
@@ -113,6 +117,24 @@ def _rivalry(wanted: tuple[VirtualAddress, ...], holders: Mapping[IPAddress, Vir
         "use another address here, or delete one of the two"
     )
     return Verdict(is_accepted=False, reason=Reason.ADDRESS_CONFLICT, message=message, rival=rival)
+
+
+def _hold(virtual_ip: VirtualIP, world: World) -> Verdict | None:
+    """Return what forbids `onQuorumLoss: Hold`, or only makes it void."""
+    spec, domain = virtual_ip.spec, world.domains.get(virtual_ip.spec.domain)
+    if spec.on_quorum_loss != "Hold" or domain is None or virtual_ip.metadata.is_deleting:
+        return None
+    candidates = nominate(spec, domain.spec, world.nodes.values())
+    is_accepted = _was_accepted(virtual_ip)
+    if len(candidates) == MOST_THAT_HOLD or (is_accepted and is_held_alone(spec, candidates)):
+        return None
+    names = f" ({_list([nominee.node for nominee in candidates])})" if candidates else ""
+    message = (
+        f"`onQuorumLoss: Hold` needs exactly two candidates, and {len(candidates)} nodes are{names}: name "
+        "two in `candidates`, or make it Release"
+    )
+    message += "; until then it is not in force" if is_accepted else ""
+    return Verdict(is_accepted=is_accepted, reason=Reason.HOLD_NEEDS_TWO_CANDIDATES, message=message)
 
 
 def _list(items: object) -> str:

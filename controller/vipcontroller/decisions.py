@@ -1,9 +1,9 @@
 """The whole decision: one snapshot of the world in, everything that should be written out.
 
 `reconcile` looks at everything each time. It knows nothing of what it said the last time except
-`Memory`, which only makes an automatic failback wait, and which may be forgotten: a controller that was
-restarted counts the delay anew. So doubled, late and missed occasions change nothing, and neither does
-another controller taking over.
+`Memory`, which only makes an automatic failback and the replacement of a witness wait, and which may be
+forgotten: a controller that was restarted counts the delay anew. So doubled, late and missed occasions
+change nothing, and neither does another controller taking over.
 
 Of one object's problem its neighbours feel nothing: whatever is expected to be wrong is a value, and a
 broken invariant in one object's decision is caught, told and counted as a `Problem`.
@@ -13,43 +13,38 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from vipapi import conditions
 from vipapi.election import Facts, elect
 from vipapi.resources import FINALIZER
-from vipcontroller import domains, releases, switchovers, virtualips
+from vipcontroller import domains, electorate, releases, switchovers, virtualips
 from vipcontroller.claims import judge
 from vipcontroller.observation import View, view
 from vipcontroller.sheets import gather, might_improve
-from vipcontroller.world import Problem, World, holdings
+from vipcontroller.world import Moment, Problem, World, holdings
 from vipcontroller.writes import FinalizerWrite, SecretWrite, StatusWrite, Write
 
 if TYPE_CHECKING:
-    import datetime as dt
-
     from vipapi.election import Candidate, Election
     from vipapi.resources import FailoverDomain, Switchover, VirtualIP
 
 SETTLE_S = 3.0
 """How long a first choice waits for keepers that have just learned of the address or of their domain."""
 
-_NOWHERE = View(frozenset(), {}, is_quorate=False)
+_NOWHERE = View()
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """Since when, by VirtualIP UID and node, a node has beaten the owner."""
+    """Since when a node has beaten the owner, by VirtualIP UID and node, and a witness has been silent.
+
+    The second is by FailoverDomain UID and node.
+    """
 
     better: Mapping[str, Mapping[str, float]] = {}
-
-
-class Moment(NamedTuple):
-    """Now: `wall` for what is written, `tick` (seconds on a clock that only grows) for what is waited for."""
-
-    wall: dt.datetime
-    tick: float
+    silent: Mapping[str, Mapping[str, float]] = {}
 
 
 class Decisions(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +66,7 @@ def reconcile(world: World, memory: Memory, now: Moment) -> Decisions:
     look.orphans()
     return Decisions(
         writes=tuple(look.writes),
-        memory=Memory(look.better),
+        memory=Memory(look.better, look.silent),
         due=min(look.dues, default=None),
         problems=(*world.problems, *look.problems),
     )
@@ -86,6 +81,7 @@ class _Look:
         self.now = now
         self.writes: list[Write] = [SecretWrite(name) for name in sorted(_secrets(world))]
         self.better: dict[str, Mapping[str, float]] = {}
+        self.silent: dict[str, Mapping[str, float]] = {}
         self.dues: list[float] = []
         self.problems: list[Problem] = []
         self.views = {domain.metadata.name: view(world, domain) for domain in world.domains.values()}
@@ -113,7 +109,14 @@ class _Look:
 
     def domain(self, domain: FailoverDomain) -> None:
         """Decide one FailoverDomain."""
-        write = domains.decide(domain, self.world, self.views[domain.metadata.name], self.now.wall)
+        uid, view_ = domain.metadata.uid, self.views[domain.metadata.name]
+        silent = self.memory.silent.get(uid, {})
+        outcome = electorate.decide(domain, self.world, view_, silent, self.now)
+        if outcome.silent:
+            self.silent[uid] = outcome.silent
+        if outcome.due is not None:
+            self.dues.append(outcome.due)
+        write = domains.decide(domain, self.world, view_, outcome, self.now.wall)
         if write is not None:
             self.writes.append(write)
 
@@ -239,7 +242,7 @@ class _Look:
         if FINALIZER not in virtual_ip.metadata.finalizers:
             return
         hindrance = releases.hindrance(
-            virtual_ip, holdings=findings.holdings, alive=view_.alive, observed=findings.observed
+            virtual_ip, holdings=findings.holdings, view=view_, observed=findings.observed
         )
         if hindrance is not None:
             self._write(findings._replace(hindrance=hindrance))

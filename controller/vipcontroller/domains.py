@@ -1,9 +1,8 @@
-"""What is said and decided about a FailoverDomain: its members, its witnesses, whether it is quorate.
+"""What is said about a FailoverDomain: its members, its witnesses, whether it is quorate.
 
-Members follow the nodes; witnesses are chosen once, as soon as exactly as many nodes as asked for have
-keepers that told their heartbeat address. Writing them is a compare-and-swap like every other write.
-A domain whose keepers run a witness configuration that its own status does not know (a restored etcd,
-a status wiped by hand) gets no new one: two sets of witnesses for one domain is what must never be.
+The witnesses themselves are decided elsewhere (`electorate`); writing them is a compare-and-swap like
+every other write, so of two controllers one makes each step. `Quorate` tells of the configuration that
+the keepers have had time to hear of, the one before this write.
 """
 
 from __future__ import annotations
@@ -11,27 +10,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from vipapi import conditions, effective
-from vipapi.candidates import members
 from vipapi.conditions import Condition, Reason
-from vipapi.resources import DomainNode, FailoverDomainStatus
-from vipcontroller.observation import majority
-from vipcontroller.witnesses import FIRST_EPOCH, ZONE_LABEL, Voter, choose, config_hash
+from vipapi.configuration import API_SERVER
+from vipapi.resources import DomainNode, FailoverDomainStatus, configuration_of, with_configuration
+from vipcontroller.electorate import FIRST_CHOICE_S
+from vipcontroller.observation import spoken
 from vipcontroller.writes import StatusWrite, Telling
 
 if TYPE_CHECKING:
     import datetime as dt
 
     from vipapi.conditions import Status
+    from vipapi.configuration import Configuration, WitnessSet
     from vipapi.resources import FailoverDomain, FailoverDomainEffective
+    from vipcontroller.electorate import Outcome
     from vipcontroller.observation import View
     from vipcontroller.world import World
-
-
-class _Configuration(NamedTuple):
-    epoch: int = 0
-    config_hash: str = ""
-    witnesses: tuple[DomainNode, ...] = ()
-    objection: str = ""
 
 
 class _Quorum(NamedTuple):
@@ -40,91 +34,60 @@ class _Quorum(NamedTuple):
     message: str
 
 
-def decide(domain: FailoverDomain, world: World, view: View, now: dt.datetime) -> StatusWrite | None:
+def decide(
+    domain: FailoverDomain, world: World, view: View, outcome: Outcome, now: dt.datetime
+) -> StatusWrite | None:
     """Return the domain's new status if it differs."""
     before = domain.status
-    configuration = _configure(domain, world)
     values, wrong = _effective(domain)
-    quorum = _quorum(domain, world, view, configuration)
-    is_ready = quorum.status == "True" and not wrong
-    missing = domain.spec.key.secret_name in world.missing_secrets
+    quorum = _quorum(domain, world, view, outcome)
+    ready, is_missing = quorum, domain.spec.key.secret_name in world.missing_secrets
     if wrong:
         ready = _Quorum("False", Reason.INVALID_SPEC, wrong)
-    elif missing:
+    elif outcome.objection is not None:
+        ready = _Quorum("False", *outcome.objection)
+    elif is_missing:
         message = (
             f"the Secret {domain.spec.key.secret_name!r} with the heartbeat key is missing and is being made"
         )
         ready = _Quorum("False", Reason.SECRET_NOT_FOUND, message)
-    else:
-        ready = quorum
     generation = domain.metadata.generation
 
     def condition(kind: str, status: Status, reason: str, message: str) -> Condition:
         return Condition(kind, status, reason, message, now, generation)
 
     listed = [condition("Ready", *ready), condition("Quorate", *quorum)]
-    if wrong or configuration.objection:
+    change = _change(outcome)
+    if wrong or outcome.objection is not None:
         listed.append(condition("Stalled", "True", ready.reason, ready.message))
-    elif not is_ready or missing:
+    elif ready.status != "True":
         listed.append(condition("Reconciling", "True", ready.reason, ready.message))
-    after = FailoverDomainStatus(
-        observed_generation=generation,
-        epoch=configuration.epoch,
-        config_hash=configuration.config_hash,
-        witnesses=configuration.witnesses,
-        members=_members(domain, world),
-        effective=values,
-        conditions=conditions.merge(before.conditions, listed),
+    elif change:
+        listed.append(condition("Reconciling", "True", Reason.WITNESSES_CHANGING, change))
+    after = with_configuration(
+        FailoverDomainStatus(
+            observed_generation=generation,
+            members=tuple(DomainNode(member.node, member.address) for member in outcome.members),
+            effective=values,
+            conditions=conditions.merge(before.conditions, listed),
+        ),
+        outcome.configuration,
     )
     if after == before:
         return None
-    tellings = _tellings(before, after)
+    tellings = _tellings(domain, after, outcome)
     return StatusWrite(kind="FailoverDomain", metadata=domain.metadata, status=after, tellings=tellings)
 
 
-def _members(domain: FailoverDomain, world: World) -> tuple[DomainNode, ...]:
-    found = []
-    for node in members(domain.spec, world.nodes.values()):
-        report = world.domain_report(node.metadata.name, domain)
-        if report is not None and report.heartbeat_address and not node.metadata.is_deleting:
-            found.append(DomainNode(node.metadata.name, report.heartbeat_address))
-    return tuple(found)
-
-
-def _configure(domain: FailoverDomain, world: World) -> _Configuration:
-    """Keep the witnesses that there are, or choose them."""
-    status, uid = domain.status, domain.metadata.uid
-    if status.epoch:
-        return _Configuration(status.epoch, status.config_hash, status.witnesses)
-    selector = domain.spec.witnesses.node_selector
-    labels = {name: node.metadata.labels for name, node in world.nodes.items()}
-    voters = [
-        Voter(member, labels[member.node_name].get(ZONE_LABEL, ""))
-        for member in _members(domain, world)
-        if selector.matches(labels[member.node_name])
-    ]
-    chosen = choose(uid, voters, domain.spec.witnesses.count)
-    running = _running(domain, world)
-    if chosen is None:
-        return _Configuration(objection=_unknown(domain) if running else "")
-    fingerprint = config_hash(uid, FIRST_EPOCH, chosen)
-    if running - {(FIRST_EPOCH, fingerprint)}:
-        return _Configuration(objection=_unknown(domain))
-    return _Configuration(FIRST_EPOCH, fingerprint, chosen)
-
-
-def _running(domain: FailoverDomain, world: World) -> set[tuple[int, str]]:
-    """Return the witness configurations that keepers of this very domain say they run."""
-    reports = (world.domain_report(name, domain) for name in world.vip_nodes)
-    return {(report.epoch, report.config_hash) for report in reports if report is not None and report.epoch}
-
-
-def _unknown(domain: FailoverDomain) -> str:
-    return (
-        "the keepers run a witness configuration that this object does not know (was etcd restored?): "
-        f"stop the node-agents of domain {domain.metadata.name!r} for ten seconds, remove their "
-        "/var/lib/vipkeeper and delete their VIPNodes"
-    )
+def _change(outcome: Outcome) -> str:
+    """Return how far a change of the witnesses has come; nothing without one."""
+    configuration = outcome.configuration
+    if configuration.former is None:
+        return f"the witnesses are to change; waiting for {outcome.awaits}" if outcome.awaits else ""
+    names = _listed(configuration.former), _listed(configuration.witnesses)
+    step = "3 of 4 (sealing)" if configuration.is_sealing else "2 of 4 (joining)"
+    waiting = f"; waiting for {outcome.awaits}" if outcome.awaits else ""
+    return f"the witnesses change from {names[0]} to {names[1]}, step {step}{waiting}"
 
 
 def _effective(domain: FailoverDomain) -> tuple[FailoverDomainEffective | None, str]:
@@ -134,42 +97,113 @@ def _effective(domain: FailoverDomain) -> tuple[FailoverDomainEffective | None, 
         return None, f"spec.timing: {error}"
 
 
-def _quorum(domain: FailoverDomain, world: World, view: View, configuration: _Configuration) -> _Quorum:
-    if configuration.objection:
-        return _Quorum("False", Reason.QUORUM_LOST, configuration.objection)
-    if not configuration.epoch:
-        count, there = domain.spec.witnesses.count, len(_members(domain, world))
+def _quorum(domain: FailoverDomain, world: World, view: View, outcome: Outcome) -> _Quorum:
+    if outcome.objection is not None and outcome.objection.reason == Reason.QUORUM_LOST:
+        return _Quorum("False", *outcome.objection)
+    if not outcome.configuration.epoch:
         message = (
-            f"{count} witnesses are needed and {there} nodes of the domain have a keeper that reported: "
-            "run the node-agent on more nodes, check `nodeSelector` and `witnesses.nodeSelector`, or ask for "
-            "fewer witnesses"
+            f"{domain.spec.witnesses.count} witnesses are wanted and {len(outcome.members)} nodes of the "
+            f"domain have a keeper that reported; after {FIRST_CHOICE_S:g} s fewer will do: run the "
+            "node-agent on more nodes, and check `nodeSelector` and `witnesses.nodeSelector`"
         )
         return _Quorum("False", Reason.TOO_FEW_WITNESSES, message)
     if not domain.status.epoch:
         return _Quorum("Unknown", Reason.PROGRESSING, "the witnesses were chosen and are being told")
-    names = [witness.node_name for witness in configuration.witnesses]
-    silent = sorted(set(names) - view.alive)
+    configuration = configuration_of(domain.status)
+    names = [member.node for member in configuration.members]
+    silent = [name for name in names if name not in view.alive]
+    unheard = f"; not heard: {', '.join(silent)}" if silent else ""
     if view.is_quorate:
-        message = f"{len(names) - len(silent)} of {len(names)} witnesses are there"
-        return _Quorum(
-            "True", Reason.QUORATE, message + (f"; not heard: {', '.join(silent)}" if silent else "")
-        )
-    message = (
-        f"not heard: {', '.join(silent)}; {majority(len(names))} of {len(names)} witnesses are needed: "
-        "bring their nodes and node-agents back, and check that UDP passes between the nodes"
+        message = f"{len(names) - len(silent)} of {len(names)} witnesses are there{unheard}"
+        return _Quorum("True", Reason.QUORATE, message + _lack(domain, outcome))
+    needed = " and of ".join(
+        ", ".join(sorted(spoken(voter) for voter in quorum)) for quorum in configuration.quorums
     )
-    return _Quorum("False", Reason.QUORUM_LOST, message)
+    message = (
+        f"there is no majority of {needed}{unheard}: bring their nodes and node-agents back, and check that "
+        "UDP passes between the nodes"
+    )
+    return _Quorum("False", Reason.QUORUM_LOST, message + _held(domain, world))
 
 
-def _tellings(before: FailoverDomainStatus, after: FailoverDomainStatus) -> tuple[Telling, ...]:
-    tellings = []
-    if after.epoch and not before.epoch:
-        names = ", ".join(witness.node_name for witness in after.witnesses)
-        note = f"Chose the witnesses {names}"
-        tellings.append(Telling(type="Normal", action="ChooseWitnesses", reason="WitnessesChosen", note=note))
+def _lack(domain: FailoverDomain, outcome: Outcome) -> str:
+    """Return what more nodes, or the API server's vote, would make better."""
+    spec, witnesses = domain.spec.witnesses, outcome.configuration.witnesses
+    if witnesses.has_api_vote:
+        return "; the API server votes where one is lost"
+    if len(witnesses.names) >= spec.count:
+        return ""
+    lack = f"; {spec.count} are wanted: run the node-agent on more nodes"
+    if len(witnesses.names) > 1:
+        return lack
+    if not spec.api_server:
+        lack += ", or let the API server vote with two (`witnesses.apiServer`)"
+    return f"{lack}; until then the loss of {_listed(witnesses)} is an outage, that of another node is not"
+
+
+def _held(domain: FailoverDomain, world: World) -> str:
+    """Return what becomes of the addresses that are held without a quorum."""
+    held = [
+        virtual_ip.metadata.name
+        for virtual_ip in world.virtual_ips
+        if virtual_ip.spec.domain == domain.metadata.name and virtual_ip.spec.on_quorum_loss == "Hold"
+    ]
+    if not held:
+        return ""
+    return (
+        f"; addresses are released, but by `onQuorumLoss: Hold` those of {', '.join(held)} stay with a "
+        "candidate that hears no other witness, and two that are cut off from each other may both have them"
+    )
+
+
+def _listed(witnesses: WitnessSet) -> str:
+    return ", ".join(
+        spoken(name) for name in sorted(witnesses.names, key=lambda name: (name == API_SERVER, name))
+    )
+
+
+def _tellings(domain: FailoverDomain, after: FailoverDomainStatus, outcome: Outcome) -> tuple[Telling, ...]:
+    before = domain.status
+    tellings = _told_of_witnesses(configuration_of(before), outcome)
     was, quorum = conditions.find(before.conditions, "Quorate"), conditions.find(after.conditions, "Quorate")
     assert quorum is not None
     if quorum.reason == Reason.QUORUM_LOST and (was is None or was.reason != quorum.reason):
         note = f"Lost the quorum: {quorum.message}"
         tellings.append(Telling(type="Warning", action="Observe", reason=quorum.reason, note=note))
+    stalled = conditions.find(after.conditions, "Stalled")
+    told = conditions.find(before.conditions, "Stalled")
+    if stalled is not None and stalled.reason == Reason.EPOCH_CONFLICT and told is None:
+        tellings.append(
+            Telling(type="Warning", action="Observe", reason=stalled.reason, note=stalled.message)
+        )
     return tuple(tellings)
+
+
+def _told_of_witnesses(before: Configuration, outcome: Outcome) -> list[Telling]:
+    """Return the Events that a step of the configuration is worth."""
+    after = outcome.configuration
+    if (after.epoch, after.hash) == (before.epoch, before.hash):
+        return []
+    names = _listed(after.witnesses)
+
+    def telling(reason: str, action: str, note: str) -> Telling:
+        return Telling(type="Normal", action=action, reason=reason, note=note)
+
+    if outcome.is_adopted:
+        note = f"Adopted epoch {after.epoch} with the witnesses {names}, which their keepers run"
+        return [telling("WitnessesAdopted", "AdoptWitnesses", note)]
+    if not before.epoch:
+        return [telling("WitnessesChosen", "ChooseWitnesses", f"Chose the witnesses {names}")]
+    if after.former is None:
+        note = f"Changed the witnesses to {names} with epoch {after.epoch}"
+        return [telling("WitnessesChanged", "ChangeWitnesses", note)]
+    if after.is_sealing:
+        return []
+    leaving = sorted(before.witnesses.names - after.witnesses.names - {API_SERVER})
+    found = [
+        telling("WitnessReplaced", "ReplaceWitness", f"Replacing the witness {name}: {outcome.lost[name]}")
+        for name in leaving
+        if name in outcome.lost
+    ]
+    note = f"Changing the witnesses from {_listed(after.former)} to {names}, from epoch {after.epoch} on"
+    return [*found, telling("WitnessesChanging", "ChangeWitnesses", note)]

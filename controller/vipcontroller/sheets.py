@@ -40,7 +40,7 @@ def gather(
 ) -> tuple[Candidate, ...]:
     """Return a sheet for each node that the VirtualIP's spec means."""
     return tuple(
-        _sheet(nominee, virtual_ip, world, view=view, holding=holdings.get(nominee.node), loads=loads)
+        _sheet(nominee, virtual_ip, domain, world, view=view, holding=holdings.get(nominee.node), loads=loads)
         for nominee in nominate(virtual_ip.spec, domain.spec, world.nodes.values())
     )
 
@@ -60,6 +60,7 @@ def might_improve(candidates: Sequence[Candidate], checks: Sequence[HealthCheck]
 def _sheet(
     nominee: Nominee,
     virtual_ip: VirtualIP,
+    domain: FailoverDomain,
     world: World,
     *,
     view: View,
@@ -67,6 +68,7 @@ def _sheet(
     loads: Mapping[str, int],
 ) -> Candidate:
     node, vip_node = world.nodes.get(nominee.node), world.vip_nodes.get(nominee.node)
+    report = world.domain_report(nominee.node, domain)
     return Candidate(
         node=nominee.node,
         priority=nominee.priority,
@@ -79,6 +81,7 @@ def _sheet(
         is_alive=nominee.node in view.alive,
         is_witness_only=vip_node is not None and vip_node.status.candidacy == "WitnessOnly",
         is_cordoned=node is not None and node.is_cordoned,
+        is_sound=report is None or report.is_sound,
         fitness=None if holding is None else holding.fitness,
         reason="" if holding is None else holding.reason,
         message="" if holding is None else holding.message,

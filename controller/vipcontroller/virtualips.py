@@ -211,6 +211,8 @@ def _owned(findings: Findings) -> _Finding:
     if findings.verdict.is_accepted and not findings.is_quorate:
         domain = findings.virtual_ip.spec.domain
         message = f"FailoverDomain {domain!r} is not quorate: see its conditions"
+        if findings.virtual_ip.spec.on_quorum_loss == "Hold":
+            message += "; by `onQuorumLoss: Hold` a candidate that hears no other witness keeps the addresses"
         return _Finding("False", Reason.DOMAIN_NOT_QUORATE, message)
     if findings.candidates and not any(candidate.is_eligible for candidate in findings.candidates):
         message = "no candidate can hold the addresses now; `status.candidates` says why"

@@ -7,7 +7,7 @@ must not be given to somebody else. It stands there with what could be read, and
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -15,9 +15,18 @@ from vipapi import resources
 from vipapi.resources import FailoverDomain, Node, ObjectMeta, Switchover, VIPNode, VirtualIP, VirtualIPSpec
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from vipapi.nodestatus import DomainStatus, HoldingStatus
 
 Kind = TypeVar("Kind", FailoverDomain, Switchover, VIPNode, Node)
+
+
+class Moment(NamedTuple):
+    """Now: `wall` for what is written, `tick` (seconds on a clock that only grows) for what is waited for."""
+
+    wall: dt.datetime
+    tick: float
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -47,6 +56,11 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
             return None
         reports = (report for report in vip_node.status.domains if report.uid == domain.metadata.uid)
         return next(reports, None)
+
+    def reports(self, domain: FailoverDomain) -> Mapping[str, DomainStatus]:
+        """What every node reports of exactly this domain, by node."""
+        found = ((node, self.domain_report(node, domain)) for node in sorted(self.vip_nodes))
+        return {node: report for node, report in found if report is not None}
 
     def lacking(self, secrets: frozenset[str]) -> World:
         """The same world, in which these Secrets do not exist."""
