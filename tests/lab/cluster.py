@@ -11,6 +11,7 @@ address of the caller's own network namespace.
 
 from __future__ import annotations
 
+import os
 import shutil
 import string
 import sys
@@ -128,6 +129,14 @@ class Lab:
         shutil.copytree(node.folder / "state", twin.folder / "state")
         start_responder(twin)
         return twin
+
+    def remove_twin(self, twin: Host) -> None:
+        """Kill a clone and wipe its disk."""
+        twin.kill_everything()
+        self.segment.remove(twin)
+        del self.segment.hosts[twin.name]
+        os.close(twin.network)
+        shutil.rmtree(twin.folder)
 
     def close(self) -> None:
         """End everything."""

@@ -142,7 +142,13 @@ class Stage:
     def rest(self, *virtual_ips: str) -> None:
         """Wait until VirtualIPs are held, with every node of the lab fit to take them over."""
         for name in virtual_ips:
-            self.wait_until(f"{name} at rest", partial(self._is_at_rest, name))
+            try:
+                self.wait_until(f"{name} at rest", partial(self._is_at_rest, name))
+            except NotReadyError as failure:
+                answerer = self._newest_answerer(name)
+                raise NotReadyError(
+                    f"{failure}: {answerer} answers; the status is {self.status(name)}"
+                ) from failure
 
     def act(
         self,
