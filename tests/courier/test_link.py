@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from vipapi import nodestatus
+from vipapi import link as lines
+from vipapi.link import Vote, Votes, VotesWanted, VoteWanted
 from vipapi.nodestatus import Report
 from vipcourier import link as link_module
 from vipcourier.link import Link
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 def report(incarnation: int) -> Report:
     return Report(node="a", version="0.1.0", incarnation=incarnation)
+
+
+def votes(until_ns: int) -> Votes:
+    return Votes((Vote("uid", until_ns, term_floor=0, term_ceiling=1000, transitions=1),))
 
 
 class Keeper:
@@ -65,11 +70,13 @@ class Ends:
     def __init__(self, path: Path) -> None:
         self.keeper = Keeper(path)
         self.reports: list[int] = []
+        self.wanted: list[VotesWanted] = []
         self.absences: list[str | None] = []
         self.bad_lines = 0
         self.link = Link(
             path,
             on_report=lambda found: self.reports.append(found.incarnation),
+            on_wanted=self.wanted.append,
             on_absence=self.absences.append,
             on_bad_line=self._count,
         )
@@ -133,14 +140,52 @@ def test_reports_arrive_in_order(tmp_path: Path) -> None:
             await both.keeper.start()
             await until(lambda: bool(both.keeper.writers))
             for number in range(200):
-                both.keeper.send(nodestatus.encode(report(number)))
+                both.keeper.send(lines.encode(report(number)))
             await until(lambda: len(both.reports) == 200)
             assert both.reports == list(range(200))
 
     asyncio.run(story())
 
 
-def test_a_line_that_is_no_report_is_dropped_alone(tmp_path: Path) -> None:
+def test_votes_are_asked_for_and_told_between_plans_and_reports(tmp_path: Path) -> None:
+    wanted = VotesWanted((VoteWanted("uid", "default", "a_1", term_ceiling=1000),))
+
+    async def story() -> None:
+        async with ends(tmp_path) as both:
+            await both.keeper.start()
+            await until(lambda: bool(both.keeper.writers))
+            for line in (report(1), wanted, VotesWanted(), report(2)):
+                both.keeper.send(lines.encode(line))
+            await until(lambda: both.reports == [1, 2])
+            assert both.wanted == [wanted, VotesWanted()]
+            both.link.offer(b"plan")
+            both.link.tell(votes(1))
+            both.link.tell(votes(2))
+            await until(lambda: both.keeper.lines == [lines.encode(votes(2)), b"plan"])
+            both.link.tell(votes(3))
+            await until(lambda: both.keeper.lines[2:] == [lines.encode(votes(3))])
+
+    asyncio.run(story())
+
+
+def test_votes_are_told_to_the_keeper_that_was_there_and_to_no_other(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with ends(tmp_path) as both:
+            both.link.offer(b"plan")
+            await until(lambda: bool(both.absences))
+            both.link.tell(votes(1))
+            await both.keeper.start()
+            await until(lambda: both.keeper.lines == [b"plan"])
+            both.link.tell(votes(2))
+            await until(lambda: both.keeper.lines == [b"plan", lines.encode(votes(2))])
+            await both.keeper.stop()
+            await both.keeper.start()
+            await until(lambda: both.keeper.lines[2:] == [b"plan"])
+
+    asyncio.run(story())
+
+
+def test_a_line_that_no_keeper_says_is_dropped_alone(tmp_path: Path) -> None:
     async def story() -> None:
         async with ends(tmp_path) as both:
             await both.keeper.start()
@@ -150,13 +195,14 @@ def test_a_line_that_is_no_report_is_dropped_alone(tmp_path: Path) -> None:
                 b"{",
                 b"[]",
                 b'{"node": 1}',
+                lines.encode(votes(1)),
                 b"\xff\xfe\x00",
-                nodestatus.encode(report(1))[:-9],
+                lines.encode(report(1))[:-9],
             ):
                 both.keeper.send(line)
-            both.keeper.send(nodestatus.encode(report(2)))
+            both.keeper.send(lines.encode(report(2)))
             await until(lambda: both.reports == [2])
-            assert both.bad_lines == 6
+            assert both.bad_lines == 7
             assert len(both.keeper.writers) == 1
 
     asyncio.run(story())
@@ -173,7 +219,7 @@ def test_a_line_without_end_ends_the_connection_and_no_more(
             await until(lambda: bool(both.keeper.writers))
             both.keeper.send(b"x" * (1 << 18))
             await until(lambda: len(both.keeper.writers) == 2)
-            both.keeper.send(nodestatus.encode(report(7)))
+            both.keeper.send(lines.encode(report(7)))
             await until(lambda: both.reports == [7])
             assert both.bad_lines == 1
 

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vipapi import nodeplan
-from vipapi.nodeplan import CandidatePlan, Key, Member
+from vipapi.configuration import Configuration, Member, WitnessSet
+from vipapi.nodeplan import CandidatePlan, Key
+from vipapi.resources import FailoverDomainStatus, to_dict, with_configuration
 from vipcourier.planning import Document, Planned, Planner, Sources, read_keys
 
 KEY_1, KEY_2, KEY_3 = (bytes([n]) * 32 for n in (1, 2, 3))
@@ -32,10 +34,35 @@ def nodes(*names: str) -> list[Document]:
     return [{"nodeName": name, "address": f"192.0.2.{ord(name[0])}"} for name in names]
 
 
-def domain(name: str = "default", *, witnesses: tuple[str, ...] = (), **spec: Any) -> Document:
+def witness_set(names: str, *, has_api_vote: bool = False) -> WitnessSet:
+    return WitnessSet(tuple(Member(name, f"192.0.2.{ord(name)}") for name in names), has_api_vote)
+
+
+def configuration(
+    witnesses: str, *, epoch: int = 1, former: str = "", name: str = "default"
+) -> Configuration:
+    """Return a configuration as the controller writes it."""
+    found = Configuration(
+        epoch=epoch,
+        witnesses=witness_set(witnesses),
+        former=witness_set(former) if former else None,
+    )
+    return found.sealed(f"uid-{name}")
+
+
+def told(found: Configuration) -> Document:
+    """Return what a domain's status says of a configuration."""
+    status = to_dict(with_configuration(FailoverDomainStatus(), found))
+    status.pop("observedGeneration", None)
+    return status
+
+
+def domain(
+    name: str = "default", *, witnesses: str = "", former: str = "", epoch: int = 1, **spec: Any
+) -> Document:
     status: Document = {"observedGeneration": 1, "members": nodes("a", "b")}
     if witnesses:
-        status |= {"epoch": 1, "configHash": "hash", "witnesses": nodes(*witnesses)}
+        status |= told(configuration(witnesses, epoch=epoch, former=former, name=name))
     return {"metadata": meta(name), "spec": spec, "status": status}
 
 
@@ -91,20 +118,22 @@ def changed(document: Document, **more: Any) -> Document:
 
 
 @pytest.mark.parametrize(
-    ("name", "selector", "witnesses", "takes_part"),
+    ("name", "selector", "voters", "takes_part"),
     [
-        pytest.param("a", {}, (), True, id="an-empty-selector-takes-every-node"),
-        pytest.param("c", {"matchLabels": {"role": "edge"}}, (), True, id="selected"),
-        pytest.param("a", {"matchLabels": {"role": "edge"}}, (), False, id="not-selected"),
-        pytest.param("a", {"matchLabels": {"role": "edge"}}, ("a", "b", "c"), True, id="a-witness"),
-        pytest.param("unknown", {}, (), False, id="a-node-that-is-not-there"),
-        pytest.param("unknown", {}, ("unknown",), True, id="a-witness-whose-node-was-deleted"),
+        pytest.param("a", {}, ("", ""), True, id="an-empty-selector-takes-every-node"),
+        pytest.param("c", {"matchLabels": {"role": "edge"}}, ("", ""), True, id="selected"),
+        pytest.param("a", {"matchLabels": {"role": "edge"}}, ("", ""), False, id="not-selected"),
+        pytest.param("a", {"matchLabels": {"role": "edge"}}, ("abc", ""), True, id="a-witness"),
+        pytest.param("a", {"matchLabels": {"role": "edge"}}, ("bcd", "abc"), True, id="one-that-is-replaced"),
+        pytest.param("unknown", {}, ("", ""), False, id="a-node-that-is-not-there"),
+        pytest.param("u", {}, ("u", ""), True, id="a-witness-whose-node-was-deleted"),
     ],
 )
 def test_a_node_takes_part_where_it_is_selected_or_votes(
-    *, name: str, selector: Document, witnesses: tuple[str, ...], takes_part: bool
+    *, name: str, selector: Document, voters: tuple[str, str], takes_part: bool
 ) -> None:
-    sources = world(domains=[domain(nodeSelector=selector, witnesses=witnesses)])
+    witnesses, former = voters
+    sources = world(domains=[domain(nodeSelector=selector, witnesses=witnesses, former=former)])
     assert bool(plan(sources, name).plan.domains) is takes_part
 
 
@@ -128,7 +157,7 @@ def test_candidates_are_resolved(candidates: list[Document], expected: list[tupl
 
 def test_a_candidate_outside_the_domain_is_none() -> None:
     sources = world(
-        domains=[domain(nodeSelector={"matchLabels": {"role": "edge"}}, witnesses=("a",))],
+        domains=[domain(nodeSelector={"matchLabels": {"role": "edge"}}, witnesses="a")],
         virtual_ips=[vip(candidates=[{"nodeName": "a"}, {"nodeName": "c"}])],
     )
     (found,) = plan(sources).plan.domains[0].virtual_ips
@@ -137,11 +166,11 @@ def test_a_candidate_outside_the_domain_is_none() -> None:
 
 def test_a_domain_is_told_as_its_status_has_it() -> None:
     spec: Document = {"heartbeat": {"interface": "eth1", "port": 7000}, "profile": "Fast"}
-    told = plan(world(domains=[domain(witnesses=("c", "a", "b"), **spec)])).plan
-    assert told.node_addresses == ("192.0.2.1",)
-    (found,) = told.domains
-    assert (found.uid, found.epoch, found.config_hash) == ("uid-default", 1, "hash")
-    assert found.witnesses == tuple(Member(name, f"192.0.2.{ord(name)}") for name in "abc")
+    planned = plan(world(domains=[domain(witnesses="cab", former="abd", epoch=5, **spec)])).plan
+    assert planned.node_addresses == ("192.0.2.1",)
+    (found,) = planned.domains
+    assert found.uid == "uid-default"
+    assert found.configuration == configuration("cab", former="abd", epoch=5)
     assert found.members == tuple(Member(name, f"192.0.2.{ord(name)}") for name in "ab")
     assert (found.port, found.heartbeat_interface, found.timing.lease_ms) == (7000, "eth1", 250)
     assert found.keys == (Key(1, KEY_1),)
@@ -182,6 +211,55 @@ def test_a_virtual_ip_is_told_with_its_standing_order() -> None:
 )
 def test_only_what_may_be_held_is_planned(document: Document, expected: list[str]) -> None:
     assert names(plan(world(virtual_ips=[document]))) == expected
+
+
+def test_what_is_being_deleted_is_told_by_its_uid_to_the_nodes_of_its_domain() -> None:
+    def going(name: str, **spec: Any) -> Document:
+        return {**vip(name, **spec), "metadata": meta(name, deletionTimestamp="2026-01-01T00:00:00Z")}
+
+    virtual_ips = [
+        vip("stays"),
+        going("web"),
+        going("db"),
+        going("other", domain="second"),
+        going("unreadable", healthChecks="none"),
+        {**going("refused"), "status": {"conditions": [accepted("False")]}},
+    ]
+    planned = plan(world(virtual_ips=virtual_ips, domains=[domain(), domain("second")])).plan
+    assert {found.name: found.deleted for found in planned.domains} == {
+        "default": ("uid-db", "uid-refused", "uid-unreadable", "uid-web"),
+        "second": ("uid-other",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("gateway", "probe"),
+    [
+        pytest.param({}, "Auto", id="absent"),
+        pytest.param({"gateway": {}}, "Auto", id="empty"),
+        pytest.param({"gateway": {"probe": "Off"}}, "Off", id="off"),
+        pytest.param({"gateway": {"onUnreachable": "Ignore"}}, "Off", id="what-is-ignored-is-not-probed"),
+    ],
+)
+def test_the_gateway_is_probed_where_its_answer_counts(gateway: Document, probe: str) -> None:
+    (found,) = plan(world(domains=[domain(**gateway)])).plan.domains
+    assert found.gateway_probe == probe
+
+
+@pytest.mark.parametrize(
+    ("spec", "is_held_alone"),
+    [
+        pytest.param(
+            {"onQuorumLoss": "Hold", "candidates": [{"nodeName": "a"}, {"nodeName": "b"}]}, True, id="two"
+        ),
+        pytest.param({"onQuorumLoss": "Hold"}, False, id="three-candidates"),
+        pytest.param({"onQuorumLoss": "Hold", "candidates": [{"nodeName": "a"}]}, False, id="one-candidate"),
+        pytest.param({"candidates": [{"nodeName": "a"}, {"nodeName": "b"}]}, False, id="release-by-default"),
+    ],
+)
+def test_only_one_of_two_candidates_may_hold_alone(*, spec: Document, is_held_alone: bool) -> None:
+    (found,) = plan(world(virtual_ips=[vip(**spec)])).plan.domains[0].virtual_ips
+    assert found.is_held_alone is is_held_alone
 
 
 @pytest.mark.parametrize(
@@ -286,6 +364,55 @@ def test_a_status_wiped_by_hand_lets_nothing_go() -> None:
     assert names(planner.plan(world(virtual_ips=[wiped]))) == ["web"]
     refused = changed(wiped, status={"conditions": [accepted("False")]})
     assert names(planner.plan(world(virtual_ips=[refused]))) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        pytest.param({}, "shows epoch 0, and epoch 5 was there before", id="wiped"),
+        pytest.param({"epoch": "five"}, "FailoverDomain default: ", id="unreadable"),
+        pytest.param(told(configuration("bcd", epoch=4)), "shows epoch 4, and epoch 5", id="older"),
+        pytest.param(
+            {**told(configuration("abc", epoch=5)), "witnesses": nodes("a", "b", "d")},
+            "is not the one that its hash names",
+            id="edited-by-hand",
+        ),
+        pytest.param(
+            {**told(configuration("abc", epoch=9)), "configHash": ""},
+            "is not the one that its hash names",
+            id="newer-without-its-hash",
+        ),
+    ],
+)
+def test_a_configuration_never_goes_back(status: Document, said: str) -> None:
+    planner = Planner("a")
+    first = domain(witnesses="abc", epoch=5)
+    good = planner.plan(world(domains=[first]))
+    broken = {**changed(first), "status": status}
+    planned = planner.plan(world(domains=[broken]))
+    assert planned.plan == good.plan
+    assert any(said in problem for problem in planned.problems)
+    mended = changed(broken, status={**told(configuration("bcd", epoch=6)), "members": nodes("b")})
+    (found,) = planner.plan(world(domains=[mended])).plan.domains
+    assert found.configuration == configuration("bcd", epoch=6)
+    assert [member.node for member in found.members] == ["b"]
+
+
+def test_a_node_that_took_part_as_a_witness_does_so_when_the_status_is_wiped() -> None:
+    planner = Planner("a")
+    first = domain(witnesses="abc", nodeSelector={"matchLabels": {"role": "edge"}})
+    good = planner.plan(world(domains=[first]))
+    assert good.plan.domains
+    assert planner.plan(world(domains=[{**changed(first), "status": {}}])).plan == good.plan
+
+
+def test_a_configuration_of_another_domain_of_the_same_name_is_none() -> None:
+    planner = Planner("a")
+    planner.plan(world(domains=[domain(witnesses="abc", epoch=5)]))
+    anew = domain()
+    anew["metadata"]["uid"] = "uid-anew"
+    (found,) = planner.plan(world(domains=[anew])).plan.domains
+    assert found.configuration == Configuration()
 
 
 @pytest.mark.parametrize("secrets", [[], [secret(k1=b"short")]], ids=["deleted", "damaged"])

@@ -320,6 +320,7 @@ class Faults:
     slow: float
     pause: float
     restart: float
+    whim: float
     deletion: float
 
 
@@ -350,7 +351,7 @@ class World:
         self._order = itertools.count()
         self._agenda: list[tuple[int, int, Callable[[], None]]] = []
         self.machines = [
-            Machine(name, draw.uniform(0.9, 1.1), draw.randrange(10**6 * S)) for name in "abcd"[:machines]
+            Machine(name, draw.choice([0.9, 1, 1.1]), draw.randrange(10**6 * S)) for name in "abcd"[:machines]
         ]
         for machine in self.machines:
             self._in(0, lambda machine=machine: self._turn(machine, machine.process))  # type: ignore[misc]
@@ -373,9 +374,9 @@ class World:
 
     def _way(self) -> int:
         """Return how long a message takes in one direction."""
-        return (
-            self.draw.randrange(5 * S) if self._chance(self.faults.slow) else self.draw.randrange(1, 50 * MS)
-        )
+        if self._chance(self.faults.slow):
+            return self.draw.randrange(self.draw.choice([PATIENCE_NS, 5 * S]))
+        return self.draw.randrange(1, 50 * MS)
 
     def _turn(self, machine: Machine, process: int) -> None:
         """Let a machine look what is due, and do it."""
@@ -388,7 +389,7 @@ class World:
             machine.claim = Claim(NAME)
             self._next(machine, self._pause())
             return
-        if self._chance(0.02 if self.faults.pause else 0):
+        if self._chance(self.faults.whim):
             machine.wants = not machine.wants
         machine.ceiling += self.draw.choice([0, 0, 0, 500])
         if not machine.wants:
@@ -459,9 +460,10 @@ class World:
 def some_faults(draw: random.Random, *, deletion: float = 0.0) -> Faults:
     return Faults(
         lost=draw.choice([0, 0.05, 0.2]),
-        slow=draw.choice([0, 0.05, 0.2]),
+        slow=draw.choice([0, 0.05, 0.5]),
         pause=draw.choice([0, 0.02, 0.1]),
         restart=draw.choice([0, 0.005, 0.02]),
+        whim=draw.choice([0, 0.02, 0.2]),
         deletion=deletion,
     )
 
@@ -511,7 +513,7 @@ def test_after_any_trouble_who_alone_wants_the_vote_gets_it_and_keeps_it(*, seed
     draw = random.Random(seed)
     world = World(draw, some_faults(draw, deletion=draw.choice([0, 0.05])), 3)
     world.run(20 * S)
-    world.faults = Faults(lost=0, slow=0, pause=0, restart=0, deletion=0)
+    world.faults = Faults(lost=0, slow=0, pause=0, restart=0, whim=0, deletion=0)
     for machine in world.machines:
         machine.wants = machine.node == "a"
     # What is still under way takes up to its pause and its way; then come the longest pause and the wait.
