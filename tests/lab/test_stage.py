@@ -17,6 +17,7 @@ from lab.stage import HEARTBEAT_SECRET, VERSION, Stage
 
 if TYPE_CHECKING:
     from lab.cluster import Lab
+    from lab.processes import Process
     from lab.topology import Host
 
 NODES = 2
@@ -115,14 +116,18 @@ def test_a_node_boots_with_an_empty_kernel_and_its_old_disk_though_there_is_no_a
     stage.rest("pair")
 
 
+def is_called(process: Process, name: str) -> bool:
+    return f"--node\0{name}\0" in Path(f"/proc/{process.child.pid}/cmdline").read_text()
+
+
 def test_a_clone_has_the_name_and_the_state_of_its_node_and_answers_for_itself(stage: Stage) -> None:
     node = next(each for each in stage.lab.nodes.values() if each is not stage.owner("pair"))
     twin = stage.clone(node)
     assert (twin.folder / "state" / "plan.json").exists()
     *_, keeper, courier = twin.processes
     for process in (keeper, courier):
+        stage.wait_until("its name", partial(is_called, process, node.name))
         assert process.is_alive
-        assert f"--node\0{node.name}\0" in Path(f"/proc/{process.child.pid}/cmdline").read_text()
     stage.lab.remove_twin(twin)
     assert not keeper.is_alive
     stage.rest("pair")
