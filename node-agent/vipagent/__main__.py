@@ -14,7 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
-from vipagent import metrics, realtime
+from vipagent import machine, metrics, realtime
 from vipagent.announcer import Announcer
 from vipagent.disk import Disk
 from vipagent.fence import Fence, FenceRefused
@@ -53,7 +53,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--state-dir",
         type=Path,
         default=Path("/var/lib/vipkeeper"),
-        help="plan and incarnation are kept here",
+        help="what must outlive the keeper is kept here",
     )
     parser.add_argument(
         "--socket", type=Path, default=Path("/run/vipkeeper/keeper.sock"), help="where the courier connects"
@@ -89,6 +89,7 @@ async def _run(options: argparse.Namespace) -> None:
         keeper = Keeper(
             name=options.node,
             version=__version__,
+            machine=machine.identity(),
             incarnation=incarnation,
             is_witness_only=options.witness_only,
             node=node,

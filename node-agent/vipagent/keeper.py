@@ -9,6 +9,10 @@ turns holds nothing for longer than a lease). Disk, name look-ups and metrics ha
 
 Effects are carried out in the order in which they come out of the lease. Closing is two steps: the
 fence at once, then unbinding in a task, and only then does the lease hear `closed` and release.
+
+A witness configuration may come with a plan or from a peer. Either way it is offered, kept on disk, and
+only then taken over; one that cannot be kept stays offered, is a problem in the report, and is tried
+again at every idle look. So is a plan. Votes of the API server come in between, and wait for no disk.
 """
 
 from __future__ import annotations
@@ -25,23 +29,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from vipagent import metrics, realtime
+from vipagent import epochs, health, lines, metrics, realtime
 from vipagent.access import heartbeat_address
 from vipagent.checks import Checks
 from vipagent.datagrams import LEAST_SECRET, DatagramRefused, domain_tag
 from vipagent.disk import PlanUnreadable
-from vipagent.effects import MILLISECOND, Close, Extend, Open, Phase, Send
-from vipagent.health import subjects
-from vipagent.seat import Seat, configuration_of
+from vipagent.effects import MILLISECOND, Adopt, Close, Extend, Open, Phase, Send
+from vipagent.memory import Memories
+from vipagent.seat import Seat
 from vipagent.socketserver import SocketServer
 from vipagent.standing import stand
 from vipagent.wire import Wire
-from vipapi import nodeplan, nodestatus
+from vipapi import nodeplan
 from vipapi.healthchecks import Link
+from vipapi.link import Votes, VotesWanted
 from vipapi.nodestatus import DomainStatus, HoldingStatus, Problem, Report, Takeover
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
     from pathlib import Path
 
     from vipagent.disk import Disk
@@ -59,6 +64,8 @@ _LATE_S: Final = 0.020
 _LOOK_S: Final = 0.1
 _GARBAGE_S: Final = 10.0
 _IDLE_LOOK_S: Final = 1.0
+_VOTES_LOOK_S: Final = 0.020
+_SLICE_S: Final = 0.002
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +81,15 @@ class _Seated:
 
     seat: Seat
     wire: Wire | None = None
-    kept_term_ceiling: int = 0
+    has_left: bool = False
+
+    def is_silent(self, node: str) -> bool:
+        """Whether this node has left the domain, votes there no more, and has let everything go."""
+        return (
+            self.has_left
+            and self.seat.lease.is_at_rest
+            and all(member.node != node for member in self.seat.configuration.members)
+        )
 
 
 class Keeper:
@@ -85,6 +100,7 @@ class Keeper:
         *,
         name: str,
         version: str,
+        machine: bytes,
         incarnation: int,
         is_witness_only: bool,
         node: Node,
@@ -94,6 +110,7 @@ class Keeper:
     ) -> None:
         self._name = name
         self._version = version
+        self._machine = machine
         self._incarnation = incarnation
         self._is_witness_only = is_witness_only
         self._node = node
@@ -103,9 +120,15 @@ class Keeper:
         self._loop = asyncio.get_running_loop()
         self._random = Random()
         self._plan = nodeplan.Plan(node=name)
-        self._plan_lock = asyncio.Lock()
+        self._plan_line = b""
+        self._offered_plan: tuple[lines.PlanOutline, bytes] | None = None
+        self._is_taking = False
         self._plan_problem: Problem | None = None
         self._domain_problems: tuple[Problem, ...] = ()
+        self._memories = Memories(disk)
+        self._has_gateway = False
+        self._votes_wanted = VotesWanted()
+        self._votes_timer: asyncio.TimerHandle | None = None
         self._seats: dict[str, _Seated] = {}
         self._wires: dict[tuple[IPAddress, int], Wire] = {}
         self._heartbeat_addresses: dict[str, str] = {}
@@ -126,6 +149,7 @@ class Keeper:
         self._loop.set_exception_handler(self._on_loop_error)
         plan = self._load_plan()
         await self._node.start_clean(vip for domain in plan.domains for vip in domain.virtual_ips)
+        await self._memories.settle(plan.domains, is_from_disk=True)
         self._apply(plan)
         await self._server.open()
         parts: list[asyncio.Future[None]] = [
@@ -155,8 +179,10 @@ class Keeper:
         except PlanUnreadable as unreadable:
             self._plan_problem = Problem("PlanUnreadable", str(unreadable))
         else:
-            if plan is None or plan.node == self._name:
-                return plan or self._plan
+            if plan is None:
+                return self._plan
+            if plan.node == self._name:
+                return plan
             message = f"the stored plan is for node {plan.node!r}, this is {self._name!r}: it is not used"
             self._plan_problem = Problem("PlanUnreadable", message)
         _log.error("%s", self._plan_problem.message)
@@ -184,84 +210,133 @@ class Keeper:
                 idle_look_at = self._loop.time() + _IDLE_LOOK_S
                 self._connect()
                 metrics.couriers.set(self._server.couriers)
-            await self._keep_terms()
+                self._take_offered_plan()
+                await self._take_over_configurations()
+                await self._keep_terms(tries_again=True)
+            await self._keep_terms(tries_again=False)
             if self._loop.time() >= collect_at:
                 realtime.collect_garbage()
                 collect_at = self._loop.time() + _GARBAGE_S
             self._report()
 
-    async def _keep_terms(self) -> None:
+    async def _keep_terms(self, *, tries_again: bool) -> None:
         """Keep on disk, off the renewal path, how high the witnesses' terms may go (rule 14a)."""
         for uid, seated in list(self._seats.items()):
-            witness = seated.seat.witness
-            if witness is None or witness.term_ceiling == seated.kept_term_ceiling:
-                continue
-            ceiling = witness.term_ceiling
-            try:
-                await asyncio.to_thread(self._disk.store_term_ceiling, uid, ceiling)
-            except OSError as error:
-                _log.warning("The terms of domain %s could not be kept (%s)", seated.seat.domain.name, error)
-                continue
-            seated.kept_term_ceiling = ceiling
-            witness.keep(ceiling)
+            ceiling = seated.seat.witness.term_ceiling
+            if await self._memories.keep_terms(uid, ceiling, tries_again=tries_again):
+                seated.seat.witness.keep(ceiling)
 
-    # Plan ----------------------------------------------------------------------------------------
+    # What the courier says -----------------------------------------------------------------------
 
     async def take_line(self, line: bytes) -> None:
-        """Take a plan from the courier: read it, keep it on disk, then act on it (rule 9)."""
-        async with self._plan_lock:
-            if self._is_stopping:
-                return
-            try:
-                plan = nodeplan.decode(line)
-                if plan.node != self._name:
-                    raise ValueError(f"it is for node {plan.node!r}, this is {self._name!r}")  # noqa: TRY301
-            except ValueError as error:
-                self._refuse_plan("PlanRefused", f"the courier's plan was refused: {error}")
-                return
-            try:
-                if plan != self._plan:
-                    await asyncio.to_thread(self._disk.store_plan, plan)
-            except OSError as error:
-                self._refuse_plan(
-                    "PlanNotKept",
-                    f"the plan could not be kept on disk ({error}): free space or mend the folder",
-                )
-                return
+        """Take what a courier says: votes at once, a plan in a task of its own, for it waits for the disk."""
+        try:
+            said = lines.outline(line)
+        except ValueError as error:
+            self._refuse_plan("PlanRefused", f"the courier's line was refused: {error}")
+            return
+        if isinstance(said, Votes):
+            self._hear_votes(said)
+        else:
+            self._offered_plan = said, line
+            self._take_offered_plan()
+
+    def _hear_votes(self, said: Votes) -> None:
+        votes = {vote.domain_uid: vote for vote in said.votes}
+        for uid, seated in self._seats.items():
+            seated.seat.hear_votes(votes.get(uid), now_ns())
+        self._arm()
+
+    def _take_offered_plan(self) -> None:
+        if self._offered_plan is not None and not self._is_taking:
+            self._is_taking = True
+            self._spawn(self._take_plans())
+
+    async def _take_plans(self) -> None:
+        """Take the newest plan that was offered; one that could not be kept stays offered."""
+        try:
+            while (offered := self._offered_plan) is not None and not self._is_stopping:
+                is_done = await self._take_plan(*offered)
+                if self._offered_plan is offered:
+                    if not is_done:
+                        return
+                    self._offered_plan = None
+        finally:
+            self._is_taking = False
+
+    async def _take_plan(self, sketch: lines.PlanOutline, line: bytes) -> bool:
+        """Read a plan, keep it on disk, then act on it (rule 9); False if it could not be kept."""
+        if line == self._plan_line:
             self._plan_problem = None
-            try:
-                self._apply(plan)
-            except Exception as error:
-                self._break(error)  # half applied is no state to go on from
-                raise
+            return True
+        try:
+            plan = await _slice_by_slice(lines.read(sketch))
+            if plan.node != self._name:
+                raise ValueError(f"it is for node {plan.node!r}, this is {self._name!r}")  # noqa: TRY301
+        except ValueError as error:
+            self._refuse_plan("PlanRefused", f"the courier's plan was refused: {error}")
+            return True
+        try:
+            await asyncio.to_thread(self._disk.store_plan, line)
+        except OSError as error:
+            self._refuse_plan(
+                "PlanNotKept",
+                f"the plan could not be kept on disk ({error}): free space or mend the folder",
+            )
+            return False
+        await self._memories.settle(plan.domains, is_from_disk=False)
+        if not self._is_stopping:
+            self._plan_problem = None
+            self._plan_line = line
+            self._apply(plan)
+        return True
 
     def _refuse_plan(self, reason: str, message: str) -> None:
         metrics.refused_plans.labels(reason).inc()
-        _log.error("%s; what was planned before goes on", message)
-        self._plan_problem = Problem(reason, message)
+        problem = Problem(reason, message)
+        if problem != self._plan_problem:
+            _log.error("%s; what was planned before goes on", message)
+            self._plan_problem = problem
         self._report()
+
+    # Plan ----------------------------------------------------------------------------------------
 
     def _apply(self, plan: Plan) -> None:
         self._plan = plan
-        planned = tuple(vip for domain in plan.domains for vip in domain.virtual_ips)
-        self._node.plan(planned)
-        self._checks.update(() if self._is_witness_only else subjects(plan))
-        problems: list[Problem] = []
-        for domain in plan.domains:
-            problem = self._seat(domain)
-            if problem is not None:
-                problems.append(problem)
-        self._domain_problems = tuple(problems)
+        self._node.plan(vip for domain in plan.domains for vip in domain.virtual_ips)
+        self._update_checks()
+        self._configure()
+        problems = (self._seat(domain) for domain in plan.domains)
+        self._domain_problems = tuple(problem for problem in problems if problem is not None)
         self._leave_domains({domain.uid for domain in plan.domains})
         self._connect()
         self._judge()
         self._report()
 
+    def _update_checks(self) -> None:
+        self._has_gateway = bool(self._node.gateways())
+        if not self._is_witness_only:
+            self._checks.update(
+                health.subjects(self._plan), health.node_checks(self._plan, has_gateway=self._has_gateway)
+            )
+
+    async def _take_over_configurations(self) -> None:
+        """Keep what was offered, and look at the plan again: some of it may have waited for that."""
+        if await self._memories.keep_configurations() and not self._is_stopping:
+            self._apply(self._plan)
+
+    def _configure(self) -> None:
+        """Take over the configurations that are on disk."""
+        for uid, seated in self._seats.items():
+            kept = self._memories[uid].configuration
+            if kept.epoch > seated.seat.configuration.epoch:
+                self._perform(seated, seated.seat.configure(kept, now_ns()))
+
     def _seat(self, domain: DomainPlan) -> Problem | None:
         """Take part in a domain as planned; says why if that cannot be, and goes on with what was."""
-        seated = self._seats.get(domain.uid)
+        memory, seated = self._memories[domain.uid], self._seats.get(domain.uid)
         before = seated.seat.domain if seated is not None else None
-        problem: Problem | None = None
+        problem = epochs.differ(domain, memory.configuration)
         if not domain.keys or any(len(key.secret) < LEAST_SECRET for key in domain.keys):
             problem = Problem(
                 "NoHeartbeatKey",
@@ -269,34 +344,31 @@ class Keeper:
                 "mend its Secret, or delete it and the controller makes it anew",
             )
             if before is None:
-                return problem if domain.witnesses else None
+                return problem if memory.configuration.epoch else None
             domain = msgspec.structs.replace(domain, keys=before.keys)
-        if before is not None and configuration_of(domain) != configuration_of(before):
+        if before is not None and domain.timing != before.timing:
             problem = Problem(
-                "EpochRefused",
-                f"domain {domain.name} came with epoch {domain.epoch} ({domain.config_hash}), but epoch "
-                f"{before.epoch} ({before.config_hash}) is in force here, and a change of witnesses or "
-                "timing is not possible yet: the old configuration goes on",
+                "TimingRefused",
+                f"domain {domain.name} came with another timing, which its keepers cannot change while they "
+                "hold addresses: the old one goes on until the node-agents of all its nodes were stopped at "
+                "one time and are started again",
             )
-            domain = msgspec.structs.replace(
-                domain,
-                epoch=before.epoch,
-                config_hash=before.config_hash,
-                witnesses=before.witnesses,
-                timing=before.timing,
-            )
-        if not domain.witnesses:
+            domain = msgspec.structs.replace(domain, timing=before.timing)
+        if not memory.configuration.epoch:
             return problem
         if seated is None:
             seat = Seat(
                 domain,
+                memory.configuration,
                 node=self._name,
+                machine=self._machine,
                 incarnation=self._incarnation,
                 random=self._random,
                 now_ns=now_ns(),
-                term_ceiling=self._disk.load_term_ceiling(domain.uid),
+                term_ceiling=memory.term_ceiling,
             )
             seated = self._seats[domain.uid] = _Seated(seat)
+        seated.has_left = False
         self._perform(seated, seated.seat.assign(domain, now_ns()))
         return problem
 
@@ -304,9 +376,11 @@ class Keeper:
         """Give up every address of a domain that this node has left.
 
         Its seat stays: if the domain comes back, rounds and sequence numbers must go on where they were.
+        When all is given up it is silent, unless its configuration still counts on this node's vote.
         """
         for uid, seated in self._seats.items():
             if uid not in staying:
+                seated.has_left = True
                 empty = msgspec.structs.replace(seated.seat.domain, virtual_ips=())
                 self._perform(seated, seated.seat.assign(empty, now_ns()))
 
@@ -317,15 +391,22 @@ class Keeper:
         used = set()
         left = {uid: seated.seat.domain for uid, seated in self._seats.items()}
         for domain in (left | {domain.uid: domain for domain in self._plan.domains}).values():
+            seated = self._seats.get(domain.uid)
             address = heartbeat_address(
-                domain, node=self._name, node_addresses=self._plan.node_addresses, view=self._node.view
+                domain,
+                domain.configuration if seated is None else seated.seat.configuration,
+                node=self._name,
+                node_addresses=self._plan.node_addresses,
+                view=self._node.view,
             )
             if address is None:
                 self._heartbeat_addresses.pop(domain.uid, None)
                 continue
             self._heartbeat_addresses[domain.uid] = str(address)
-            seated = self._seats.get(domain.uid)
             if seated is None:
+                continue
+            if seated.is_silent(self._name):
+                seated.wire = None
                 continue
             used.add((address, domain.port))
             seated.wire = self._wire(address, domain.port)
@@ -335,8 +416,9 @@ class Keeper:
 
     def _disconnect(self) -> None:
         """Hear and say nothing more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._votes_timer):
+            if timer is not None:
+                timer.cancel()
         for wire in self._wires.values():
             self._loop.remove_reader(wire.fileno())
             wire.close()
@@ -362,7 +444,7 @@ class Keeper:
 
     def _take_datagram(self, datagram: bytes) -> None:
         tag = domain_tag(datagram)
-        seated = next((s for s in self._seats.values() if s.seat.tag == tag), None)
+        seated = next((s for s in self._speaking() if s.seat.tag == tag), None)
         if seated is None:
             metrics.refused_datagrams.labels("NotOurs" if tag is None else "Domain").inc()
             return
@@ -375,11 +457,16 @@ class Keeper:
 
     # The loop ------------------------------------------------------------------------------------
 
+    def _speaking(self) -> Iterator[_Seated]:
+        """The seats whose domains this node has something to do with."""
+        return (seated for seated in self._seats.values() if not seated.is_silent(self._name))
+
     def _arm(self) -> None:
         """Set the one timer to the earliest deadline of all seats; tell when all is given up at the end."""
         if self._is_stopping and all(seated.seat.lease.is_at_rest for seated in self._seats.values()):
             self._rested.set()
-        due_ns = min((seated.seat.deadline_ns for seated in self._seats.values()), default=None)
+        due_ns = min((seated.seat.deadline_ns for seated in self._speaking()), default=None)
+        self._want_votes()
         if due_ns is None or (self._timer is not None and due_ns == self._due_ns):
             return
         if self._timer is not None:
@@ -387,15 +474,34 @@ class Keeper:
         self._due_ns = due_ns
         self._timer = self._loop.call_later(max(0, due_ns - now_ns()) / 1e9, self._wake)
 
+    def _want_votes(self) -> None:
+        """Tell the courier which votes of the API server are wanted, if that has changed.
+
+        Time alone can change it: a domain that has such a vote is looked at again soon.
+        """
+        found = (seated.seat.vote_wanted(now_ns()) for seated in self._speaking())
+        wanted = VotesWanted(tuple(vote for vote in found if vote is not None))
+        if wanted != self._votes_wanted:
+            self._votes_wanted = wanted
+            self._server.publish(wanted)
+        if wanted.wanted and self._votes_timer is None:
+            self._votes_timer = self._loop.call_later(_VOTES_LOOK_S, self._look_at_votes)
+
+    def _look_at_votes(self) -> None:
+        self._votes_timer = None
+        self._want_votes()
+
     def _wake(self) -> None:
         self._timer = None
         if now_ns() - self._due_ns > _LATE_S * 1e9:
             metrics.late_rounds.inc()
-        for seated in list(self._seats.values()):
+        for seated in list(self._speaking()):
             self._perform(seated, seated.seat.expire(now_ns()))
         self._arm()
 
     def _on_kernel_change(self) -> None:
+        if bool(self._node.gateways()) != self._has_gateway:
+            self._update_checks()
         self._checks.recheck(Link)
         self._on_change()
 
@@ -415,7 +521,10 @@ class Keeper:
                 )
         for seated in self._seats.values():
             fit = [vip.uid for vip in seated.seat.domain.virtual_ips if self._standings[vip.uid].is_fit]
-            self._perform(seated, seated.seat.judge(fit, now_ns()))
+            is_sound = seated.seat.domain.gateway_probe == "Off" or not self._checks.is_failing(
+                health.GATEWAY
+            )
+            self._perform(seated, seated.seat.judge(fit, now_ns(), is_sound=is_sound))
         self._arm()
 
     def _perform(self, seated: _Seated, effects: list[Effect]) -> None:
@@ -430,7 +539,7 @@ class Keeper:
         queue = deque(effects)
         while queue:
             match queue.popleft():
-                case Send() as send if send.to == self._name:
+                case Send() as send if seated.seat.is_local(send):
                     queue.extend(seated.seat.deliver(send, now_ns()))
                 case Send() as send:
                     self._send(seated, send)
@@ -445,6 +554,10 @@ class Keeper:
                 case Close(key):
                     self._node.close(key)
                     self._spawn(self._leave(seated, key))
+
+                case Adopt(configuration):
+                    if self._memories.offer(seated.seat.domain.uid, configuration):
+                        self._spawn(self._take_over_configurations())
 
     def _send(self, seated: _Seated, send: Send) -> None:
         sealed = seated.seat.seal(send) if seated.wire is not None else None
@@ -527,11 +640,18 @@ class Keeper:
         )
         if report != self._last_report:
             self._last_report = report
-            self._server.publish(nodestatus.encode(report))
+            self._server.publish(report)
 
     def _problems(self) -> tuple[Problem, ...]:
         own = () if self._plan_problem is None else (self._plan_problem,)
-        return (*own, *self._domain_problems, *self._node.problems())
+        memories = (self._memories[domain.uid] for domain in self._plan.domains)
+        return (
+            *own,
+            *self._domain_problems,
+            *(problem for memory in memories for problem in memory.problems.values()),
+            *(problem for seated in self._speaking() for problem in seated.seat.problems(now_ns())),
+            *self._node.problems(),
+        )
 
     def _domain_status(self, domain: DomainPlan) -> DomainStatus:
         seated = self._seats.get(domain.uid)
@@ -568,3 +688,17 @@ class Keeper:
 
 async def _wait(event: asyncio.Event) -> None:
     await event.wait()
+
+
+async def _slice_by_slice(steps: Generator[None, None, Plan]) -> Plan:
+    """Drive what is done in steps, and give the loop its turn in between."""
+    clock = asyncio.get_running_loop().time
+    try:
+        while True:
+            end_s = clock() + _SLICE_S
+            while clock() < end_s:
+                next(steps)
+            await asyncio.sleep(0)
+    except StopIteration as done:
+        plan: Plan = done.value
+        return plan

@@ -1,0 +1,376 @@
+"""A whole keeper on a real kernel, alone in a namespace: what it makes of plans, votes and gateways."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from pyroute2 import AsyncIPRoute, IPRoute
+
+from lab.kernelcalls import entered, new_network
+from vipagent.announcer import Announcer
+from vipagent.disk import Disk
+from vipagent.effects import Send
+from vipagent.fence import Fence
+from vipagent.keeper import Keeper, now_ns
+from vipagent.kernel import Kernel
+from vipagent.messages import Config
+from vipagent.node import Node
+from vipagent.probes import Probes
+from vipagent.seat import Seat
+from vipapi import link
+from vipapi.configuration import Configuration, Member, WitnessSet
+from vipapi.link import Vote, Votes, VotesWanted
+from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Plan, Timing, VirtualIPPlan
+from vipapi.nodestatus import DomainStatus, Report
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+UID = "domain-uid"
+PORT = 7946
+WEB = VirtualIPPlan(
+    uid="web-uid",
+    name="web",
+    addresses=("192.0.2.10/24",),
+    candidates=(CandidatePlan("a", 100), CandidatePlan("b", 90)),
+)
+MACHINE = b"machine1"
+
+
+def configured(
+    epoch: int, *nodes: str, has_api_vote: bool = False, former: Configuration | None = None
+) -> Configuration:
+    members = tuple(Member(node, f"192.0.2.{number}") for number, node in enumerate(nodes, 1))
+    made = Configuration(
+        epoch=epoch,
+        former_hash="" if former is None else former.hash,
+        witnesses=WitnessSet(members, has_api_vote=has_api_vote),
+    )
+    return made.sealed(UID)
+
+
+FIRST = configured(1, "a")
+SECOND = configured(2, "a", former=FIRST)
+
+
+def planned(configuration: Configuration = FIRST, *vips: VirtualIPPlan) -> DomainPlan:
+    return DomainPlan(
+        name="default",
+        uid=UID,
+        port=PORT,
+        timing=Timing(100, 400, 500, 600),
+        configuration=configuration,
+        members=(Member("a", "192.0.2.1"), Member("b", "192.0.2.2")),
+        keys=(Key(1, b"k" * 32),),
+        virtual_ips=vips,
+    )
+
+
+@dataclass
+class Courier:
+    """The other end of the keeper's socket: what was said last, of each kind."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    report: Report | None = None
+    votes_wanted: VotesWanted = field(default_factory=VotesWanted)
+
+    def say(self, said: Plan | Votes) -> None:
+        self.writer.write(link.encode(said) + b"\n")
+
+    def plan(self, *domains: DomainPlan) -> None:
+        self.say(Plan("a", domains, ("192.0.2.1",)))
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        while not is_so():
+            match link.decode_for_courier(await self.reader.readline()):
+                case Report() as report:
+                    self.report = report
+                case VotesWanted() as wanted:
+                    self.votes_wanted = wanted
+
+    def domain(self) -> DomainStatus:
+        found = () if self.report is None else self.report.domains
+        return found[0] if found else DomainStatus("none", "", "Member")
+
+    def epoch(self) -> int:
+        return self.domain().configuration.epoch
+
+    def state(self) -> str:
+        return self.report.virtual_ips[0].state if self.report and self.report.virtual_ips else ""
+
+    def reasons(self) -> set[str]:
+        return set() if self.report is None else {problem.reason for problem in self.report.problems}
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+
+
+@pytest.fixture(autouse=True)
+def network() -> Iterator[None]:
+    """Stand in a namespace with eth0 (192.0.2.1/24) whose far end says nothing."""
+    made = new_network()
+    with entered(made), IPRoute() as route:
+        route.link("add", ifname="eth0", kind="veth", peer={"ifname": "far0"})
+        for name in ("eth0", "far0"):
+            route.link("set", index=socket.if_nametoindex(name), state="up")
+        route.addr("add", index=socket.if_nametoindex("eth0"), address="192.0.2.1", prefixlen=24)
+        yield
+    os.close(made)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():  # noqa: ASYNC110 - what is waited for tells nobody
+        await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[Courier]:
+    """A keeper with its state in a folder, and its courier."""
+    with Fence.load() as fence:
+        async with Kernel.open() as kernel:
+            announcer = Announcer.open()
+            node = Node(kernel=kernel, fence=fence, announcer=announcer)
+            probes = Probes(hooks_dir=folder, gateways=node.gateways)
+            disk = Disk(folder)
+            keeper = Keeper(
+                name="a",
+                version="test",
+                machine=MACHINE,
+                incarnation=disk.next_incarnation(),
+                is_witness_only=False,
+                node=node,
+                run_probe=probes.run,
+                disk=disk,
+                socket=folder / "keeper.sock",
+            )
+            stop = asyncio.Event()
+            task = asyncio.create_task(keeper.run(stop))
+            try:
+                await until((folder / "keeper.sock").exists)
+                reader, writer = await asyncio.open_unix_connection(folder / "keeper.sock", limit=1 << 20)
+                try:
+                    yield Courier(reader, writer)
+                finally:
+                    writer.close()
+            finally:
+                stop.set()
+                await task
+                announcer.close()
+                await probes.close()
+
+
+def run(folder: Path, story: Callable[[Courier], Awaitable[None]]) -> None:
+    async def tell() -> None:
+        async with asyncio.timeout(30), running(folder) as courier:
+            await story(courier)
+
+    asyncio.run(tell())
+
+
+def fill_disk(folder: Path, what: str) -> Path:
+    """Have the next file of a kind not fit; returns what to remove to make room."""
+    file = next(folder.glob(f"{what}-*"))
+    full = file.with_name(f"{file.name}.new")
+    full.symlink_to("/dev/full")
+    return full
+
+
+def test_a_lone_witness_takes_what_it_is_planned_to_hold(tmp_path: Path) -> None:
+    async def story(courier: Courier) -> None:
+        courier.plan(planned(FIRST, WEB))
+        await courier.until(lambda: courier.state() == "Owner")
+        assert courier.domain().configuration == FIRST
+
+    run(tmp_path, story)
+
+
+def test_a_plan_never_brings_an_older_configuration_back(tmp_path: Path) -> None:
+    async def story(courier: Courier) -> None:
+        for configuration, epoch in ((FIRST, 1), (SECOND, 2)):
+            courier.plan(planned(configuration))
+            await courier.until(lambda: courier.epoch() == epoch)  # noqa: B023 - awaited in this round
+        courier.plan(planned(FIRST, WEB))
+        await courier.until(lambda: courier.state() == "Owner")
+        assert courier.epoch() == 2
+        assert courier.reasons() == set()
+        courier.plan(planned(configured(2, "a", "b"), WEB))
+        await courier.until(lambda: courier.reasons() == {"EpochConflict"})
+        assert (courier.epoch(), courier.state()) == (2, "Owner")
+
+    async def after_a_restart(courier: Courier) -> None:
+        await courier.until(lambda: courier.epoch() == 2)
+        assert courier.domain().configuration == SECOND
+
+    run(tmp_path, story)
+    run(tmp_path, after_a_restart)
+
+
+def test_a_configuration_is_in_force_only_when_it_is_on_disk(tmp_path: Path) -> None:
+    async def story(courier: Courier) -> None:
+        courier.plan(planned(FIRST))
+        await courier.until(lambda: courier.epoch() == 1)
+        full = fill_disk(tmp_path, "configuration")
+        courier.plan(planned(SECOND))
+        await courier.until(lambda: courier.reasons() == {"ConfigurationNotKept"})
+        assert courier.epoch() == 1
+        full.unlink()
+        await courier.until(lambda: courier.epoch() == 2)
+        assert courier.reasons() == set()
+
+    run(tmp_path, story)
+
+
+def test_a_peer_can_bring_a_newer_configuration(tmp_path: Path) -> None:
+    peer = Seat(
+        planned(),
+        configured(2, "a", "b", former=FIRST),
+        node="b",
+        machine=b"machine2",
+        incarnation=1,
+        random=Random(0),
+        now_ns=now_ns(),
+        term_ceiling=0,
+    )
+    peer.assign(planned(), now_ns())
+    sealed = peer.seal(Send("a", Config(peer.configuration)))
+    assert sealed is not None
+
+    async def story(courier: Courier) -> None:
+        courier.plan(planned(FIRST))
+        await courier.until(lambda: courier.epoch() == 1)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as speaking:
+            speaking.sendto(sealed[1], ("192.0.2.1", PORT))
+        await courier.until(lambda: courier.epoch() == 2)
+        assert Disk(tmp_path).load_configuration(UID) == peer.configuration
+
+    run(tmp_path, story)
+
+
+def test_a_damaged_configuration_keeps_a_node_out_of_that_domain_until_the_api_speaks(tmp_path: Path) -> None:
+    async def before(courier: Courier) -> None:
+        courier.plan(planned(SECOND))
+        await courier.until(lambda: courier.epoch() == 2)
+
+    async def story(courier: Courier) -> None:
+        await courier.until(lambda: courier.reasons() == {"ConfigurationUnreadable"})
+        assert courier.epoch() == 0
+        courier.plan(planned(SECOND, WEB))
+        await courier.until(lambda: courier.state() == "Owner")
+        assert courier.reasons() == set()
+
+    run(tmp_path, before)
+    next(tmp_path.glob("configuration-*")).write_bytes(b"")
+    run(tmp_path, story)
+
+
+def test_terms_that_cannot_be_kept_are_reported_and_tried_again(tmp_path: Path) -> None:
+    async def before(courier: Courier) -> None:
+        courier.plan(planned(FIRST))
+        await until(lambda: any(tmp_path.glob("terms-*")))
+
+    async def story(courier: Courier) -> None:
+        await courier.until(lambda: courier.reasons() == {"TermsNotKept"})
+        full.unlink()
+        await courier.until(lambda: courier.reasons() == set())
+
+    run(tmp_path, before)
+    full = fill_disk(tmp_path, "terms")
+    run(tmp_path, story)
+
+
+def test_the_api_servers_vote_is_asked_for_and_makes_a_majority_of_two(tmp_path: Path) -> None:
+    two = configured(1, "a", "b", has_api_vote=True)
+
+    async def story(courier: Courier) -> None:
+        courier.plan(planned(two, WEB))
+        await courier.until(lambda: any(vote.is_needed for vote in courier.votes_wanted.wanted))
+        (wanted,) = courier.votes_wanted.wanted
+        assert (wanted.domain_uid, wanted.domain_name) == (UID, "default")
+        assert wanted.holder == f"a_{MACHINE.hex()}"
+        vote = Vote(
+            domain_uid=UID,
+            until_ns=now_ns() + 10 * 10**9,
+            term_floor=0,
+            term_ceiling=wanted.term_ceiling,
+            transitions=1,
+            epoch=wanted.epoch,
+        )
+        courier.say(Votes((vote,)))
+        await courier.until(lambda: courier.state() == "Owner")
+        assert courier.domain().vote_transitions == 1
+        courier.plan(planned(configured(2, "a", former=two), WEB))
+        await courier.until(lambda: courier.votes_wanted == VotesWanted())
+
+    run(tmp_path, story)
+
+
+def _hears_heartbeats() -> bool:
+    return any(f":{PORT:04X} " in line for line in Path("/proc/thread-self/net/udp").read_text().splitlines())
+
+
+def test_a_node_that_left_a_domain_lets_go_and_falls_silent(tmp_path: Path) -> None:
+    async def story(courier: Courier) -> None:
+        courier.plan(planned(FIRST, WEB))
+        await courier.until(lambda: courier.state() == "Owner")
+        without_a = configured(2, "b", former=FIRST)
+        courier.plan(planned(without_a, WEB))
+        await courier.until(lambda: courier.domain().configuration == without_a)
+        assert _hears_heartbeats()
+        courier.plan()
+        await until(lambda: not _hears_heartbeats())
+        async with AsyncIPRoute() as route:
+            found = [message.get("address") async for message in await route.addr("dump")]
+        assert "192.0.2.10" not in found
+        courier.plan(planned(without_a, WEB))
+        await until(_hears_heartbeats)
+
+    run(tmp_path, story)
+
+
+def test_a_gateway_that_falls_silent_makes_the_node_unsound_until_it_answers(tmp_path: Path) -> None:
+    async def story(courier: Courier) -> None:
+        async with AsyncIPRoute() as route:
+            index = socket.if_nametoindex("eth0")
+            courier.plan(planned(FIRST, WEB))
+            await courier.until(lambda: courier.state() == "Owner")
+            assert courier.domain().is_sound
+            await route.route("add", dst="default", gateway="192.0.2.254")
+            await courier.until(lambda: not courier.domain().is_sound)
+            assert courier.state() == "Owner"
+            await route.addr("add", index=index, address="192.0.2.254", prefixlen=32)
+            await courier.until(lambda: courier.domain().is_sound)
+            await route.addr("delete", index=index, address="192.0.2.254", prefixlen=32)
+            await courier.until(lambda: not courier.domain().is_sound)
+            courier.plan(msgspec.structs.replace(planned(FIRST, WEB), gateway_probe="Off"))
+            await courier.until(lambda: courier.domain().is_sound)
+            courier.plan(planned(FIRST, WEB))
+            await courier.until(lambda: not courier.domain().is_sound)
+            await route.route("delete", dst="default", gateway="192.0.2.254")
+            await courier.until(lambda: courier.domain().is_sound)
+
+    run(tmp_path, story)
+
+
+def test_another_timing_is_refused_and_the_old_one_goes_on(tmp_path: Path) -> None:
+    async def story(courier: Courier) -> None:
+        courier.plan(planned(FIRST, WEB))
+        await courier.until(lambda: courier.state() == "Owner")
+        courier.plan(msgspec.structs.replace(planned(SECOND, WEB), timing=Timing(200, 800, 1000, 1200)))
+        await courier.until(lambda: courier.reasons() == {"TimingRefused"})
+        await courier.until(lambda: courier.epoch() == 2)
+        assert courier.state() == "Owner"
+
+    run(tmp_path, story)
