@@ -140,7 +140,8 @@ class Leadership:
             )
             self._renewed_at = now
             return
-        self._seen = see(self._seen, lease, now)
+        # Dated after the answer: what it shows was perhaps written while it was asked for.
+        self._seen = see(self._seen, lease, _clock())
         if self._seen.holder == self.identity or is_free(self._seen, now):
             self._cluster.replace(LEASES, self._claimed(lease), manager=self._manager)
             self._renewed_at = now
