@@ -1,7 +1,7 @@
-"""The courier's process against a real API server, with nothing but the rights that it is meant to have.
+"""The courier's process against a real API server, with nothing but the rights that the chart gives it.
 
-On its other side a stand-in for the keeper serves the socket: it keeps the plans that it is sent, and
-reports what the test says.
+On its other side a stand-in for the keeper serves the socket: it keeps the plans and the votes that it is
+sent, and reports and wants what the test says.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import itertools
 import os
 import signal
 import socket
@@ -17,40 +18,32 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lab.api import RefusedError
-from vipapi import nodeplan, nodestatus
+from lab.api import RefusedError, manifests_in
+from vipapi import link
+from vipapi.link import Vote, VotesWanted, VoteWanted
+from vipapi.nodeplan import Plan
 from vipapi.nodestatus import HoldingStatus, Problem, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from lab.api import Api
     from lab.controlplane import ControlPlane
-    from vipapi.nodeplan import Plan
 
 Object = dict[str, Any]
 
 API = "vipkeeper.io/v1alpha1"
 NAMESPACE = "vipkeeper-system"
 RBAC = "rbac.authorization.k8s.io/v1"
+RBAC_RULES = Path(__file__).parents[2] / "charts" / "vipkeeper" / "files" / "rbac.yaml"
+LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
+VOTE = "vipkeeper-vote-default"
 PATIENCE_S = 30.0
-
-RIGHTS = [
-    {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
-    {
-        "apiGroups": ["vipkeeper.io"],
-        "resources": ["virtualips", "failoverdomains"],
-        "verbs": ["list", "watch"],
-    },
-    {"apiGroups": ["vipkeeper.io"], "resources": ["vipnodes"], "verbs": ["get", "create"]},
-    {"apiGroups": ["vipkeeper.io"], "resources": ["vipnodes/status"], "verbs": ["patch"]},
-]
-SECRET_RIGHTS = [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]}]
 
 
 def until(holds: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
@@ -60,13 +53,20 @@ def until(holds: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) 
         time.sleep(0.01)
 
 
+def clock() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 class StandInKeeper:
     """Serves the keeper's socket from a thread."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.plans: list[Plan] = []
+        # What was told, and when on the clock that votes are dated by.
+        self.votes: list[tuple[int, tuple[Vote, ...]]] = []
         self._report: bytes = b""
+        self._wanted: bytes = b""
         self._connections: list[socket.socket] = []
         self._door: socket.socket | None = None
 
@@ -89,22 +89,38 @@ class StandInKeeper:
         self, *holdings: HoldingStatus, node: str = "node-a", problems: tuple[Problem, ...] = ()
     ) -> None:
         report = Report(node=node, version="0.1.0", incarnation=1, virtual_ips=holdings, problems=problems)
-        self._report = nodestatus.encode(report) + b"\n"
+        self._report = link.encode(report) + b"\n"
         for each in self._connections:
             each.sendall(self._report)
+
+    def want(self, *ceilings: int, node: str = "node-a") -> None:
+        """Want the vote of the domain `default` with this ceiling, or with none: not."""
+        wanted = (VoteWanted("uid", "default", f"{node}_1", ceiling) for ceiling in ceilings)
+        self._wanted = link.encode(VotesWanted(tuple(wanted))) + b"\n"
+        for each in self._connections:
+            each.sendall(self._wanted)
+
+    @property
+    def held(self) -> Vote | None:
+        """The vote as it was told last."""
+        return self.votes[-1][1][0] if self.votes and self.votes[-1][1] else None
 
     def _accept(self, door: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = door.accept()
                 self._connections.append(connection)
-                connection.sendall(self._report)
+                connection.sendall(self._report + self._wanted)
                 threading.Thread(target=self._read, args=(connection,), daemon=True).start()
 
     def _read(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError), connection.makefile("rb") as lines:
             for line in lines:
-                self.plans.append(nodeplan.decode(line))
+                said = link.decode_for_keeper(line)
+                if isinstance(said, Plan):
+                    self.plans.append(said)
+                else:
+                    self.votes.append((clock(), said.votes))
 
 
 @dataclass(slots=True)
@@ -187,22 +203,9 @@ class Stage:
 @pytest.fixture
 def stage(apiserver: ControlPlane, tmp_path: Path) -> Iterator[Stage]:
     """A cluster of two nodes with one domain, one accepted VirtualIP and the heartbeat key."""
-    kubeconfig = apiserver.kubeconfig_of_service_account(NAMESPACE, "courier")
-    subject = {"kind": "ServiceAccount", "name": "courier", "namespace": NAMESPACE}
-    for kind, rules, where in (
-        ("ClusterRole", RIGHTS, {}),
-        ("Role", SECRET_RIGHTS, {"namespace": NAMESPACE}),
-    ):
-        metadata = {"name": "vipkeeper-courier", **where}
-        apiserver.api.apply({"apiVersion": RBAC, "kind": kind, "metadata": metadata, "rules": rules})
-        binding = {
-            "apiVersion": RBAC,
-            "kind": f"{kind}Binding",
-            "metadata": metadata,
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": "vipkeeper-courier"},
-            "subjects": [subject],
-        }
-        apiserver.api.apply(binding)
+    kubeconfig = apiserver.kubeconfig_of_service_account(NAMESPACE, "vipkeeper-courier")
+    for manifest in manifests_in(RBAC_RULES):
+        apiserver.api.apply(manifest)
     for name in ("node-a", "node-b"):
         apiserver.api.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
     secret = {"name": "vipkeeper-heartbeat", "namespace": NAMESPACE}
@@ -226,6 +229,7 @@ def stage(apiserver: ControlPlane, tmp_path: Path) -> Iterator[Stage]:
         found.stop()
         with contextlib.suppress(AssertionError):
             found.keeper.stop()
+        apiserver.api.request("DELETE", LEASES)
         sys.stdout.write(found.log.read_text() if found.log.exists() else "")
 
 
@@ -422,6 +426,138 @@ def test_metrics_are_served(stage: Stage) -> None:
     assert "vipkeeper_courier_reports_applied_total 1.0" in text
     sys.stdout.write(f"resident: {resident_mb(courier.pid):.0f} MB\n")
     assert resident_mb(courier.pid) < 80
+
+
+def lease(stage: Stage) -> Object:
+    found: Object = stage.api.request("GET", f"{LEASES}/{VOTE}")
+    return found
+
+
+def holder(stage: Stage) -> tuple[str, int, str]:
+    """Return who holds the vote, in which transition, and the ceiling."""
+    found = lease(stage)
+    spec = found["spec"]
+    ceiling = found["metadata"]["annotations"]["vipkeeper.io/term-ceiling"]
+    return spec["holderIdentity"], spec["leaseTransitions"], ceiling
+
+
+def wait_for_vote(stage: Stage, ceiling: int = 1000) -> Vote:
+    stage.keeper.report()
+    stage.keeper.want(ceiling)
+    stage.keeper.start()
+    stage.start()
+    until(lambda: stage.keeper.held is not None, "the vote")
+    assert stage.keeper.held is not None
+    return stage.keeper.held
+
+
+def test_a_vote_is_won_and_renewed_while_it_is_wanted(stage: Stage) -> None:
+    first = wait_for_vote(stage)
+    assert (first.domain_uid, first.term_floor, first.term_ceiling, first.transitions) == ("uid", 0, 1000, 2)
+    assert holder(stage) == ("node-a_1", 1, "1000")
+    until(lambda: len(stage.keeper.votes) > 5, "renewals")
+    stage.keeper.want(2000)
+    until(lambda: stage.keeper.held is not None and stage.keeper.held.term_ceiling == 2000, "more terms")
+    assert holder(stage) == ("node-a_1", 1, "2000")
+    told = [(at_ns, vote) for at_ns, votes in stage.keeper.votes for vote in votes]
+    assert {(vote.term_floor, vote.transitions) for _, vote in told} == {(0, 2)}
+    left_ms = [(vote.until_ns - at_ns) // 1_000_000 for at_ns, vote in told]
+    sys.stdout.write(f"left of a vote when it is told, ms: {left_ms}\n")
+    # It is dated from before it was asked for: 3 s * 0.9 / 1.1 - 50 ms, less what asking took.
+    assert all(1500 < left <= 2404 for left in left_ms)
+    assert all(former.until_ns <= later.until_ns for (_, former), (_, later) in itertools.pairwise(told))
+    metrics = measured()
+    assert "vipkeeper_courier_votes_held 1.0" in metrics
+    assert 'vipkeeper_courier_vote_requests_total{request="write"}' in metrics
+
+
+def test_a_vote_that_is_not_wanted_any_more_is_neither_renewed_nor_released(stage: Stage) -> None:
+    wait_for_vote(stage)
+    stage.keeper.want()
+    until(lambda: stage.keeper.held is None, "nothing is told")
+    version = lease(stage)["metadata"]["resourceVersion"]
+    time.sleep(1.5)
+    assert lease(stage)["metadata"]["resourceVersion"] == version
+    assert holder(stage)[0] == "node-a_1"
+    told = len(stage.keeper.votes)
+    stage.keeper.want(1000)
+    until(lambda: len(stage.keeper.votes) > told, "it is wanted again")
+    assert holder(stage)[:2] == ("node-a_1", 1)
+
+
+def test_a_keeper_that_is_gone_wants_nothing(stage: Stage) -> None:
+    wait_for_vote(stage)
+    stage.keeper.stop()
+    until(lambda: "votes_held 0.0" in measured(), "nothing is wanted")
+    version = lease(stage)["metadata"]["resourceVersion"]
+    time.sleep(1.5)
+    assert lease(stage)["metadata"]["resourceVersion"] == version
+
+
+def test_a_vote_is_taken_over_when_its_holder_has_stopped_and_not_before_it_is_over(
+    stage: Stage, tmp_path: Path
+) -> None:
+    wait_for_vote(stage)
+    other = StandInKeeper(tmp_path / "other.sock")
+    other.report(node="node-b")
+    other.want(500, node="node-b")
+    other.start()
+    stage.start(node="node-b", socket=str(other.path), metrics="127.0.0.1:19948")
+    until(lambda: bool(other.plans), "the other courier runs")
+    time.sleep(4)
+    assert other.held is None
+    stage.running[0].kill()
+    stopped_ns = clock()
+    until(lambda: other.held is not None, "the vote is taken over")
+    other.stop()
+    taken_ns, taken = next((at_ns, vote) for at_ns, votes in other.votes for vote in votes)
+    ended_ns = max(vote.until_ns for _, votes in stage.keeper.votes for vote in votes)
+    sys.stdout.write(f"taken over {(taken_ns - stopped_ns) / 1e9:.2f} s after the holder was killed\n")
+    assert taken_ns > ended_ns
+    assert taken_ns - stopped_ns < 4.5e9
+    assert (taken.term_floor, taken.term_ceiling, taken.transitions) == (1000, 1000, 3)
+    assert holder(stage) == ("node-b_1", 2, "1000")
+
+
+def test_a_write_of_another_is_a_conflict_that_is_looked_at_again(stage: Stage) -> None:
+    wait_for_vote(stage)
+    label = {"metadata": {"labels": {"touched": "yes"}}}
+    stage.api.request("PATCH", f"{LEASES}/{VOTE}", label, content_type="application/merge-patch+json")
+    told = len(stage.keeper.votes)
+    until(lambda: len(stage.keeper.votes) > told + 1, "it is renewed all the same")
+    assert lease(stage)["metadata"]["labels"] == {"touched": "yes"}
+    stolen = {"spec": {"holderIdentity": "node-b_1", "leaseTransitions": 7}}
+    stage.api.request("PATCH", f"{LEASES}/{VOTE}", stolen, content_type="application/merge-patch+json")
+    stolen_ns = clock()
+    until(lambda: stage.keeper.held is not None and stage.keeper.held.transitions == 9, "it is taken back")
+    taken_ns = next(at_ns for at_ns, votes in stage.keeper.votes if votes and votes[0].transitions == 9)
+    assert taken_ns - stolen_ns > 2.9e9
+
+
+def test_an_api_server_that_goes_away_takes_the_vote_with_it_and_gives_it_back(stage: Stage) -> None:
+    wait_for_vote(stage)
+    stage.plane.stop()
+    try:
+        told = len(stage.keeper.votes)
+        until(lambda: stage.keeper.held is None, "the vote has run out")
+        assert "cannot be asked for" in stage.log.read_text()
+        assert len(stage.keeper.votes) <= told + 2
+    finally:
+        stage.plane.start_etcd()
+        stage.plane.start_apiserver()
+    until(lambda: stage.keeper.held is not None, "the vote again")
+    assert holder(stage)[:2] == ("node-a_1", 1)
+    assert stage.keeper.held is not None
+    assert stage.keeper.held.term_floor == 0
+
+
+def test_votes_for_another_node_are_not_asked_for(stage: Stage) -> None:
+    stage.keeper.report()
+    stage.keeper.want(1000, node="node-b")
+    stage.keeper.start()
+    stage.start()
+    until(lambda: "are not asked for" in stage.log.read_text(), "it is told")
+    assert "vote_requests_total{" not in measured()
 
 
 def measured() -> str:
