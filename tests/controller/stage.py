@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vipapi import resources
-from vipcontroller.decisions import Decisions, Memory, Moment, reconcile
-from vipcontroller.world import Reader
+from vipapi.configuration import API_SERVER
+from vipapi.resources import FailoverDomain
+from vipcontroller.decisions import Decisions, Memory, reconcile
+from vipcontroller.world import Moment, Reader
 from vipcontroller.writes import FinalizerWrite, SecretWrite, StatusWrite
 
 Object = dict[str, Any]
@@ -36,6 +38,7 @@ class Stage:
     memory: Memory = field(default_factory=Memory)
     reader: Reader = field(default_factory=Reader)
     tellings: list[str] = field(default_factory=list)
+    words: dict[str, Object] = field(default_factory=dict)
     version: int = 0
     last: Decisions | None = None
 
@@ -67,7 +70,7 @@ class Stage:
         obj = self.objects[kind, name]
         if obj["metadata"].get("finalizers"):
             obj["metadata"]["deletionTimestamp"] = START.isoformat()
-            self._touch(obj)
+            self.touch(obj)
         else:
             del self.objects[kind, name]
 
@@ -81,6 +84,11 @@ class Stage:
     def reasons(self, name: str) -> dict[str, str]:
         found = self.objects["VirtualIP", name]["status"]["conditions"]
         return {each["type"]: f"{each['status']} {each['reason']}" for each in found}
+
+    def witnesses(self, name: str = "default") -> set[str]:
+        status = self.objects["FailoverDomain", name]["status"]
+        nodes = {each["nodeName"] for each in status.get("witnesses", [])}
+        return nodes | ({API_SERVER} if status.get("apiServerVotes") else set())
 
     # ---- what the controller does
 
@@ -100,6 +108,14 @@ class Stage:
             if not self.look().writes:
                 return
         raise AssertionError(f"never settles: {self.last}")
+
+    def converge(self, **report: Any) -> None:
+        """Let agents report and the controller decide in turns, until it has nothing to write."""
+        for _ in range(20):
+            self.report(**report)
+            if not self.look().writes:
+                return
+        raise AssertionError(f"never converges: {self.last}")
 
     def pass_time(self, seconds: float) -> None:
         self.now_s += seconds
@@ -136,18 +152,21 @@ class Stage:
             obj["metadata"]["finalizers"] = list(write.finalizers)
             if "deletionTimestamp" in obj["metadata"] and not write.finalizers:
                 del self.objects[key]
-        self._touch(obj)
+        self.touch(obj)
         self.tellings += [f"{write.metadata.name} {telling.reason}" for telling in write.tellings]
 
-    def _touch(self, obj: Object) -> None:
+    def touch(self, obj: Object) -> None:
         self.version += 1
         obj["metadata"]["resourceVersion"] = str(self.version)
 
     # ---- what agents do
 
-    def agents(self, *nodes: str, domain: str = "default") -> None:
-        """Nodes whose agents are alive, hear each other, and call themselves fit for everything."""
-        self.put("FailoverDomain", domain, {})
+    def agents(self, *nodes: str, domain: str = "default", **spec: Any) -> None:
+        """Nodes whose agents are alive, hear each other, and call themselves fit for everything.
+
+        They run what the domain's status says as soon as they report; `words` of a node go over its report.
+        """
+        self.put("FailoverDomain", domain, spec)
         for node in nodes:
             self.put("Node", node)
         self.report()
@@ -168,7 +187,7 @@ class Stage:
             if ("VIPNode", node) not in self.objects:
                 self.put("VIPNode", node)
             self.objects["VIPNode", node]["status"] = status
-            self._touch(self.objects["VIPNode", node])
+            self.touch(self.objects["VIPNode", node])
 
     def _status(
         self,
@@ -185,7 +204,6 @@ class Stage:
         reports = []
         for (kind, name), domain in self.objects.items():
             if kind == "FailoverDomain":
-                status = domain["status"]
                 grants = [
                     {"uid": uids[vip], "name": vip, "holder": holder, "term": term}
                     for vip, (holder, term) in sorted(owners.items())
@@ -195,8 +213,10 @@ class Stage:
                     "heartbeatAddress": f"198.51.100.{ord(node[-1])}",
                     "reachablePeers": sorted(living),
                 }
-                report |= {"epoch": status.get("epoch", 0), "configHash": status.get("configHash", "")}
-                reports.append(report)
+                read = resources.parse(FailoverDomain, domain).status
+                report["configuration"] = resources.to_dict(resources.configuration_of(read))
+                report["drainedEpoch"] = read.epoch
+                reports.append(report | self.words.get(node, {}))
         holdings = []
         for name, uid in sorted(uids.items()):
             holding: Object = {"uid": uid, "name": name, "state": "Standby", "fitness": "Fit"}
