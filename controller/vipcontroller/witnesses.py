@@ -57,7 +57,9 @@ def choose(
     Of the `present` ones those that are lost or gone are not among the `voters`; an empty set has none.
     """
     best = _best(rules, present, voters)
-    if not present.names or not best.names or not _stays(rules, present, best, voters, gone):
+    if present.names and not best.names:
+        return present
+    if not present.names or not _stays(rules, present, best, voters, gone):
         return best
     current = {voter.member.node: voter.member for voter in voters}
     members = (current.get(member.node, member) for member in present.members)
