@@ -15,9 +15,12 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import subprocess
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
+
+from vipagent import realtime
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -146,21 +149,18 @@ async def _build(missing: list[Announced], builder: tuple[str, ...]) -> list[dic
         + "\n"
         for each in missing
     )
-    process = await asyncio.create_subprocess_exec(
-        *builder,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    process = realtime.spawn(builder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        async with asyncio.timeout(_BUILD_TIMEOUT_S):
-            printed, complaints = await process.communicate(questions.encode())
-    except TimeoutError as cause:
+        printed, complaints = await asyncio.to_thread(
+            process.communicate, questions.encode(), timeout=_BUILD_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired as cause:
+        process.kill()
+        await asyncio.to_thread(process.communicate)
         raise FramesUnavailable(f"building frames took more than {_BUILD_TIMEOUT_S:.0f} s") from cause
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    except asyncio.CancelledError:
+        process.kill()  # the thread that waits for it sees it end
+        raise
     lines = printed.decode().splitlines()
     if process.returncode or len(lines) != len(missing):
         last = complaints.decode(errors="replace").strip().rsplit("\n", 1)[-1]

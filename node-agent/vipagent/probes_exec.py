@@ -14,13 +14,14 @@ import itertools
 import json
 import logging
 import socket
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from vipagent import realtime
 from vipagent.health import Result
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
     from vipapi.healthchecks import Exec
@@ -126,7 +127,7 @@ class HookRunner:
 
 def _start(theirs: socket.socket, hooks_dir: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "vipagent.probes_hooks", str(hooks_dir)]
-    return subprocess.Popen(command, stdin=theirs.fileno(), start_new_session=True)
+    return realtime.spawn(command, stdin=theirs.fileno(), start_new_session=True)
 
 
 async def _reap(process: subprocess.Popen[bytes]) -> None:
