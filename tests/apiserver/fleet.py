@@ -9,6 +9,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vipapi import resources
+from vipapi.resources import FailoverDomain
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -53,6 +56,7 @@ class Fleet:
         self.grants: dict[str, tuple[str, int]] = {}
         self.holders: dict[str, tuple[str, int, int | None]] = {}
         self.unbound: set[str] = set()
+        self.tombstones: set[str] = set()
         self.is_obedient = True
 
     def arrive(self, **labels: str) -> None:
@@ -132,7 +136,9 @@ class Fleet:
             "reachablePeers": heard,
         }
         if chosen:
-            about |= {"epoch": domain["status"]["epoch"], "configHash": domain["status"]["configHash"]}
+            read = resources.parse(FailoverDomain, domain).status
+            about["configuration"] = resources.to_dict(resources.configuration_of(read))
+            about |= {"drainedEpoch": read.epoch, "tombstones": sorted(self.tombstones)}
         if node in chosen and self.grants:
             names = {each["metadata"]["uid"]: each["metadata"]["name"] for each in virtual_ips}
             about["grants"] = [

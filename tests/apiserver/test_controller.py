@@ -188,8 +188,10 @@ def test_a_deleted_address_of_an_unreachable_owner_stays_and_says_how_to_force_i
     make(fleet, "web", candidates=PREFER_A)
     fleet.settle(lambda: fleet.owns("web", "node-a"))
     fleet.silent.add("node-a")
+    fleet.silent.add("node-b")
     fleet.grants.clear()
     fleet.publish()
+    fleet.api.delete(API_VERSION, "VIPNode", "node-b")
     fleet.api.delete(API_VERSION, "VirtualIP", "web")
     web = eventually(lambda: told(fleet, "web", "Stalled"))
     assert condition(web, "Stalled")["reason"] == "OwnerUnreachable"
@@ -198,6 +200,45 @@ def test_a_deleted_address_of_an_unreachable_owner_stays_and_says_how_to_force_i
     fleet.holders.clear()
     fleet.publish()
     eventually(lambda: not fleet.api.list(API_VERSION, "VirtualIP"), what="web is gone")
+
+
+def test_a_deleted_address_of_a_dead_owner_goes_when_the_witnesses_have_buried_it(fleet: Fleet) -> None:
+    uid = make(fleet, "web", candidates=PREFER_A)["metadata"]["uid"]
+    fleet.settle(lambda: fleet.owns("web", "node-a"))
+    fleet.silent.add("node-a")
+    fleet.grants.clear()
+    fleet.publish()
+    fleet.api.delete(API_VERSION, "VirtualIP", "web")
+    web = eventually(lambda: told(fleet, "web", "Reconciling"))
+    assert "grant the addresses to nobody" in condition(web, "Reconciling")["message"]
+    fleet.tombstones.add(uid)
+    fleet.publish()
+    eventually(lambda: not fleet.api.list(API_VERSION, "VirtualIP"), what="web is gone")
+
+
+def test_a_witness_whose_node_is_removed_is_replaced_step_by_step(fleet: Fleet) -> None:
+    def domain() -> Object:
+        return fleet.api.get(API_VERSION, "FailoverDomain", "default")
+
+    def names() -> set[str]:
+        return {witness["nodeName"] for witness in domain()["status"].get("witnesses", [])}
+
+    eventually(lambda: names() == {"node-a", "node-b", "node-c"})
+    make(fleet, "web", candidates=PREFER_A)
+    fleet.settle(lambda: fleet.owns("web", "node-a"))
+    fleet.nodes.append("node-d")
+    fleet.api.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-d"}})
+    fleet.publish()
+    fleet.silent.add("node-c")
+    fleet.api.delete("v1", "Node", "node-c")
+    status = fleet.settle(
+        lambda: (found := domain()["status"])["epoch"] == 4 and found, what="the fourth epoch"
+    )
+    assert names() == {"node-a", "node-b", "node-d"}
+    assert "formerWitnesses" not in status
+    assert fleet.owns("web", "node-a")
+    for reason in ("WitnessesChosen", "WitnessReplaced", "WitnessesChanging", "WitnessesChanged"):
+        eventually(lambda reason=reason: notes(fleet, reason))
 
 
 def test_a_move_is_carried_out_and_its_outage_kept(fleet: Fleet) -> None:
