@@ -59,7 +59,10 @@ class Faults:
     # The network ---------------------------------------------------------------------------------
 
     def isolate(self) -> None:
-        self._cut(self._any(), inbound=True, outbound=True)
+        self.isolate_one(self._any())
+
+    def isolate_one(self, machine: Machine) -> None:
+        self._cut(machine, inbound=True, outbound=True)
 
     def deafen(self) -> None:
         self._cut(self._any(), inbound=True, outbound=False)
@@ -309,6 +312,36 @@ class Faults:
         chosen = self.random.sample(self.shape.names, count)
         self._note(f"witnesses wanted: {sorted(chosen)}")
         self.registrar.want(witness_set(chosen))
+
+    def leave_behind(self) -> None:
+        """A node is cut off while the witnesses change in haste; then only the former ones hear it again."""
+        world, registrar = self.world, self.registrar
+        if not registrar.is_settled or world.network.cut:
+            return
+        former = {member.node for member in self.domain.configuration.witnesses.members}
+        others = sorted(set(self.shape.names) - former)
+        owners = [owner for vip in self.vips for owner in world.watch.owners(vip.addresses[0][:-3])]
+        left = world.machines[self.random.choice(owners or self.shape.candidates)]
+        self.isolate_one(left)
+        left.is_cut_from_api = left.is_disk_full = True
+        registrar.look_ns, registrar.spread_ns = 10 * MILLISECOND, 0
+        chosen = self.random.sample(others, min(3, len(others)) - (len(others) == 2))
+        self._note(f"witnesses wanted: {sorted(chosen)}, while {left.label} is left behind")
+        registrar.want(witness_set(chosen))
+        world.agenda.after(
+            self.random.randrange(100 * MILLISECOND, 4 * SECOND), self._hear_again, left, former
+        )
+
+    def _hear_again(self, left: Machine, former: set[str]) -> None:
+        self._note(f"{left.label} reaches {sorted(former)} again")
+        cut = self.world.network.cut
+        cut -= {pair for pair in cut if left.label in pair and former & set(pair) - {left.label}}
+        self.world.agenda.after(self.random.randrange(2 * SECOND), self._make_good)
+
+    def _make_good(self) -> None:
+        self.mend()
+        self.mend_api()
+        self.free_disk()
 
     def send_registrar_away(self) -> None:
         self.registrar.is_away = True

@@ -47,6 +47,7 @@ _CHANGING: Final = (
     Shape("abcdefg", "abcde", "abcd"),
     Shape("abcd", "a", "abcd"),
 )
+_WIDE: Final = (Shape("abcdef", "abc", "abcdef"), Shape("abcdefg", "abc", "abcg"))
 _PAIRS: Final = (Shape("ab", "ab", "ab", has_api_vote=True),)
 
 _CUTS: Final = {"isolate": 3, "deafen": 2, "mute": 2, "cut_pair": 3, "mend": 5}
@@ -119,6 +120,11 @@ MIXES: Final[dict[str, Mix]] = {
         },
         quality=Quality(loss=0.02),
         shapes=_CHANGING,
+    ),
+    "outrun": Mix(
+        {"leave_behind": 1},
+        disturbance=Disturbance(disk_ns=4 * MILLISECOND),
+        shapes=_WIDE,
     ),
     "votes": Mix(_VOTES | {"isolate": 4, "mend": 4, "crash": 2, "power_off": 1, "restart": 6}, shapes=_PAIRS),
     "pairs": Mix(

@@ -129,8 +129,3 @@ class Torment:
             world.watch.fail(
                 f"in peace something moved; opens, closes, releases were {before} and are {world.watch.moves}"
             )
-
-
-def replay(mix: str, seed: int) -> str:
-    """The command that shows a run again, line by line."""
-    return f"PYTHONPATH=controller:node-agent:tests python -m simulation {mix} {seed}"

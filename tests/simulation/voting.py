@@ -80,7 +80,8 @@ class Voter:
         wanted = next((each for each in self._wanted.wanted if each.domain_uid == uid), None)
         if wanted is None or uid in self._busy:
             return
-        claim = self._claims.setdefault(uid, Claim(uid))
+        claim = self._claims.get(uid) or self._world.claim_type(uid)
+        self._claims[uid] = claim
         asked_at_ns = self.machine.now()
         step = claim.step(wanted, now_ns=asked_at_ns, wall=_EPOCH)
         agenda, clock = self._world.agenda, self.machine.clock

@@ -26,6 +26,7 @@ from vipagent.succession import key_of
 from vipapi.configuration import Configuration, Member, WitnessSet
 from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Plan, VirtualIPPlan
 from vipapi.timing import PROFILES
+from vipcourier.votes import Claim
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -67,6 +68,7 @@ class World:
         self.seat_type = seat_type
         self.drift_ppm = drift_ppm
         self.is_sealed = is_sealed
+        self.claim_type = Claim
         self.closes_fences_at_start = True
         self.agenda = Agenda()
         self.network = Network(self.agenda, self.random)
