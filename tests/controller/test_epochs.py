@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 UID = "uid"
 NODES = ("a", "b", "c", "d", "e")
+STEPS = 3000
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
@@ -79,7 +80,7 @@ class Cluster:
         self.tick = 0.0
         self.keepers = {name: Keeper() for name in NODES[:size]}
         self.clerks = [Clerk(), Clerk()]
-        self.terms: list[int] = []
+        self.terms: list[tuple[int, tuple[frozenset[str], ...]]] = []
         self.changes = 0
         for name in self.keepers:
             self.report(name)
@@ -140,8 +141,8 @@ class Cluster:
         voters = set(granting) | ({API_SERVER} if self.living()[0] in granting else set())
         if own.epoch and is_majority(voters, own.quorums):
             term = max(max(keeper.term, keeper.floor) for keeper in granting.values()) + 1
-            assert all(term > earlier for earlier in self.terms), "terms grow over every change of witnesses"
-            self.terms.append(term)
+            assert all(term > earlier for earlier, _ in self.terms), "terms grow over every change"
+            self.terms.append((term, own.quorums))
             for keeper in granting.values():
                 keeper.term = term
 
@@ -236,12 +237,19 @@ class Cluster:
             assert after.witnesses == before.witnesses
             assert all(is_majority(self.there(quorum, before.epoch), (quorum,)) for quorum in before.quorums)
 
+    def term_of(self, quorum: frozenset[str]) -> int:
+        """Return the highest term that this quorum granted alone."""
+        return max((term for term, quorums in self.terms if quorums == (quorum,)), default=0)
+
     def assert_sealed(self, sealing: Configuration) -> None:
         assert sealing.former is not None
         old, new, epoch = sealing.former.names, sealing.witnesses.names, sealing.epoch
         drained = {name for name in old if name == API_SERVER or self.keepers[name].drained >= epoch}
         assert is_majority(drained, (old,))
         assert is_majority(self.there(new, epoch), (new,))
+        if API_SERVER not in old | new:
+            knowing = {name for name in new if self.keepers[name].floor >= self.term_of(old)}
+            assert is_majority(knowing, (new,)), "no term of the old witnesses comes twice"
 
     def assert_whole(self) -> None:
         found = configuration_of(self.status)
@@ -281,12 +289,12 @@ def live(seed: int, steps: int) -> Cluster:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_every_step_of_every_change_has_what_it_needs(seed: int) -> None:
-    cluster = live(seed, 1500)
+    cluster = live(seed, STEPS)
     assert configuration_of(cluster.status).epoch > 0
 
 
 def test_the_lives_above_are_full_of_changes() -> None:
-    assert sum(live(seed, 1500).changes for seed in range(3)) >= 10
+    assert sum(live(seed, STEPS).changes for seed in range(3)) >= 5
 
 
 def members(names: str) -> WitnessSet:
