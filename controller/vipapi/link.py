@@ -52,10 +52,18 @@ class Vote(msgspec.Struct, frozen=True, rename="camel"):
     epoch: int = 0
 
 
+class Answer(msgspec.Struct, frozen=True, rename="camel"):
+    """The API server answered at `at_ns` when it was asked for a needed vote, whatever it said."""
+
+    domain_uid: str
+    at_ns: int
+
+
 class Votes(msgspec.Struct, frozen=True, rename="camel", tag="votes"):
-    """All votes that are held now."""
+    """All votes that are held now, and when the API server was heard about those that are needed."""
 
     votes: tuple[Vote, ...] = ()
+    answers: tuple[Answer, ...] = ()
 
 
 ToKeeper = Plan | Votes

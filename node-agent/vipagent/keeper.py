@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 _DATAGRAMS_PER_WAKE: Final = 64
 _LATE_S: Final = 0.020
-_LOOK_S: Final = 0.1
+_LOOK_S: Final = 0.2
 _GARBAGE_S: Final = 10.0
 _IDLE_LOOK_S: Final = 1.0
 _VOTES_LOOK_S: Final = 0.020
@@ -82,6 +82,13 @@ class _Seated:
     seat: Seat
     wire: Wire | None = None
     has_left: bool = False
+
+    @property
+    def has_api_vote(self) -> bool:
+        """Whether the API server votes in the domain."""
+        configuration = self.seat.configuration
+        former = configuration.former
+        return configuration.witnesses.has_api_vote or (former is not None and former.has_api_vote)
 
     def is_silent(self, node: str) -> bool:
         """Whether this node has left the domain, votes there no more, and has let everything go."""
@@ -245,6 +252,9 @@ class Keeper:
         votes = {vote.domain_uid: vote for vote in said.votes}
         for uid, seated in self._seats.items():
             seated.seat.hear_votes(votes.get(uid), now_ns())
+        for answer in said.answers:
+            if answer.domain_uid in self._seats:
+                self._seats[answer.domain_uid].seat.hear_api_server(answer.at_ns)
         self._arm()
 
     def _take_offered_plan(self) -> None:
@@ -479,7 +489,7 @@ class Keeper:
 
         Time alone can change it: a domain that has such a vote is looked at again soon.
         """
-        found = (seated.seat.vote_wanted(now_ns()) for seated in self._speaking())
+        found = (seated.seat.vote_wanted(now_ns()) for seated in self._speaking() if seated.has_api_vote)
         wanted = VotesWanted(tuple(vote for vote in found if vote is not None))
         if wanted != self._votes_wanted:
             self._votes_wanted = wanted

@@ -208,9 +208,9 @@ class Lease:
         self._next_heartbeat_ns = now_ns
 
     def hear(self, node: str, now_ns: int) -> None:
-        """Another keeper, or the API server's vote, has said something, whatever it was."""
+        """Another keeper, or the API server, has said something, whatever it was."""
         if node in self._witnesses and node != self._me:
-            self._heard_ns = now_ns
+            self._heard_ns = max(now_ns, self._heard_ns)
 
     def judge(self, fit: frozenset[Key], now_ns: int, *, is_sound: bool = True) -> list[Effect]:
         """Take over which address sets this node is fit to hold, and whether it reaches its gateway."""

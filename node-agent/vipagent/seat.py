@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vipapi.nodeplan import DomainPlan, VirtualIPPlan
     from vipapi.nodestatus import Problem
 
+_API_SERVER_ANSWERS_NS: Final = 1_000_000_000
 _VOTE_NEEDED_NS: Final = 1_000_000_000
 _ANSWERS_HEARTBEATS: Final = 1.5
 _TERMS_AHEAD: Final = 1000
@@ -233,6 +234,13 @@ class Seat:
         self.vote.hear(vote)
         if self.vote.transitions(now_ns) and not was_held:
             self.lease.hurry(now_ns)
+
+    def hear_api_server(self, at_ns: int) -> None:
+        """It answered then, though perhaps to say that another node has its vote.
+
+        The courier asks again within a second, so for that long this node is not alone.
+        """
+        self.lease.hear(API_SERVER, at_ns + _API_SERVER_ANSWERS_NS)
 
     def vote_wanted(self, now_ns: int) -> link.VoteWanted | None:
         """Return what to ask the API server for; None where it has no vote.

@@ -20,10 +20,15 @@ so the Lease's versions are one chain, and nobody compares its clock with anothe
 - A vote is never released, only not renewed: a lease of addresses that rests on it may still run.
 - An answer that shows the same version as before the write means that nothing was written, and that
   nobody else can see a change. It is no vote.
+- While the vote is not needed the Lease is looked at from time to time only, so that a needed vote that
+  nobody has held lately is won with the first request: its version has been known for long.
 
 The annotation `TERM_CEILING` is a number that no term granted under the vote has passed; it only grows.
 Who takes the vote is given it as the floor for its own terms. As long as the Lease shows the same holder
 in the same transition, nobody held it in between, and the floor stays what it was.
+
+The annotation `EPOCH` is the highest witness configuration that the vote was asked for under. Who is two
+epochs behind it does not take or renew the vote: that is how the API server seals an epoch.
 
 Limits. An etcd that is restored to an earlier state within DURATION could show a former holder its
 Lease again; the restore takes longer. A Lease that is deleted loses its ceiling and its count of
@@ -55,7 +60,9 @@ LOOK_NS: Final = 500_000_000
 PATIENCE_NS: Final = 700_000_000
 FIRST_RETRY_NS: Final = 200_000_000
 LAST_RETRY_NS: Final = 1_000_000_000
+IDLE_LOOK_NS: Final = 10_000_000_000
 TERM_CEILING: Final = "vipkeeper.io/term-ceiling"
+EPOCH: Final = "vipkeeper.io/epoch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,7 @@ class _Seen:
     holder: str
     transitions: int
     term_ceiling: int
+    epoch: int
     since_ns: int
 
 
@@ -130,19 +138,27 @@ class Claim:
             return Wait(self._paused_until_ns)
         if self._is_outdated:
             return Look()
-        if self._is_missing:
-            return Make(self._made())
+        return Make(self._made()) if self._is_missing else self._claim(wanted, now_ns, wall)
+
+    def _claim(self, wanted: VoteWanted, now_ns: int, wall: datetime) -> Step:
         seen = self._seen
         assert seen is not None
+        if not wanted.is_needed or seen.epoch > wanted.epoch + 1:
+            return self._look(now_ns, LOOK_NS if wanted.is_needed else IDLE_LOOK_NS)
         if seen.holder == wanted.holder:
             due_ns = now_ns if self._renewed_at_ns is None else self._renewed_at_ns + RENEWAL_NS
-            is_due = now_ns >= due_ns or wanted.term_ceiling > seen.term_ceiling
-            return self._write(seen, wanted, now_ns, wall) if is_due else Wait(due_ns)
+            is_news = wanted.term_ceiling > seen.term_ceiling or wanted.epoch > seen.epoch
+            return self._write(seen, wanted, now_ns, wall) if now_ns >= due_ns or is_news else Wait(due_ns)
         free_ns = seen.since_ns + DURATION_NS
         if now_ns >= free_ns:
             return self._write(seen, wanted, now_ns, wall)
-        look_ns = self._looked_at_ns + LOOK_NS
-        return Look() if now_ns >= look_ns else Wait(min(free_ns, look_ns))
+        return self._look(now_ns, LOOK_NS, at_latest_ns=free_ns)
+
+    def _look(self, now_ns: int, every_ns: int, *, at_latest_ns: int | None = None) -> Step:
+        due_ns = self._looked_at_ns + every_ns
+        if now_ns >= due_ns:
+            return Look()
+        return Wait(due_ns if at_latest_ns is None else min(due_ns, at_latest_ns))
 
     def saw(self, lease: Document | None, *, now_ns: int) -> None:
         """Take in the Lease as it was answered, None if there is none; the clock was read after."""
@@ -161,7 +177,8 @@ class Claim:
             version=version,
             holder=spec.get("holderIdentity") or "",
             transitions=spec.get("leaseTransitions") or 0,
-            term_ceiling=_ceiling(metadata),
+            term_ceiling=_number(metadata, TERM_CEILING),
+            epoch=_number(metadata, EPOCH),
             since_ns=now_ns,
         )
 
@@ -181,6 +198,7 @@ class Claim:
             term_floor=tenure.term_floor,
             term_ceiling=seen.term_ceiling,
             transitions=seen.transitions + 1,
+            epoch=seen.epoch,
         )
 
     def was_moved(self) -> None:
@@ -197,7 +215,10 @@ class Claim:
         metadata: Document = {"name": self._name}
         spec: Document = {"leaseDurationSeconds": DURATION_S}
         if self._seen is not None:
-            metadata["annotations"] = {TERM_CEILING: str(self._seen.term_ceiling)}
+            metadata["annotations"] = {
+                TERM_CEILING: str(self._seen.term_ceiling),
+                EPOCH: str(self._seen.epoch),
+            }
             spec["leaseTransitions"] = self._seen.transitions
         return {"metadata": metadata, "spec": spec}
 
@@ -220,15 +241,18 @@ class Claim:
             # this transition later, this is the floor that it was taken with.
             self._tenure = _Tenure(wanted.holder, transitions, seen.term_ceiling)
         metadata = seen.lease["metadata"]
-        ceiling = max(seen.term_ceiling, wanted.term_ceiling)
-        annotations = {**(metadata.get("annotations") or {}), TERM_CEILING: str(ceiling)}
+        annotations = {
+            **(metadata.get("annotations") or {}),
+            TERM_CEILING: str(max(seen.term_ceiling, wanted.term_ceiling)),
+            EPOCH: str(max(seen.epoch, wanted.epoch)),
+        }
         lease = {**seen.lease, "metadata": {**metadata, "annotations": annotations}, "spec": spec}
         return Write(lease, wanted.holder, now_ns)
 
 
-def _ceiling(metadata: Document) -> int:
-    """Return the ceiling that a Lease tells; 0 for one that was made, or spoilt, by hand."""
+def _number(metadata: Document, annotation: str) -> int:
+    """Return what an annotation says; 0 for one that was left out, or spoilt, by hand."""
     try:
-        return max(0, int((metadata.get("annotations") or {}).get(TERM_CEILING, "0")))
+        return max(0, int((metadata.get("annotations") or {}).get(annotation, "0")))
     except ValueError:
         return 0

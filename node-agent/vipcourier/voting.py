@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from vipapi.link import Vote, Votes, VotesWanted
+from vipapi.link import Answer, Vote, Votes, VotesWanted
 from vipcluster.client import LEASES, ApiError, Conflict, Forbidden, NotFound
 from vipcourier import metrics
 from vipcourier.votes import Claim, Look, Make, Wait, Write
@@ -32,8 +32,8 @@ _log = logging.getLogger(__name__)
 class Voting:
     """Wins and keeps the wanted votes; `cluster`'s timeouts should be those of `votes.PATIENCE_NS`.
 
-    `on_votes` is called from the thread with all votes that are held and what was wanted then, whenever
-    either changes.
+    `on_votes` is called from the thread with all votes that are held, when the API server was heard about
+    the needed ones, and what was wanted then, whenever any of it changes.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Voting:
         # Of these only the thread knows.
         self._claims: dict[str, Claim] = {}
         self._won: dict[tuple[str, str], Vote] = {}
+        self._answers: dict[str, Answer] = {}
         self._told = (VotesWanted(), Votes())
         self._failing: set[str] = set()
 
@@ -101,13 +102,15 @@ class Voting:
             metrics.vote_requests.labels(type(step).__name__.lower()).inc()
             try:
                 answer = self._request(name, step)
+                self._heard(wanted)
                 if isinstance(step, Write):
                     assert answer is not None
                     self._take(wanted, claim.wrote(step, answer, wanted, now_ns=_clock()))
-                    self._tell(among)
                 else:
                     claim.saw(answer, now_ns=_clock())
+                self._tell(among)
             except Conflict:
+                self._heard(wanted)
                 claim.was_moved()
             except Exception as error:  # noqa: BLE001 - whatever it was, the next domain and the next try go on
                 claim.failed(now_ns=_clock())
@@ -128,6 +131,10 @@ class Voting:
             case Write(lease):
                 return self._cluster.replace(LEASES, lease, manager=self._manager)
 
+    def _heard(self, wanted: VoteWanted) -> None:
+        if wanted.is_needed:
+            self._answers[wanted.domain_uid] = Answer(wanted.domain_uid, _clock())
+
     def _take(self, wanted: VoteWanted, vote: Vote | None) -> None:
         if vote is None:
             metrics.vote_failures.labels("Late").inc()
@@ -143,7 +150,14 @@ class Voting:
         now_ns = _clock()
         self._won = {key: vote for key, vote in self._won.items() if vote.until_ns > now_ns}
         keys = [(each.domain_uid, each.holder) for each in wanted.wanted]
-        votes = Votes(tuple(self._won[key] for key in keys if key in self._won))
+        votes = Votes(
+            votes=tuple(self._won[key] for key in keys if key in self._won),
+            answers=tuple(
+                self._answers[each.domain_uid]
+                for each in wanted.wanted
+                if each.is_needed and each.domain_uid in self._answers
+            ),
+        )
         metrics.votes_held.set(len(votes.votes))
         if (wanted, votes) != self._told:
             self._told = (wanted, votes)

@@ -20,10 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vipapi.link import Vote, VoteWanted
+from vipcourier import votes
 from vipcourier.votes import (
     DURATION_NS,
     FIRST_RETRY_NS,
     HOLD_NS,
+    IDLE_LOOK_NS,
     LAST_RETRY_NS,
     LOOK_NS,
     PATIENCE_NS,
@@ -49,8 +51,8 @@ S = 1000 * MS
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def wanted(holder: str = "a_1", ceiling: int = 1000) -> VoteWanted:
-    return VoteWanted("uid", "default", holder, ceiling)
+def wanted(holder: str = "a_1", ceiling: int = 1000, *, epoch: int = 0, is_needed: bool = True) -> VoteWanted:
+    return VoteWanted("uid", "default", holder, ceiling, epoch, is_needed)
 
 
 def lease(
@@ -116,7 +118,11 @@ def test_another_holders_vote_is_taken_when_it_has_not_changed_for_its_duration(
     assert not isinstance(step(claim, S + DURATION_NS - 1), Write)
     written = write(claim, S + DURATION_NS)
     assert written.lease["metadata"]["resourceVersion"] == "7"
-    assert written.lease["metadata"]["annotations"] == {TERM_CEILING: "1000", "kept": "yes"}
+    assert written.lease["metadata"]["annotations"] == {
+        TERM_CEILING: "1000",
+        votes.EPOCH: "0",
+        "kept": "yes",
+    }
     said_at = "2026-01-01T00:00:00.000000Z"
     assert written.lease["spec"] == {
         "holderIdentity": "a_1",
@@ -167,6 +173,30 @@ def test_a_higher_ceiling_is_written_at_once_and_a_lower_one_changes_nothing() -
     assert isinstance(step(claim, 4 * S + 1, wanted(ceiling=10)), Wait)
     assert win(claim, 4 * S + 1, 3, wanted(ceiling=2000)).term_ceiling == 2000
     assert win(claim, 5 * S, 4, wanted(ceiling=10)).term_ceiling == 2000
+
+
+def test_a_vote_that_is_not_needed_is_made_and_looked_at_but_not_taken() -> None:
+    idle = wanted(is_needed=False)
+    claim = seeing(None)
+    assert isinstance(step(claim, 0, idle), Make)
+    claim.saw(lease(1), now_ns=0)
+    assert step(claim, 0, idle) == Wait(IDLE_LOOK_NS)
+    assert step(claim, IDLE_LOOK_NS, idle) == Look()
+    claim.saw(lease(1), now_ns=IDLE_LOOK_NS)
+    assert isinstance(step(claim, IDLE_LOOK_NS + 1), Write)  # as soon as it is needed
+
+
+def test_who_is_two_epochs_behind_the_last_holder_does_not_get_the_vote() -> None:
+    claim = seeing(lease(1))
+    assert win(claim, 4 * S, 2, wanted(epoch=7)).epoch == 7
+    assert isinstance(step(claim, 9 * S, wanted(epoch=5)), Look)
+    assert win(claim, 9 * S, 3, wanted(epoch=6)).epoch == 7
+
+
+def test_a_higher_epoch_is_written_at_once() -> None:
+    claim = seeing(lease(1))
+    win(claim, 4 * S, 2, wanted(epoch=7))
+    assert win(claim, 4 * S + 1, 3, wanted(epoch=8)).epoch == 8
 
 
 def test_a_process_that_finds_its_nodes_own_vote_renews_it_with_its_ceiling_as_floor() -> None:
@@ -257,7 +287,7 @@ def test_a_lease_that_was_deleted_is_made_with_what_is_remembered_of_it() -> Non
     claim.saw(None, now_ns=S)
     made = step(claim, S)
     assert isinstance(made, Make)
-    assert made.lease["metadata"]["annotations"] == {TERM_CEILING: "70"}
+    assert made.lease["metadata"]["annotations"] == {TERM_CEILING: "70", votes.EPOCH: "0"}
     assert made.lease["spec"]["leaseTransitions"] == 6
     assert "holderIdentity" not in made.lease["spec"]
 
