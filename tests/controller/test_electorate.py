@@ -134,6 +134,22 @@ def test_a_witness_that_is_heard_now_and_then_stays(way: Way) -> None:
     assert stage.witnesses() == before
 
 
+def test_nobody_is_silent_while_no_majority_is_there_to_hear() -> None:
+    stage = cast(Way.PLAIN, "node-a", "node-b", "node-c", "node-d")
+    before = stage.witnesses()
+    first, second, third = sorted(before)
+    [spare] = {"node-a", "node-b", "node-c", "node-d"} - before
+    for node in (second, third):
+        stage.delete("VIPNode", node)
+    stage.converge(alive={first, spare})
+    stage.now_s += 1000
+    stage.converge(alive={first, second, spare})
+    assert stage.witnesses() == before, f"{third} has a minute from here on"
+    stage.now_s += 60
+    stage.converge(alive={first, second, spare})
+    assert stage.witnesses() == {first, second, spare}
+
+
 def test_a_controller_that_restarted_counts_the_silence_anew() -> None:
     stage = cast(Way.PLAIN, "node-a", "node-b", "node-c", "node-d")
     dead = min(stage.witnesses())

@@ -393,6 +393,23 @@ def test_the_new_witnesses_must_know_of_every_term(
     assert bool(step.awaits) != is_done
 
 
+@pytest.mark.parametrize(
+    ("view", "running", "awaited"),
+    [
+        pytest.param(
+            View(), "abcd", "a majority of the witnesses to be heard again: bring back a or b or c", id="lost"
+        ),
+        pytest.param(HEARD, "ad", "b or c to report epoch 1", id="not joined"),
+        pytest.param(HEARD, "abd", "", id="there"),
+    ],
+)
+def test_a_change_starts_from_a_majority_that_is_there(view: View, running: str, awaited: str) -> None:
+    said = reports(dict.fromkeys(running, HISTORY[1]))
+    step = epochs.advance(UID, HISTORY[1], members("abd"), reports=said, view=view)
+    assert step.awaits.startswith(awaited)
+    assert step.configuration == (HISTORY[1] if awaited else HISTORY[2])
+
+
 def test_a_status_and_a_configuration_are_one_thing_in_two_forms() -> None:
     for configuration in HISTORY:
         assert configuration_of(with_configuration(FailoverDomainStatus(), configuration)) == configuration

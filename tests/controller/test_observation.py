@@ -133,8 +133,8 @@ def test_buried_is_what_a_majority_of_both_sets_buries() -> None:
 
 
 def test_who_does_not_know_yet_that_it_is_a_witness_speaks_against_nobody() -> None:
-    running = joint("bcd", "abc", is_sealing=True)
-    old = {name: says(THREE, hears="abcd") for name in "bc"}
-    found = seen(running, a=says(running, hears="abc"), d=says(THREE), **old)
-    assert found.alive == {"a", "b", "c", "d"}
+    running = joint("cde", "abc", is_sealing=True)
+    reports = {name: says(running, hears="abcde") for name in "abc"}
+    found = seen(running, **reports, d=says(THREE), e=says(THREE))
+    assert found.alive == {"a", "b", "c", "d", "e"}
     assert found.is_quorate
