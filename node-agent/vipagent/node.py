@@ -65,6 +65,7 @@ class Node:
         self._announcer = announcer
         self.view = NodeView(links=())
         self._ours: frozenset[IPAddress] = frozenset()
+        self._interfaces: tuple[InterfaceStatus, ...] = ()
         self._interface_names: dict[str, str] = {}
         self._unannounceable: dict[str, Refusal] = {}
         self._planned: dict[str, Claim] = {}
@@ -115,14 +116,7 @@ class Node:
 
     def interfaces(self) -> tuple[InterfaceStatus, ...]:
         """The interfaces with addresses of the node's own, for the report."""
-        return tuple(
-            InterfaceStatus(
-                name=link.name, link="Up" if link.is_up else "Down", mac_address=link.mac, addresses=own
-            )
-            for link in self.view.links
-            if not link.is_loopback
-            and (own := tuple(str(b.interface) for b in link.addresses if not (b.is_ours or b.is_host)))
-        )[:_MOST_INTERFACES]
+        return self._interfaces
 
     def problems(self) -> tuple[Problem, ...]:
         """What is wrong with the fence, link by link."""
@@ -301,6 +295,7 @@ class Node:
     def _note_view(self) -> None:
         """Work out once for each look or plan what every report asks."""
         self._ours = frozenset(b.ip for link in self.view.links for b in link.addresses if b.is_ours)
+        self._interfaces = _interfaces(self.view)
         self._interface_names, self._unannounceable = {}, {}
         for uid, claimed in self._planned.items():
             places = place(claimed, self.view)
@@ -436,3 +431,14 @@ class Node:
 
 def _bare(claimed: Claim) -> frozenset[IPAddress]:
     return frozenset(address.ip for address in claimed.addresses)
+
+
+def _interfaces(view: NodeView) -> tuple[InterfaceStatus, ...]:
+    return tuple(
+        InterfaceStatus(
+            name=link.name, link="Up" if link.is_up else "Down", mac_address=link.mac, addresses=own
+        )
+        for link in view.links
+        if not link.is_loopback
+        and (own := tuple(str(b.interface) for b in link.addresses if not (b.is_ours or b.is_host)))
+    )[:_MOST_INTERFACES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -139,3 +140,30 @@ def test_terms_that_cannot_be_kept_are_a_problem_with_a_remedy(tmp_path: Path) -
     assert asyncio.run(memories.keep_terms(UID, 2000, tries_again=True))
     assert reasons(memories) == []
     assert settled(Disk(tmp_path), FIRST)[UID].term_ceiling == 2000
+
+
+class WatchedDisk(Disk):
+    """A state folder that notes which threads touch it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.threads: set[int] = set()
+
+    def load_term_ceiling(self, domain_uid: str) -> int:
+        self.threads.add(threading.get_ident())
+        return super().load_term_ceiling(domain_uid)
+
+    def load_configuration(self, domain_uid: str) -> Configuration | None:
+        self.threads.add(threading.get_ident())
+        return super().load_configuration(domain_uid)
+
+    def store_configuration(self, domain_uid: str, configuration: Configuration) -> None:
+        self.threads.add(threading.get_ident())
+        super().store_configuration(domain_uid, configuration)
+
+
+def test_the_loop_never_waits_for_the_disk(tmp_path: Path) -> None:
+    disk = WatchedDisk(tmp_path)
+    settled(disk, FIRST)
+    assert disk.threads
+    assert threading.get_ident() not in disk.threads
