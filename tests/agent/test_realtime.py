@@ -47,7 +47,9 @@ def in_real_time(deed: Callable[[], object], *, processors: set[int] | None = No
 @pytest.mark.parametrize("processors", [None, {0}], ids=["all processors", "one processor"])
 def test_a_child_is_no_real_time_process(processors: set[int] | None) -> None:
     def start() -> None:
-        with realtime.spawn([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as child:
+        with realtime.spawn(
+            [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
+        ) as child:
             assert os.sched_getscheduler(child.pid) in (os.SCHED_OTHER, os.SCHED_BATCH)
 
     in_real_time(start, processors=processors)
