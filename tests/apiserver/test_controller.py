@@ -209,8 +209,13 @@ def test_a_deleted_address_of_a_dead_owner_goes_when_the_witnesses_have_buried_i
     fleet.grants.clear()
     fleet.publish()
     fleet.api.delete(API_VERSION, "VirtualIP", "web")
-    web = eventually(lambda: told(fleet, "web", "Reconciling"))
-    assert "grant the addresses to nobody" in condition(web, "Reconciling")["message"]
+    eventually(
+        lambda: (
+            "grant the addresses to nobody"
+            in condition(fleet.virtual_ip("web"), "Reconciling").get("message", "")
+        ),
+        what="the witnesses are waited for",
+    )
     fleet.tombstones.add(uid)
     fleet.publish()
     eventually(lambda: not fleet.api.list(API_VERSION, "VirtualIP"), what="web is gone")
