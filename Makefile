@@ -1,7 +1,7 @@
 # Every target prepares what it needs: the Python environment, the nft command, a control plane. All of
 # it is cached outside the tree (${XDG_CACHE_HOME:-~/.cache}/vipkeeper); the first run says what it fetches.
 
-.PHONY: help demo test lint bench lock
+.PHONY: help demo test lint bench simulate lock
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -26,6 +26,11 @@ lint: ## Lint, formatting, types and import rules only
 	echo "ruff format --check" && $$environment/bin/ruff format --check && \
 	echo "mypy" && $$environment/bin/mypy && \
 	echo "lint-imports" && $$environment/bin/lint-imports
+
+simulate: ## Seeds of the simulation on all cores (SEEDS=0:2000, MIX=changing,votes, JOBS=2)
+	@environment=$$(tests/lab/environment.sh) && \
+	PYTHONPATH=controller:node-agent:tests exec $$environment/bin/python -m simulation campaign \
+		--seeds $(or $(SEEDS),0:2000) $(if $(MIX),--mix $(MIX)) $(if $(JOBS),--jobs $(JOBS))
 
 lock: ## Choose the newest allowed versions anew and write requirements.lock (needs uv on PATH)
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -165,7 +165,7 @@ class Keeper:
 
     def _judge(self, seat: Seat, now_ns: int) -> None:
         machine = self.machine
-        fit = [vip.uid for vip in seat.domain.virtual_ips if vip.name not in machine.unfit]
+        fit = [vip.uid for vip in seat.domain.virtual_ips if machine.is_fit(vip)]
         self._push(seat, seat.judge(fit, now_ns, is_sound=machine.is_sound))
 
     def _adopt(self, uid: str, configuration: Configuration) -> None:

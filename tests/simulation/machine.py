@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vipagent.messages import Key
     from vipapi.configuration import Configuration
     from vipapi.link import Votes, VotesWanted
+    from vipapi.nodeplan import VirtualIPPlan
 
 _FULL_DISK_RETRY_NS: Final = 100 * MILLISECOND
 
@@ -70,6 +71,7 @@ class Machine:
         self.on_votes_wanted: Callable[[VotesWanted], None] | None = None
         self.is_cut_from_api = False
         self.unfit: set[str] = set()
+        self.is_fit: Callable[[VirtualIPPlan], bool] = lambda vip: vip.name not in self.unfit
         self.is_sound = True
         self.is_paused = False
         self.is_disk_full = False

@@ -145,3 +145,30 @@ MIXES: Final[dict[str, Mix]] = {
         shapes=SHAPES + _CHANGING,
     ),
 }
+
+_NODES: Final = {"crash": 2, "power_off": 1, "restart": 5, "isolate": 1, "mend": 3}
+_CLIENTS: Final = {
+    "lose_api": 1,
+    "find_api": 3,
+    "cut_api": 1,
+    "mend_api": 2,
+    "stick_mirror": 2,
+    "free_mirrors": 3,
+    "restart_courier": 1,
+    "kill_controller": 2,
+    "lead_twice": 2,
+}
+_FLEET: Final = {"grow": 2, "shrink": 2}
+
+STACKS: Final[dict[str, Mix]] = {
+    "stack": Mix(_NODES | _CLIENTS | {"move": 2, "sicken": 1, "cure": 2, "make_vip": 1}, domains=2),
+    "fleet": Mix(_NODES | _CLIENTS | _FLEET, quality=Quality(loss=0.05), domains=1),
+    "reborn": Mix(
+        _CLIENTS | {"rebear": 3, "rebear_cut_off": 3, "mend": 1, "crash": 1, "restart": 3, "make_vip": 1},
+        domains=2,
+    ),
+    "restored": Mix(_NODES | _CLIENTS | _FLEET | {"restore_etcd": 2, "back_etcd_up": 1}, domains=1),
+    "grown": Mix(
+        _NODES | _CLIENTS | {"grow": 2}, shapes=(Shape("ab", "", ""), Shape("a", "", "")), domains=1
+    ),
+}

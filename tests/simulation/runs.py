@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from simulation.mixes import MIXES
+from simulation.cluster import Cluster
+from simulation.mixes import MIXES, STACKS
 from simulation.peace import Peace
 from simulation.torment import Torment
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 PEACEFUL: Final = ("deaths", "replacing")
-NAMES: Final = (*MIXES, *PEACEFUL)
+NAMES: Final = (*MIXES, *STACKS, *PEACEFUL)
 
 
 class Run(Protocol):
@@ -27,6 +28,8 @@ class Run(Protocol):
 def make(mix: str, seed: int, **more: Any) -> Run:
     if mix in PEACEFUL:
         return Peace(mix, seed, **more)
+    if mix in STACKS:
+        return Cluster(mix, seed, **more)
     return Torment(mix, seed, **more)
 
 
