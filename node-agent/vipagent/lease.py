@@ -30,8 +30,8 @@ lease is not touched by a change: its deadline stands, and what is renewed next 
 hears no other witness goes on with its own vote. When it hears another owner again the higher term
 stays.
 
-*Sound* is who reaches its gateway. An owner that is not sound asks a sound standby to take over, and
-stays where there is none: a dead gateway moves nothing.
+*Sound* is who reaches its gateway. An owner that has not been sound for a while asks a sound standby to
+take over, and stays where there is none: a dead gateway moves nothing, for by then every node has noticed.
 
 Effects come out in the order in which they must be carried out.
 """
@@ -76,6 +76,7 @@ _CATCH_UP: Final = 0.3
 _FREE_IS_FRESH_HEARTBEATS: Final = 1.2
 _AFTER_MOVE_HEARTBEATS: Final = 3
 _OWNER_ALONE_HEARTBEATS: Final = 2.5
+_GATEWAY_GRACE_NS: Final = 1000 * MILLISECOND
 _NEVER_NS: Final = 1 << 63
 _ASKS: Final = (Phase.ACQUIRING, Phase.OWNER)
 
@@ -108,6 +109,7 @@ class Lease:
         self._term_floor = 0
         self._is_resigning = False
         self._is_sound = True
+        self._unsound_since_ns = now_ns
         self._heard_ns = now_ns
         self._holdings: dict[Key, Holding] = {}
         self._unassigned: frozenset[Key] = frozenset()
@@ -214,6 +216,8 @@ class Lease:
 
     def judge(self, fit: frozenset[Key], now_ns: int, *, is_sound: bool = True) -> list[Effect]:
         """Take over which address sets this node is fit to hold, and whether it reaches its gateway."""
+        if self._is_sound and not is_sound:
+            self._unsound_since_ns = now_ns
         self._is_sound = is_sound
         for key, holding in self._holdings.items():
             holding.is_fit = key in fit
@@ -327,7 +331,7 @@ class Lease:
             if holding.phase is not Phase.OWNER:
                 continue
             must_leave = not self._is_ready(holding)
-            target = holding.standby if must_leave else self._better_elsewhere(holding)
+            target = holding.standby if must_leave else self._better_elsewhere(holding, now_ns)
             if target is None:
                 holding.handing = None
                 if must_leave:
@@ -349,12 +353,13 @@ class Lease:
         self._wake_by(handing.next_ask_ns)
         return [Send(handing.target, Prepare(self._incarnation, key, self._is_sound))]
 
-    def _better_elsewhere(self, holding: Holding) -> str | None:
+    def _better_elsewhere(self, holding: Holding, now_ns: int) -> str | None:
         """Whom to ask to take over although this node could stay."""
         order = holding.order
         if order.owner != self._me and order.based_on_term == holding.term:
             return order.owner
-        return holding.standby if holding.is_standby_sound and not self._is_sound else None
+        is_without = not self._is_sound and now_ns - self._unsound_since_ns >= _GATEWAY_GRACE_NS
+        return holding.standby if is_without and holding.is_standby_sound else None
 
     def _is_ready_for(self, holding: Holding, asked: Prepare) -> bool:
         is_no_worse = self._is_sound or not asked.is_sound

@@ -74,7 +74,6 @@ class Lab:
         labels = {"kubernetes.io/hostname": node.name, "topology.kubernetes.io/zone": zone, "role": "edge"}
         api = self.plane.api
         api.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name, "labels": labels}})
-        addresses = [{"type": "InternalIP", "address": address} for address in (node.ipv4, node.ipv6)]
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         ready = {
             "type": "Ready",
@@ -84,11 +83,14 @@ class Lab:
             "lastHeartbeatTime": now,
             "lastTransitionTime": now,
         }
-        status = {
-            "addresses": [*addresses, {"type": "Hostname", "address": node.name}],
-            "conditions": [ready],
-        }
-        api.merge("v1", "Node", node.name, {"status": status}, subresource="/status")
+        api.merge("v1", "Node", node.name, {"status": {"conditions": [ready]}}, subresource="/status")
+        self.tell_addresses(node.name, node)
+
+    def tell_addresses(self, name: str, host: Host) -> None:
+        """Say that a node has a host's addresses, as the kubelet there would."""
+        addresses = [{"type": "InternalIP", "address": address} for address in (host.ipv4, host.ipv6)]
+        status = {"addresses": [*addresses, {"type": "Hostname", "address": name}]}
+        self.plane.api.merge("v1", "Node", name, {"status": status}, subresource="/status")
 
     def measure(self, addresses: Mapping[str, str], *, name: str = "measured") -> Measurement:
         """Start measuring addresses, given by label."""

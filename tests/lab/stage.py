@@ -256,11 +256,13 @@ class Stage:
     def clone(self, node: Host) -> Host:
         """Start a second host that takes itself for a node: same name, same plan and epochs, same rights.
 
-        It answers probes with a name of its own, so two owners of one name are two.
+        Its kubelet, which takes itself for the node's too, has told its addresses. It answers probes with a
+        name of its own, so two owners of one name are two.
         """
         twin = self.lab.add_twin(node)
         self.measured.watch_kernels([twin])
         self.measured.inquire([twin])
+        self.lab.tell_addresses(node.name, twin)
         start_keeper(twin, node=node.name, witness_only=node.name in self.agents.witness_only)
         start_courier(self.lab, twin, node=node.name)
         return twin

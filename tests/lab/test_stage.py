@@ -129,5 +129,6 @@ def test_a_clone_has_the_name_and_the_state_of_its_node_and_answers_for_itself(s
         stage.wait_until("its name", partial(is_called, process, node.name))
         assert process.is_alive
     stage.lab.remove_twin(twin)
+    stage.lab.tell_addresses(node.name, node)
     assert not keeper.is_alive
     stage.rest("pair")

@@ -71,6 +71,10 @@ def victim(stage: Stage) -> Host:
     return stage.lab.nodes[min(witnesses(stage) - {owner})]
 
 
+def has_passed(stage: Stage, epoch: int) -> bool:
+    return bool(domain_of(stage)["epoch"] > epoch)
+
+
 def has_replaced(stage: Stage, node: Host) -> bool:
     return node.name not in witnesses(stage) and is_settled(stage)
 
@@ -127,7 +131,7 @@ def test_controllers_that_are_killed_again_and_again_still_finish_a_change(at_re
         at_rest.agents.keepers[dead.name].kill()
         epoch = domain_of(at_rest)["epoch"]
         for _ in range(2):
-            at_rest.wait_until("the next epoch", lambda at=epoch: domain_of(at_rest)["epoch"] > at)
+            at_rest.wait_until("the next epoch", partial(has_passed, at_rest, epoch))
             epoch = domain_of(at_rest)["epoch"]
             at_rest.agents.stop_controllers()
             at_rest.agents.restart_controllers()
