@@ -41,6 +41,7 @@ class Faults:
         self.office = Office(world)
         self.voters = [Voter(machine, self.office) for machine in world.machines.values()]
         self.born = 0
+        self.is_over = False
 
     @property
     def domain(self) -> DomainPlan:
@@ -94,6 +95,13 @@ class Faults:
         machine.crash()
         if self.random.random() < 0.7:
             self.world.agenda.after(self.random.randrange(800 * MILLISECOND), machine.start)
+
+    def blip(self) -> None:
+        """A keeper is killed and comes back at once, as after a crash that systemd noticed."""
+        machine = self._any()
+        self._note(f"{machine.label}'s keeper is killed for a moment")
+        machine.crash()
+        self.world.agenda.after(self.random.randrange(30 * MILLISECOND), machine.start)
 
     def power_off(self) -> None:
         machine = self._any()
@@ -331,6 +339,53 @@ class Faults:
         world.agenda.after(
             self.random.randrange(100 * MILLISECOND, 4 * SECOND), self._hear_again, left, former
         )
+
+    def forget_behind(self) -> None:
+        """The same, but the disks of the former witnesses are full, and then they lose power."""
+        if not self.registrar.is_settled or self.world.network.cut:
+            return
+        former = [self.world.machines[m.node] for m in self.domain.configuration.witnesses.members]
+        for machine in former:
+            machine.is_disk_full = True
+        self.leave_behind()
+        self.world.agenda.after(2 * SECOND, self._forget, former)
+
+    def _forget(self, former: list[Machine]) -> None:
+        if self.is_over:
+            return
+        names = {machine.name for machine in former}
+        self._note(f"{sorted(names)} lose power, and reach nobody but themselves")
+        self.world.network.cut |= {
+            pair
+            for one in names
+            for other in set(self.shape.names) - names
+            for pair in ((one, other), (other, one))
+        }
+        for machine in former:
+            machine.is_cut_from_api = True
+            machine.power_off()
+            machine.start()
+
+    def usurp(self) -> None:
+        """Two nodes lose sight of each other; then the one with the API server's vote loses that as well."""
+        if self.world.network.cut:
+            return
+        self.isolate()
+        self.office.is_away, self.office.loss = False, 0.0
+        self.office.slowest_ns = self.random.choice((20, 300)) * MILLISECOND
+        self.world.agenda.after(self.random.randrange(4000, 6000) * MILLISECOND, self._cut_holder)
+        self.world.agenda.after(self.random.randrange(9000, 11000) * MILLISECOND, self._make_good)
+
+    def _cut_holder(self) -> None:
+        if self.is_over:
+            return
+        for machine in self.world.machines.values():
+            keeper = machine.keeper
+            if keeper is not None and any(
+                seat.vote.transitions(machine.now()) for seat in keeper.seats.values()
+            ):
+                self._note(f"{machine.label} is cut from the API server")
+                machine.is_cut_from_api = True
 
     def _hear_again(self, left: Machine, former: set[str]) -> None:
         self._note(f"{left.label} reaches {sorted(former)} again")

@@ -69,6 +69,7 @@ class Machine:
         self.offered_version = -1
         self.votes: Votes | None = None
         self.on_votes_wanted: Callable[[VotesWanted], None] | None = None
+        self.on_power_off: Callable[[], None] | None = None
         self.is_cut_from_api = False
         self.unfit: set[str] = set()
         self.is_fit: Callable[[VirtualIPPlan], bool] = lambda vip: vip.name not in self.unfit
@@ -114,6 +115,11 @@ class Machine:
         self.boots += 1
         self.votes = None
         self._clear_fences()
+        # CLOCK_BOOTTIME begins anew
+        self.clock.base_ns = self.world.random.randrange(10**10)
+        self.clock.since_ns = self.world.agenda.now_ns
+        if self.on_power_off is not None:
+            self.on_power_off()
 
     def wipe(self) -> None:
         """The machine is installed anew: nothing is on its disk. The incarnation follows the wall clock."""

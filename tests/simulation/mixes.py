@@ -32,6 +32,7 @@ class Mix:
     is_order_kept: bool = True
     is_alone_allowed: bool = False
     domains: int = 1
+    torment_s: int = 6
 
 
 SHAPES: Final = (
@@ -126,6 +127,11 @@ MIXES: Final[dict[str, Mix]] = {
         disturbance=Disturbance(disk_ns=4 * MILLISECOND),
         shapes=_WIDE,
     ),
+    "amnesia": Mix({"blip": 6, "cut_pair": 4, "isolate": 2, "mend": 3}, quality=Quality(loss=0.1)),
+    "forgotten": Mix(
+        {"forget_behind": 1}, disturbance=Disturbance(disk_ns=4 * MILLISECOND), shapes=_WIDE, torment_s=12
+    ),
+    "usurped": Mix({"usurp": 1}, shapes=_PAIRS, torment_s=24),
     "votes": Mix(_VOTES | {"isolate": 4, "mend": 4, "crash": 2, "power_off": 1, "restart": 6}, shapes=_PAIRS),
     "pairs": Mix(
         _VOTES | _CUTS | _ENDS | _ORDERS | {"pause": 2, "slew": 1, "suspend": 1},

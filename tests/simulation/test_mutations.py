@@ -1,8 +1,15 @@
 """Each rule of the protocol is needed: switched off alone, it is missed within a few seeds of its mix.
 
 The table is the test: the rule (numbers as in docs/protocol.md), what is switched off, the mix that shows
-it, and the number of seeds within which something must break. `NOT_MISSED` are those that nothing breaks
-without, each with what stands in for it.
+it, and the number of seeds within which something must break.
+
+Some are not missed when they alone are switched off, for something else stands behind them:
+
+- 6, the incarnation of an answer: terms only grow, and an answer under another term does not count;
+- 7, a request older than a release: its grant binds the witness to one who does not listen; it costs time;
+- 8, closing the fences at start: the deadline that is in the kernel ends before any witness's grant does;
+- the replay window: rounds, terms and incarnations order all that a keeper says, seen again or late;
+- machines: a clone hears no answers, so it wants nothing; what it says can only keep others waiting.
 """
 
 from __future__ import annotations
@@ -44,7 +51,10 @@ _ROWS = (
     Row("12: lapsed first", {"seat_type": seat_with(lease=mutations.NeverLapses)}, "pauses", 12),
     Row("14a: kept", {"seat_type": seat_with(witness=mutations.KeepsNoCeiling)}, "crashes", 8),
     Row("14a: floors", {"seat_type": seat_with(witness=mutations.RaisesNoFloor)}, "changing", 20),
-    Row("vote: not early", {"alter_world": mutations.take_votes_early}, "pairs", 40),
+    Row("5: silent at first", {"seat_type": seat_with(witness=mutations.NeverSilent)}, "amnesia", 40),
+    Row("9: on the disk first", {"alter_world": mutations.configure_before_the_disk}, "forgotten", 12),
+    Row("vote: from before it", {"alter_world": mutations.reckon_votes_from_receipt}, "usurped", 20),
+    Row("vote: not early", {"alter_world": mutations.take_votes_early}, "usurped", 12),
 )
 
 

@@ -51,11 +51,11 @@ class Torment:
         for _ in range(self.random.randint(1, 3)):
             self.faults.add_vip()
 
-    def run(self, torment_ns: int = 6 * SECOND, peace_ns: int = SECOND) -> None:
+    def run(self, peace_ns: int = SECOND) -> None:
         for machine in self.world.machines.values():
             self.world.agenda.after(self.random.randrange(300 * MILLISECOND), machine.start)
         self.world.run_for(SECOND)
-        self._torment(torment_ns)
+        self._torment(self.mix.torment_s * SECOND)
         self._heal()
         self._stay(peace_ns)
 
@@ -75,6 +75,7 @@ class Torment:
         world.watch.note("everything is mended")
         quality, disturbance = self.mix.quality, self.mix.disturbance
         world.network.quality, world.disturbance = Quality(), Disturbance()
+        faults.is_over = True
         faults.mend()
         faults.find_api()
         faults.office.loss, faults.office.slowest_ns = 0.0, 20 * MILLISECOND

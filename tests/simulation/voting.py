@@ -63,6 +63,7 @@ class Voter:
         self._won: dict[tuple[str, str], Vote] = {}
         self._busy: set[str] = set()
         machine.on_votes_wanted = self.want
+        machine.on_power_off = self._die
 
     def want(self, wanted: VotesWanted) -> None:
         self._wanted = wanted
@@ -70,9 +71,14 @@ class Voter:
         for each in wanted.wanted:
             self._ask(each.domain_uid)
 
+    def _die(self) -> None:
+        self._wanted = VotesWanted()
+        self.forget()
+
     def forget(self) -> None:
         """The courier was restarted: it starts with empty hands."""
         self._claims.clear()
+        self._busy.clear()
         self._won.clear()
         self._tell()
 
@@ -110,6 +116,8 @@ class Voter:
             agenda.after(self._travel_ns(), self._take, claim, wanted, step, answer)
 
     def _fail(self, claim: Claim, wanted: VoteWanted) -> None:
+        if self._claims.get(wanted.domain_uid) is not claim:
+            return
         self._busy.discard(wanted.domain_uid)
         claim.failed(now_ns=self.machine.now())
         self._ask(wanted.domain_uid)
@@ -123,6 +131,8 @@ class Voter:
     ) -> None:
         if self.machine.is_paused:
             self._world.agenda.after(SECOND // 10, self._take, claim, wanted, step, answer)
+            return
+        if self._claims.get(wanted.domain_uid) is not claim:
             return
         now_ns = self.machine.now()
         self._busy.discard(wanted.domain_uid)
