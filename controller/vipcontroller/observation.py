@@ -62,6 +62,7 @@ class View(NamedTuple):
     is_quorate: bool = False
     hearers: Mapping[str, frozenset[str]] = {}
     buried: frozenset[str] = frozenset()
+    has_witnesses: bool = False
 
     def heard_by(self, quorums: Collection[AbstractSet[str]]) -> frozenset[str]:
         """Return whom a majority of each of these quorums hears."""
@@ -118,6 +119,7 @@ def view(world: World, domain: FailoverDomain) -> View:
         is_quorate=is_majority(_agreed(hearers, quorums), quorums),
         hearers={name: frozenset(voters) for name, voters in hearers.items()},
         buried=_agreed(buriers, quorums),
+        has_witnesses=True,
     )
 
 

@@ -1,14 +1,13 @@
-"""When a VirtualIP that is being deleted may go: after its addresses were released, never by age alone.
+"""When a VirtualIP that is being deleted may go: when its witnesses have buried it, never by age alone.
 
-The finalizer goes in one of two ways. Either no node reports that it holds the addresses, and no majority
-of the witnesses grants them to anybody; or a majority of every quorum reports a tombstone: these witnesses
-grant them to nobody any more, and no grant of theirs stands, so no lease does.
+The finalizer goes when a majority of every quorum reports a *tombstone*: the deletion is on these
+witnesses' disks, and no grant of theirs stands, so no lease does and none can begin. What an owner
+reports is no proof: by the time that its "released" is read, another node that has not heard of the
+deletion may have the addresses, and may be unable to say so.
 
-A node that is alive and still reports them is on its way to release. One that is not alive and last
-reported that it owned them cannot say whether it still does: the witnesses bury the object then. Only
-where no majority of them is there either, it stays, `Stalled` with the reason `OwnerUnreachable`, and the
-message says how to force it. A report under an older term than the newest known one is outdated:
-somebody else could only be granted the addresses after that lease had ended.
+Where no majority of the witnesses is there, the object stays, `Stalled` with the reason
+`OwnerUnreachable`, and the message says how to force it. Where there never were witnesses nothing was
+ever granted; the object waits only for keepers that say that they hold it.
 """
 
 from __future__ import annotations
@@ -42,25 +41,15 @@ def hindrance(
     observed: Grant | None,
 ) -> Hindrance | None:
     """Return what keeps the finalizer, or None when the addresses are surely released."""
-    if virtual_ip.metadata.uid in view.buried:
+    holding = sorted(node for node, held in holdings.items() if held.state == "Owner")
+    if virtual_ip.metadata.uid in view.buried or not (view.has_witnesses or holding):
         return None
-    newest = max(virtual_ip.status.term or 0, 0 if observed is None else observed.term)
-    holding = sorted(node for node, held in holdings.items() if held.state == "Owner" and held.term >= newest)
-    taking = sorted(
-        node for node, held in holdings.items() if held.state == "Acquiring" and node in view.alive
-    )
-    unreachable = [node for node in holding if node not in view.alive]
-    if unreachable:
-        return _unreachable(virtual_ip, unreachable[0], view)
-    if holding or taking:
-        return Hindrance(
-            Reason.RELEASING, f"{(holding or taking)[0]} is releasing the addresses", is_stalled=False
-        )
-    if observed is None:
-        return None
-    if observed.holder not in view.alive:
-        return _unreachable(virtual_ip, observed.holder, view)
-    message = f"the witnesses have not heard yet that {observed.holder} released the addresses"
+    if not view.is_quorate:
+        return _unreachable(virtual_ip)
+    owner = observed.holder if observed is not None else next(iter(holding), None)
+    if owner in view.alive:
+        return Hindrance(Reason.RELEASING, f"{owner} is releasing the addresses", is_stalled=False)
+    message = "waiting until a majority of the witnesses grants the addresses to nobody any more"
     return Hindrance(Reason.RELEASING, message, is_stalled=False)
 
 
@@ -69,17 +58,12 @@ def without_finalizer(virtual_ip: VirtualIP) -> tuple[str, ...]:
     return tuple(finalizer for finalizer in virtual_ip.metadata.finalizers if finalizer != FINALIZER)
 
 
-def _unreachable(virtual_ip: VirtualIP, node: str, view: View) -> Hindrance:
-    if view.is_quorate:
-        message = (
-            f"{node} cannot be reached; waiting until the witnesses grant the addresses to nobody any more"
-        )
-        return Hindrance(Reason.RELEASING, message, is_stalled=False)
+def _unreachable(virtual_ip: VirtualIP) -> Hindrance:
     name = virtual_ip.metadata.name
     message = (
-        f"{node} last owned the addresses and cannot say that it released them, and no majority of "
-        "the witnesses is there to say so for it: bring its node-agent or theirs back, "
-        f"or make sure that the machine is off and then run: kubectl patch virtualip {name} --type=json "
+        "no majority of the witnesses is there to say that nobody holds the addresses any more: bring their "
+        "node-agents back, or make sure that the machine of the last owner is off and then run: kubectl "
+        f"patch virtualip {name} --type=json "
         '-p \'[{"op": "remove", "path": "/metadata/finalizers"}]\''
     )
     return Hindrance(Reason.OWNER_UNREACHABLE, message, is_stalled=True)

@@ -110,7 +110,7 @@ class Lease:
         self._is_resigning = False
         self._is_sound = True
         self._unsound_since_ns = now_ns
-        self._heard_ns = now_ns
+        self._heard_ns = self._answered_ns = now_ns
         self._holdings: dict[Key, Holding] = {}
         self._unassigned: frozenset[Key] = frozenset()
         self._releases = Releases()
@@ -209,10 +209,12 @@ class Lease:
         """Somebody else may answer now: the next heartbeat is due at once."""
         self._next_heartbeat_ns = now_ns
 
-    def hear(self, node: str, now_ns: int) -> None:
-        """Another keeper, or the API server, has said something, whatever it was."""
+    def hear(self, node: str, now_ns: int, *, is_answer: bool) -> None:
+        """Another keeper, or the API server, has said something; an answer comes only from who votes."""
         if node in self._witnesses and node != self._me:
             self._heard_ns = max(now_ns, self._heard_ns)
+            if is_answer:
+                self._answered_ns = max(now_ns, self._answered_ns)
 
     def judge(self, fit: frozenset[Key], now_ns: int, *, is_sound: bool = True) -> list[Effect]:
         """Take over which address sets this node is fit to hold, and whether it reaches its gateway."""
@@ -404,8 +406,12 @@ class Lease:
         return list(fresh.values()) if is_enough else []
 
     def _may_go_alone(self, holding: Holding, patience_ns: int, now_ns: int) -> bool:
-        """Whether the order lets a candidate that heard nobody for that long go on with its own vote."""
-        return holding.order.is_held_alone and self._is_sound and now_ns - self._heard_ns > patience_ns
+        """Whether the order lets a candidate that heard nobody for that long go on with its own vote.
+
+        Who is alone already stays so until somebody votes: a witness that has just started does not yet.
+        """
+        since_ns = self._answered_ns if holding.is_alone else self._heard_ns
+        return holding.order.is_held_alone and self._is_sound and now_ns - since_ns > patience_ns
 
     def _origin(self, fresh: list[Free], now_ns: int) -> Origin:
         told = [said for said in fresh if said.former is not None]

@@ -168,7 +168,7 @@ class Seat:
         """Act on what another keeper of this domain says."""
         node, message = envelope.sender.node, envelope.message
         self._peers.hear(node, envelope.relation, now_ns)
-        self.lease.hear(node, now_ns)
+        self.lease.hear(node, now_ns, is_answer=isinstance(message, Ack))
         if envelope.relation is Relation.CONFLICT:
             return []
         match message:
@@ -203,7 +203,7 @@ class Seat:
         assert isinstance(send.message, Request | Release)
         effects: list[Effect] = []
         for answer in self.vote.receive(self._me, send.message, now_ns):
-            self.lease.hear(API_SERVER, now_ns)
+            self.lease.hear(API_SERVER, now_ns, is_answer=True)
             effects += self._route(Sender(API_SERVER, b"", 0), answer.message, now_ns)
         return effects
 
@@ -240,14 +240,14 @@ class Seat:
 
         The courier asks again within a second, so for that long this node is not alone.
         """
-        self.lease.hear(API_SERVER, at_ns + _API_SERVER_ANSWERS_NS)
+        self.lease.hear(API_SERVER, at_ns + _API_SERVER_ANSWERS_NS, is_answer=True)
 
     def vote_wanted(self, now_ns: int) -> link.VoteWanted | None:
         """Return what to ask the API server for; None where it has no vote.
 
         It is needed only while the keepers' own votes do not suffice. An owner asks as soon as an answer is
         late, for its lease runs on. A standby asks when its own witness calls an address set free: before
-        that it could only take the vote from the owner.
+        that it could only take the vote from the owner. A deleted VirtualIP needs a majority to bury it.
         """
         if not any(API_SERVER in quorum for quorum in self.configuration.quorums):
             return None
@@ -271,8 +271,10 @@ class Seat:
         if is_majority(answering | {self._me.node}, quorums):
             return False
         node = self._me.node
-        return self.lease.is_asking or any(
-            self.witness.calls_free(key, node, now_ns) for key in self.lease.polls
+        return (
+            self.lease.is_asking
+            or bool(self.domain.deleted)
+            or any(self.witness.calls_free(key, node, now_ns) for key in self.lease.polls)
         )
 
     # Time and report -----------------------------------------------------------------------------

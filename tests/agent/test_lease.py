@@ -488,7 +488,7 @@ class _Voter(_Candidate):
 @pytest.mark.parametrize("order", [_ALONE, Order(None, 0)], ids=["Hold", "Release"])
 def test_an_owner_that_hears_nobody_goes_on_only_if_it_may(order: Order) -> None:
     a = _Voter(order)
-    a.lease.hear("b", 9 * MILLISECOND)
+    a.lease.hear("b", 9 * MILLISECOND, is_answer=True)
     a.offer("a", 10)
     request = _sent(a.offer("b", 10), Request)[0]
     for witness in ("a", "b"):
@@ -500,10 +500,21 @@ def test_an_owner_that_hears_nobody_goes_on_only_if_it_may(order: Order) -> None
 
 def test_a_standby_that_hears_nobody_waits_until_the_owner_s_lease_is_over() -> None:
     a = _Voter()
-    a.lease.hear("b", 100 * MILLISECOND)
+    a.lease.hear("b", 100 * MILLISECOND, is_answer=False)
     assert not _sent(a.offer("a", 599), Request)
     request = _sent(a.offer("a", 601), Request)[0]
     assert isinstance(a.ack("a", request, 602)[0], Open)
+
+
+@pytest.mark.parametrize(("is_answer", "stays"), [(False, True), (True, False)])
+def test_who_is_alone_goes_on_until_the_other_one_votes_again(is_answer: bool, stays: bool) -> None:  # noqa: FBT001
+    a = _Voter()
+    request = _sent(a.offer("a", 601), Request)[0]
+    a.ack("a", request, 602)
+    while a.phase() is Phase.OWNER and a.lease.deadline_ns < 2_000 * MILLISECOND:
+        a.lease.hear("b", a.lease.deadline_ns, is_answer=is_answer)
+        a.renew_alone()
+    assert (a.phase() is Phase.OWNER) is stays
 
 
 @pytest.mark.parametrize(("holder_term", "goes"), [(2, True), (1, True), (0, False)])

@@ -56,7 +56,7 @@ class Fleet:
         self.grants: dict[str, tuple[str, int]] = {}
         self.holders: dict[str, tuple[str, int, int | None]] = {}
         self.unbound: set[str] = set()
-        self.tombstones: set[str] = set()
+        self.unburied: set[str] = set()
         self.is_obedient = True
 
     def arrive(self, **labels: str) -> None:
@@ -138,7 +138,13 @@ class Fleet:
         if chosen:
             read = resources.parse(FailoverDomain, domain).status
             about["configuration"] = resources.to_dict(resources.configuration_of(read))
-            about |= {"drainedEpoch": read.epoch, "tombstones": sorted(self.tombstones)}
+            buried = sorted(
+                each["metadata"]["uid"]
+                for each in virtual_ips
+                if "deletionTimestamp" in each["metadata"]
+                and each["metadata"]["uid"] not in self.grants.keys() | self.unburied
+            )
+            about |= {"drainedEpoch": read.epoch, "tombstones": buried}
         if node in chosen and self.grants:
             names = {each["metadata"]["uid"]: each["metadata"]["name"] for each in virtual_ips}
             about["grants"] = [

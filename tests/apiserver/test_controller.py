@@ -207,16 +207,17 @@ def test_a_deleted_address_of_a_dead_owner_goes_when_the_witnesses_have_buried_i
     fleet.settle(lambda: fleet.owns("web", "node-a"))
     fleet.silent.add("node-a")
     fleet.grants.clear()
+    fleet.unburied.add(uid)
     fleet.publish()
     fleet.api.delete(API_VERSION, "VirtualIP", "web")
     eventually(
         lambda: (
-            "grant the addresses to nobody"
+            "grants the addresses to nobody"
             in condition(fleet.virtual_ip("web"), "Reconciling").get("message", "")
         ),
         what="the witnesses are waited for",
     )
-    fleet.tombstones.add(uid)
+    fleet.unburied.clear()
     fleet.publish()
     eventually(lambda: not fleet.api.list(API_VERSION, "VirtualIP"), what="web is gone")
 

@@ -216,6 +216,11 @@ class Stage:
                 read = resources.parse(FailoverDomain, domain).status
                 report["configuration"] = resources.to_dict(resources.configuration_of(read))
                 report["drainedEpoch"] = read.epoch
+                report["tombstones"] = [
+                    obj["metadata"]["uid"]
+                    for (kind_, vip), obj in sorted(self.objects.items())
+                    if kind_ == "VirtualIP" and "deletionTimestamp" in obj["metadata"] and vip not in owners
+                ]
                 reports.append(report | self.words.get(node, {}))
         holdings = []
         for name, uid in sorted(uids.items()):
