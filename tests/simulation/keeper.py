@@ -105,6 +105,9 @@ class Keeper:
         by_uid = {vote.domain_uid: vote for vote in votes.votes}
         for uid, seat in self.seats.items():
             seat.hear_votes(by_uid.get(uid), now_ns)
+        for answer in votes.answers:
+            if answer.domain_uid in self.seats:
+                self.seats[answer.domain_uid].hear_api_server(answer.at_ns)
 
     @property
     def is_at_rest(self) -> bool:

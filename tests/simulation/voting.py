@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from simulation.clock import SECOND
 from vipagent.effects import MILLISECOND
-from vipapi.link import Vote, Votes, VotesWanted
+from vipapi.link import Answer, Vote, Votes, VotesWanted
 from vipcourier.votes import PATIENCE_NS, Claim, Look, Make, Wait, Write
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vipapi.link import VoteWanted
 
 Document = dict[str, Any]
+_SOCKET_NS: Final = MILLISECOND // 2
 _EPOCH: Final = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
@@ -61,6 +62,7 @@ class Voter:
         self._wanted = VotesWanted()
         self._claims: dict[str, Claim] = {}
         self._won: dict[tuple[str, str], Vote] = {}
+        self._answers: dict[str, Answer] = {}
         self._busy: set[str] = set()
         machine.on_votes_wanted = self.want
         machine.on_power_off = self._die
@@ -79,6 +81,7 @@ class Voter:
         """The courier was restarted: it starts with empty hands."""
         self._claims.clear()
         self._busy.clear()
+        self._answers.clear()
         self._won.clear()
         self._tell()
 
@@ -136,6 +139,8 @@ class Voter:
             return
         now_ns = self.machine.now()
         self._busy.discard(wanted.domain_uid)
+        if wanted.is_needed:
+            self._answers[wanted.domain_uid] = Answer(wanted.domain_uid, now_ns)
         if isinstance(answer, ValueError):
             claim.was_moved()
         elif isinstance(step, Write):
@@ -143,15 +148,18 @@ class Voter:
             vote = claim.wrote(step, answer, wanted, now_ns=now_ns)
             if vote is not None:
                 self._won[wanted.domain_uid, wanted.holder] = vote
-            self._tell()
         else:
             claim.saw(answer, now_ns=now_ns)
+        self._tell()
         self._ask(wanted.domain_uid)
 
     def _tell(self) -> None:
         now_ns = self.machine.now()
         self._won = {key: vote for key, vote in self._won.items() if vote.until_ns > now_ns}
         keys = [(each.domain_uid, each.holder) for each in self._wanted.wanted]
-        votes = Votes(tuple(self._won[key] for key in keys if key in self._won))
-        delay_ns = int(self._world.random.random() * MILLISECOND)
-        self._world.agenda.after(delay_ns, self.machine.hear_votes, votes)
+        needed = [each.domain_uid for each in self._wanted.wanted if each.is_needed]
+        votes = Votes(
+            votes=tuple(self._won[key] for key in keys if key in self._won),
+            answers=tuple(self._answers[uid] for uid in needed if uid in self._answers),
+        )
+        self._world.agenda.after(_SOCKET_NS, self.machine.hear_votes, votes)  # in order, as on any socket
