@@ -1,7 +1,7 @@
 # Every target prepares what it needs: the Python environment, the nft command, a control plane. All of
 # it is cached outside the tree (${XDG_CACHE_HOME:-~/.cache}/vipkeeper); the first run says what it fetches.
 
-.PHONY: help demo test lint bench simulate lock
+.PHONY: help demo test lint bench simulate model lock
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -14,6 +14,10 @@ demo: ## Eight faults on three real nodes, with what each cost a client (KEEP=1 
 bench: ## How long failovers take, over many runs, and what the processes cost (RUNS=40 runs of each)
 	@environment=$$(tests/lab/environment.sh with-nft) && \
 	PYTHONPATH=tests exec $$environment/bin/python -m lab bench $(if $(RUNS),--runs $(RUNS))
+
+model: ## Every state of the protocol within bounds, and each rule broken: minutes (`make test` has a short form)
+	@environment=$$(tests/lab/environment.sh) && \
+	PYTHONPATH=tests exec $$environment/bin/python -m model
 
 test: lint ## Lint, types, import rules and all tests
 	@environment=$$(tests/lab/environment.sh with-nft) && \
