@@ -12,7 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from simulation.clock import SECOND
-from simulation.faults import Faults
+from simulation.machinefaults import MachineFaults
 from simulation.mixes import STACKS, Shape
 from simulation.network import Quality
 from simulation.offices import Controller, Courier, address_of
@@ -32,7 +32,7 @@ _SHAPES: Final = (Shape("abc", "", ""), Shape("abcd", "", ""), Shape("abcde", ""
 _PATIENCE_S: Final = 90
 
 
-class Cluster(Faults):
+class Cluster(MachineFaults):
     """One run of a whole cluster."""
 
     def __init__(

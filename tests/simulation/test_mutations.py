@@ -53,6 +53,7 @@ _ROWS = (
     Row("14a: floors", {"seat_type": seat_with(witness=mutations.RaisesNoFloor)}, "changing", 20),
     Row("5: silent at first", {"seat_type": seat_with(witness=mutations.NeverSilent)}, "amnesia", 40),
     Row("9: on the disk first", {"alter_world": mutations.configure_before_the_disk}, "forgotten", 12),
+    Row("tombstones: late", {"seat_type": mutations.BuriesTooEarly}, "reborn", 8),
     Row("vote: from before it", {"alter_world": mutations.reckon_votes_from_receipt}, "usurped", 20),
     Row("vote: not early", {"alter_world": mutations.take_votes_early}, "usurped", 12),
 )
