@@ -73,8 +73,9 @@ class DomainPlan(msgspec.Struct, frozen=True, rename="camel"):
     """One failover domain as this node takes part in it.
 
     With no witnesses yet the configuration's epoch is 0 and nothing can be held. `uid` is the
-    FailoverDomain's, so that a domain made anew is another domain. `deleted` are the UIDs of
-    VirtualIPs that are being deleted: as a witness this node grants them to nobody any more.
+    FailoverDomain's, so that a domain made anew is another domain. `deleted` is what this node, as a
+    witness, grants to nobody any more: VirtualIPs that are being deleted, by UID, and addresses that the
+    specs of others no longer name, as `UID/address`.
     """
 
     name: str

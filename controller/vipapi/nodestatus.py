@@ -80,8 +80,8 @@ class DomainStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
 
     `behind` are peers that are heard and still at an older epoch. `drained_epoch` is the newest epoch
     that is on this node's disk with every grant over that was made before; `term_floor` a number that it
-    asks every new term to be above, also after a restart. `tombstones` are the UIDs of deleted
-    VirtualIPs that it grants to nobody. `vote_transitions` is 0 where it does not hold the API server's
+    asks every new term to be above, also after a restart. `tombstones` are those of the
+    plan's `deleted` that it grants to nobody. `vote_transitions` is 0 where it does not hold the API server's
     vote. `is_sound` is whether it can reach its gateway.
     """
 

@@ -165,11 +165,16 @@ class VirtualIPEffective(msgspec.Struct, frozen=True, rename="camel", omit_defau
 
 
 class VirtualIPStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """What the controller found: `owner` and `term` are observed, `election` is the order."""
+    """What the controller found: `owner` and `term` are observed, `election` is the order.
+
+    `addresses` are in force; `retired_addresses` were, and a node that missed the change may still use them.
+    """
 
     observed_generation: int = -1
     owner: str | None = None
     term: int | None = None
+    addresses: tuple[str, ...] = ()
+    retired_addresses: tuple[str, ...] = ()
     election: Election | None = None
     candidates: tuple[CandidateStatus, ...] = ()
     last_failover: LastFailover | None = None

@@ -3,7 +3,9 @@
 An address belongs to one VirtualIP, across all domains. Whoever was accepted keeps it; among those who
 were not, the oldest wins, by creation time and then by name. A VirtualIP that is being deleted keeps
 its addresses until its finalizer is gone, for its owner may still hold them. An object that is not
-accepted enters no plan, so the address that was there first keeps working.
+accepted enters no plan, so the address that was there first keeps working. What a VirtualIP's spec named
+before keeps other domains away until the witnesses have buried it (`vipcontroller.retirement`); inside
+its own domain the witnesses see to that.
 
 `onQuorumLoss: Hold` is accepted with exactly two candidates. Where more come later (a node joins a domain
 whose nodes are all candidates) the object stays accepted, for losing its addresses would be worse, and
@@ -24,7 +26,7 @@ from vipapi.conditions import Reason
 from vipapi.resources import FINALIZER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from vipapi.addresses import IPAddress, VirtualAddress
     from vipapi.resources import FailoverDomain, VirtualIP
@@ -48,10 +50,12 @@ _ACCEPTED = Verdict(is_accepted=True, reason=Reason.ACCEPTED, message="the addre
 def judge(world: World) -> Mapping[str, Verdict]:
     """Return the verdict on every VirtualIP, by UID."""
     holders: dict[IPAddress, VirtualIP] = {}
+    former = _former(world)
     verdicts: dict[str, Verdict] = {}
     for virtual_ip in sorted(world.virtual_ips, key=_seniority):
         wanted, objection = _wanted(virtual_ip, world)
-        objection = objection or _rivalry(wanted, holders) or _hold(virtual_ip, world) or _ACCEPTED
+        objection = objection or _rivalry(wanted, holders) or _aftermath(virtual_ip, wanted, former)
+        objection = objection or _hold(virtual_ip, world) or _ACCEPTED
         if objection.is_accepted:
             holders.update((address.ip, virtual_ip) for address in wanted)
         verdicts[virtual_ip.metadata.uid] = objection
@@ -117,6 +121,34 @@ def _rivalry(wanted: tuple[VirtualAddress, ...], holders: Mapping[IPAddress, Vir
         "use another address here, or delete one of the two"
     )
     return Verdict(is_accepted=False, reason=Reason.ADDRESS_CONFLICT, message=message, rival=rival)
+
+
+def _former(world: World) -> Mapping[str, Sequence[VirtualIP]]:
+    """Return, by address, the VirtualIPs that had it in force and whose nodes might still use it."""
+    found: dict[str, list[VirtualIP]] = {}
+    for virtual_ip in world.virtual_ips:
+        for text in (*virtual_ip.status.addresses, *virtual_ip.status.retired_addresses):
+            found.setdefault(text, []).append(virtual_ip)
+    return found
+
+
+def _aftermath(
+    virtual_ip: VirtualIP, wanted: tuple[VirtualAddress, ...], former: Mapping[str, Sequence[VirtualIP]]
+) -> Verdict | None:
+    """Return what another domain has still to finish."""
+    for address in wanted:
+        for other in former.get(str(address.ip), ()):
+            if other.metadata.uid != virtual_ip.metadata.uid and other.spec.domain != virtual_ip.spec.domain:
+                rival = other.metadata.name
+                message = (
+                    f"{address.ip} belonged to VirtualIP {rival!r} of FailoverDomain "
+                    f"{other.spec.domain!r}, and a majority of that domain's witnesses has not reported yet "
+                    "that nobody there uses it: wait, or bring its node-agents back"
+                )
+                return Verdict(
+                    is_accepted=False, reason=Reason.ADDRESS_CONFLICT, message=message, rival=rival
+                )
+    return None
 
 
 def _hold(virtual_ip: VirtualIP, world: World) -> Verdict | None:

@@ -23,6 +23,7 @@ from vipapi.resources import FINALIZER
 from vipcontroller import domains, electorate, releases, switchovers, virtualips
 from vipcontroller.claims import judge
 from vipcontroller.observation import View, view
+from vipcontroller.retirement import retire
 from vipcontroller.sheets import gather, might_improve
 from vipcontroller.world import Moment, Problem, World, holdings
 from vipcontroller.writes import FinalizerWrite, SecretWrite, StatusWrite, Write
@@ -132,6 +133,7 @@ class _Look:
             is_quorate=view_.is_quorate,
             observed=view_.owners.get(uid),
             holdings=held,
+            addresses=retire(virtual_ip, view_, is_accepted=verdict.is_accepted),
         )
         if virtual_ip.metadata.is_deleting:
             self._steer(virtual_ip, findings)

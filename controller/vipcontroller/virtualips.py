@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from vipcontroller.claims import Verdict
     from vipcontroller.observation import Grant
     from vipcontroller.releases import Hindrance
+    from vipcontroller.retirement import Addresses
 
 _LONGEST_MESSAGE = 1024
 
@@ -54,6 +55,7 @@ class Findings(NamedTuple):
     is_quorate: bool
     observed: Grant | None
     holdings: Mapping[str, HoldingStatus]
+    addresses: Addresses
     candidates: Sequence[Candidate] = ()
     election: Election | None = None
     hindrance: Hindrance | None = None
@@ -70,6 +72,7 @@ def describe(findings: Findings, now: dt.datetime) -> VirtualIPStatus:
     virtual_ip, election, observed = findings.virtual_ip, findings.election, findings.observed
     before = virtual_ip.status
     term = max(before.term or 0, 0 if observed is None else observed.term)
+    in_force, retired = findings.addresses
     # Of an object that cannot be read the standing order stands.
     order, table = (before.election, before.candidates) if findings.problem else (None, ())
     if election is not None:
@@ -79,6 +82,8 @@ def describe(findings: Findings, now: dt.datetime) -> VirtualIPStatus:
         observed_generation=virtual_ip.metadata.generation,
         owner=None if observed is None else observed.holder,
         term=term or None,
+        addresses=in_force,
+        retired_addresses=retired,
         election=order,
         candidates=table,
         last_failover=_last_failover(findings),

@@ -327,12 +327,23 @@ class Seat:
         return self.vote.transitions(now_ns) if is_known else 0
 
     def _tombstones(self) -> tuple[str, ...]:
-        """Deleted VirtualIPs that this witness grants to nobody, now and later."""
+        """What of the deleted this witness grants to nobody, now and later."""
         if self.witness.is_silent:
             return ()
-        granted = {self._uids[key] for key in self.witness.grants}
-        return tuple(uid for uid in self.domain.deleted if uid not in granted)
+        in_use = {
+            named
+            for key, grant in self.witness.grants.items()
+            for named in _named(self._uids[key], grant.addresses)
+        }
+        for key, vip in self._vips.items():
+            in_use |= _named(vip.uid, self.witness.addresses(key))
+        return tuple(name for name in self.domain.deleted if name not in in_use)
 
     def problems(self, now_ns: int) -> tuple[Problem, ...]:
         """What is wrong with this domain's keepers, as seen from here."""
         return self._peers.problems(self.domain.name, self.configuration.epoch, now_ns)
+
+
+def _named(uid: str, addresses: Iterable[str]) -> set[str]:
+    """Return a VirtualIP and each of its addresses as the plan's `deleted` names them."""
+    return {uid, *(f"{uid}/{address}" for address in addresses)}

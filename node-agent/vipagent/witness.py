@@ -196,6 +196,10 @@ class Witness:
                 sends += self._on_release(sender, message, now_ns)
         return sends
 
+    def addresses(self, key: Key) -> frozenset[str]:
+        """The addresses of a planned address set."""
+        return self._rosters[key].addresses
+
     def calls_free(self, key: Key, node: str, now_ns: int) -> bool:
         """Whether it would tell that node that the address set is free."""
         return not self._is_silent and self._free(key, node, now_ns) is not None

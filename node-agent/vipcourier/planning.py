@@ -287,13 +287,20 @@ def _newest(
 
 
 def _deleted(documents: Iterable[Document]) -> dict[str, tuple[str, ...]]:
-    """Return the UIDs of the VirtualIPs that are being deleted, by domain, readable or not."""
+    """Return what is to be granted to nobody any more, by domain.
+
+    VirtualIPs that are being deleted, readable or not, by UID; retired addresses of others as UID/address.
+    """
     found: dict[str, list[str]] = {}
     for document in documents:
+        uid = document["metadata"]["uid"]
+        status = _status(VirtualIPStatus, document)
+        names = [f"{uid}/{address}" for address in status.retired_addresses]
         if document["metadata"].get("deletionTimestamp"):
-            domain = str((document.get("spec") or {}).get("domain") or "default")
-            found.setdefault(domain, []).append(document["metadata"]["uid"])
-    return {domain: tuple(sorted(uids)) for domain, uids in found.items()}
+            names = [uid]
+        domain = str((document.get("spec") or {}).get("domain") or "default")
+        found.setdefault(domain, []).extend(names)
+    return {domain: tuple(sorted(names)) for domain, names in found.items()}
 
 
 def _gateway_probe(spec: FailoverDomainSpec) -> Literal["Auto", "Off"]:

@@ -375,6 +375,25 @@ def test_a_tombstone_is_reported_when_no_grant_of_a_deleted_address_set_stands()
     assert found == [(), (WEB.uid,)]
 
 
+def test_a_retired_address_is_buried_when_neither_plan_nor_grant_names_it() -> None:
+    domain = Domain()
+    domain.run(2_000)
+    moved = msgspec.structs.replace(WEB, addresses=("192.0.2.11/24",))
+    retired = (f"{WEB.uid}/192.0.2.10",)
+
+    def tombstones() -> tuple[str, ...]:
+        return domain.seats["a"].status(heartbeat_address="", now_ns=domain.now_ns).tombstones
+
+    domain.perform("a", domain.seats["a"].assign(_domain(deleted=retired), domain.now_ns))
+    assert tombstones() == ()  # the plan still names it
+    domain.perform(
+        "a", domain.seats["a"].assign(_domain(virtual_ips=(moved,), deleted=retired), domain.now_ns)
+    )
+    assert tombstones() == ()  # its owner, which knows nothing yet, has it for a while
+    domain.run(600)
+    assert tombstones() == retired
+
+
 def test_a_restarted_witness_reports_no_tombstone_before_it_may_speak() -> None:
     seat = seat_of("a", _domain(virtual_ips=(), deleted=(WEB.uid,)))
     assert seat.status(heartbeat_address="", now_ns=0).tombstones == ()

@@ -273,6 +273,30 @@ def test_a_majority_of_the_witnesses_buries_what_its_owner_cannot_release(stage:
     assert ("VirtualIP", "web") not in stage.objects
 
 
+def test_an_address_that_was_edited_away_is_kept_from_other_domains_until_it_is_buried(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    stage.put("FailoverDomain", "second", {"allowedAddresses": ["192.0.2.0/24"]})
+    web = stage.get("VirtualIP", "web")
+    [old] = web["status"]["addresses"]
+    web["spec"]["addresses"] = ["192.0.2.99/24"]
+    web["metadata"]["generation"] = 2
+    stage.touch(web)
+    stage.virtual_ip("heir", domain="second")
+    stage.settle()
+    assert web["status"]["addresses"] == ["192.0.2.99"]
+    assert web["status"]["retiredAddresses"] == [old]
+    assert stage.reasons("heir")["Accepted"] == "False AddressConflict"
+    stage.virtual_ip("neighbour", f"{old}/24")
+    stage.settle()
+    assert stage.reasons("neighbour")["Accepted"] == "True Accepted", "the witnesses of one domain lock it"
+    stage.delete("VirtualIP", "neighbour")
+    for node in ("node-a", "node-b"):
+        stage.words[node] = {"tombstones": [f"{web['metadata']['uid']}/{old}"]}
+    stage.report()
+    stage.settle()
+    assert not web["status"].get("retiredAddresses")
+
+
 def hold(stage: Stage, *nodes: str) -> None:
     """A VirtualIP with `onQuorumLoss: Hold` and these candidates; none means those of the domain."""
     candidates = {"candidates": [{"nodeName": node} for node in nodes]} if nodes else {}

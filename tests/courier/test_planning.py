@@ -213,7 +213,7 @@ def test_only_what_may_be_held_is_planned(document: Document, expected: list[str
     assert names(plan(world(virtual_ips=[document]))) == expected
 
 
-def test_what_is_being_deleted_is_told_by_its_uid_to_the_nodes_of_its_domain() -> None:
+def test_what_is_deleted_or_retired_is_told_to_the_nodes_of_its_domain() -> None:
     def going(name: str, **spec: Any) -> Document:
         return {**vip(name, **spec), "metadata": meta(name, deletionTimestamp="2026-01-01T00:00:00Z")}
 
@@ -224,10 +224,14 @@ def test_what_is_being_deleted_is_told_by_its_uid_to_the_nodes_of_its_domain() -
         going("other", domain="second"),
         going("unreadable", healthChecks="none"),
         {**going("refused"), "status": {"conditions": [accepted("False")]}},
+        {**vip("edited"), "status": {"retiredAddresses": ["192.0.2.7", "2001:db8::7"]}},
     ]
     planned = plan(world(virtual_ips=virtual_ips, domains=[domain(), domain("second")])).plan
     assert {found.name: found.deleted for found in planned.domains} == {
-        "default": ("uid-db", "uid-refused", "uid-unreadable", "uid-web"),
+        "default": (
+            *("uid-db", "uid-edited/192.0.2.7", "uid-edited/2001:db8::7"),
+            *("uid-refused", "uid-unreadable", "uid-web"),
+        ),
         "second": ("uid-other",),
     }
 
