@@ -198,12 +198,21 @@ class Lease:
         self._unassigned = frozenset(self._holdings) - frozenset(orders)
         return effects + self._steer(now_ns)
 
-    def configure(self, quorums: tuple[frozenset[str], ...], now_ns: int) -> None:
-        """Take over another set of witnesses, or two that must both agree, and ask them at once."""
+    def configure(self, quorums: tuple[frozenset[str], ...], now_ns: int) -> list[Effect]:
+        """Take over another set of witnesses, or two that must both agree, and ask them at once.
+
+        An attempt under way is given up: what some witnesses have granted to it under a term that others
+        did not see must not become a majority by there being fewer of them.
+        """
+        effects: list[Effect] = []
+        for key, holding in self._holdings.items():
+            if holding.phase is Phase.ACQUIRING:
+                effects += self._give_up(key, holding, now_ns)
         self._quorums = quorums
         self._witnesses = _union(quorums)
         self._asked = tuple(sorted(self._witnesses))
         self.hurry(now_ns)
+        return effects
 
     def hurry(self, now_ns: int) -> None:
         """Somebody else may answer now: the next heartbeat is due at once."""

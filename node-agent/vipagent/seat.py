@@ -111,8 +111,7 @@ class Seat:
         self._stamp()
         self._meet(now_ns)
         self.witness.raise_floor()
-        self.lease.configure(configuration.quorums, now_ns)
-        return []
+        return self.lease.configure(configuration.quorums, now_ns)
 
     def _stamp(self) -> None:
         """Name the configuration in every datagram.

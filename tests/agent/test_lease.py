@@ -460,6 +460,20 @@ def test_the_old_witnesses_alone_cannot_be_acquired_from_while_they_change() -> 
     assert isinstance(a.ack("x", request, 11)[0], Open)  # it is in both
 
 
+def test_an_attempt_does_not_outlive_the_witnesses_that_it_asked() -> None:
+    a = _Candidate()
+    a.lease.configure((frozenset("vwx"), frozenset("xyz")), 0)
+    for witness in ("v", "w", "y"):
+        a.offer(witness, 10)
+    request = _sent(a.offer("z", 10), Request)[0]
+    a.ack("y", request, 11)
+    a.ack("z", request, 11)
+    released = a.lease.configure((frozenset("xyz"),), 12 * MILLISECOND)
+    assert {e.to for e in released if isinstance(e, Send)} == set("vwxyz")
+    assert not a.ack("x", request, 13)
+    assert a.phase() is Phase.STANDBY
+
+
 # Going on alone ----------------------------------------------------------------------------------
 
 _ALONE = Order(None, 0, is_held_alone=True)
