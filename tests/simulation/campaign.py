@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from concurrent.futures import Future
 
-_BATCH: Final = 25
+_BATCH: Final = 5
 _TELL_S: Final = 30.0
 
 
@@ -78,6 +78,7 @@ def tally(mix: str, seeds: Sequence[int]) -> Tally:
 
 def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def run(mixes: Sequence[str], seeds: Iterable[int], jobs: int) -> tuple[dict[str, Tally], bool]:
@@ -167,6 +168,7 @@ def main(arguments: Sequence[str]) -> int:
     unknown = set(mixes) - set(NAMES)
     if unknown:
         parser.error(f"no such mix: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     began_s = time.monotonic()
     found, is_whole = run(mixes, range(int(first), int(last)), options.jobs)
     _say(report(found))
