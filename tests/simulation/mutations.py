@@ -65,8 +65,8 @@ class HalfIsEnough(Lease):
 class NewWitnessesOnly(Lease):
     """Rule 4: while witnesses change only the new ones are asked."""
 
-    def configure(self, quorums: tuple[frozenset[str], ...], now_ns: int) -> None:
-        super().configure(quorums[-1:], now_ns)
+    def configure(self, quorums: tuple[frozenset[str], ...], now_ns: int) -> list[Effect]:
+        return super().configure(quorums[-1:], now_ns)
 
 
 class AnyAnswerCounts(Lease):
