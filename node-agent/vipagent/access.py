@@ -8,12 +8,39 @@ virtual, and IPv6 link-local ones need a scope; neither is ever a heartbeat addr
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from vipagent.nodeview import IPAddress, NodeView
+    from vipagent.seats import Seats
     from vipapi.configuration import Configuration
-    from vipapi.nodeplan import DomainPlan
+    from vipapi.nodeplan import DomainPlan, Plan
+
+
+class Place(NamedTuple):
+    """Where heartbeats come from and go to: an address of this node, and a port."""
+
+    address: IPAddress
+    port: int
+
+
+def places(plan: Plan, seats: Seats, view: NodeView) -> dict[str, Place]:
+    """Return the heartbeats' place in each domain that has one, planned or left, by the domain's UID."""
+    domains = {seated.seat.domain.uid: seated.seat.domain for seated in seats}
+    domains |= {domain.uid: domain for domain in plan.domains}
+    found: dict[str, Place] = {}
+    for uid, domain in domains.items():
+        seated = seats.get(uid)
+        address = heartbeat_address(
+            domain,
+            domain.configuration if seated is None else seated.seat.configuration,
+            node=plan.node,
+            node_addresses=plan.node_addresses,
+            view=view,
+        )
+        if address is not None:
+            found[uid] = Place(address, domain.port)
+    return found
 
 
 def heartbeat_address(

@@ -22,50 +22,47 @@ import contextlib
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import msgspec
-
-from vipagent import epochs, health, lines, metrics, realtime
-from vipagent.access import heartbeat_address
+from vipagent import access, health, lines, metrics, realtime, reports
+from vipagent.ballots import Ballots
 from vipagent.checks import Checks
-from vipagent.datagrams import LEAST_SECRET, DatagramRefused, domain_tag
-from vipagent.disk import PlanUnreadable
+from vipagent.datagrams import DatagramRefused, domain_tag
 from vipagent.effects import MILLISECOND, Adopt, Close, Extend, Open, Phase, Send
+from vipagent.intake import Intake
 from vipagent.memory import Memories
-from vipagent.seat import Seat
+from vipagent.reports import Facts, Keeping
+from vipagent.seats import Seats
 from vipagent.socketserver import SocketServer
 from vipagent.standing import stand
-from vipagent.wire import Wire
+from vipagent.tasks import Tasks
+from vipagent.wires import Wires
 from vipapi import nodeplan
 from vipapi.healthchecks import Link
-from vipapi.link import Votes, VotesWanted
-from vipapi.nodestatus import DomainStatus, HoldingStatus, Problem, Report, Takeover
+from vipapi.link import Votes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from vipagent.access import Place
     from vipagent.disk import Disk
     from vipagent.effects import Effect
     from vipagent.health import Result
     from vipagent.messages import Key
     from vipagent.node import Node
+    from vipagent.seats import Seated
     from vipagent.standing import Standing
-    from vipapi.addresses import IPAddress
     from vipapi.healthchecks import Probe
     from vipapi.nodeplan import DomainPlan, Plan, VirtualIPPlan
+    from vipapi.nodestatus import Problem, Report, Takeover
 
-_DATAGRAMS_PER_WAKE: Final = 64
 _LATE_S: Final = 0.020
 _LOOK_S: Final = 0.2
 _GARBAGE_S: Final = 10.0
 _IDLE_LOOK_S: Final = 1.0
-_VOTES_LOOK_S: Final = 0.020
-_SLICE_S: Final = 0.002
 
 _log = logging.getLogger(__name__)
 
@@ -73,30 +70,6 @@ _log = logging.getLogger(__name__)
 def now_ns() -> int:
     """CLOCK_BOOTTIME: it also runs while the machine is suspended, and the fence compares with it."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-
-@dataclass(slots=True)
-class _Seated:
-    """A seat with the socket that its datagrams go through, if there is one yet."""
-
-    seat: Seat
-    wire: Wire | None = None
-    has_left: bool = False
-
-    @property
-    def has_api_vote(self) -> bool:
-        """Whether the API server votes in the domain."""
-        configuration = self.seat.configuration
-        former = configuration.former
-        return configuration.witnesses.has_api_vote or (former is not None and former.has_api_vote)
-
-    def is_silent(self, node: str) -> bool:
-        """Whether this node has left the domain, votes there no more, and has let everything go."""
-        return (
-            self.has_left
-            and self.seat.lease.is_at_rest
-            and all(member.node != node for member in self.seat.configuration.members)
-        )
 
 
 class Keeper:
@@ -115,52 +88,42 @@ class Keeper:
         disk: Disk,
         socket: Path,
     ) -> None:
-        self._name = name
-        self._version = version
-        self._machine = machine
-        self._incarnation = incarnation
-        self._is_witness_only = is_witness_only
+        self._keeping = Keeping(name, version, incarnation, is_witness_only)
         self._node = node
         self._checks = Checks(run_probe, on_change=self._on_change)
-        self._disk = disk
         self._server = SocketServer(socket, self.take_line)
-        self._loop = asyncio.get_running_loop()
-        self._random = Random()
-        self._plan = nodeplan.Plan(node=name)
-        self._plan_line = b""
-        self._offered_plan: tuple[lines.PlanOutline, bytes] | None = None
-        self._is_taking = False
-        self._plan_problem: Problem | None = None
-        self._domain_problems: tuple[Problem, ...] = ()
         self._memories = Memories(disk)
+        self._intake = Intake(node=name, disk=disk, memories=self._memories, apply=self._apply)
+        self._seats = Seats(node=name, machine=machine, incarnation=incarnation, random=Random())
+        self._ballots = Ballots(lambda: self._seats.votes_wanted(now_ns()), self._server.publish)
+        self._wires = Wires(self._take_datagram, self._arm)
+        self._loop = asyncio.get_running_loop()
+        self._plan = nodeplan.Plan(node=name)
+        self._applying = asyncio.Lock()
+        self._domain_problems: tuple[Problem, ...] = ()
         self._has_gateway = False
-        self._votes_wanted = VotesWanted()
-        self._votes_timer: asyncio.TimerHandle | None = None
-        self._seats: dict[str, _Seated] = {}
-        self._wires: dict[tuple[IPAddress, int], Wire] = {}
-        self._heartbeat_addresses: dict[str, str] = {}
+        self._places: dict[str, Place] = {}
         self._standings: dict[str, Standing] = {}
         self._takeovers: dict[Key, Takeover] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._timer: asyncio.TimerHandle | None = None
         self._due_ns = 0
         self._last_report: Report | None = None
         self._is_stopping = False
         self._rested = asyncio.Event()
-        self._broken: asyncio.Future[None] = self._loop.create_future()
 
     # Life ----------------------------------------------------------------------------------------
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then hand everything over. Raises if a part of it broke."""
-        self._loop.set_exception_handler(self._on_loop_error)
-        plan = self._load_plan()
+        self._tasks.guard_loop()
+        plan = self._intake.load()
         await self._node.start_clean(vip for domain in plan.domains for vip in domain.virtual_ips)
         await self._memories.settle(plan.domains, is_from_disk=True)
-        self._apply(plan)
+        await self._apply(plan)
         await self._server.open()
         parts: list[asyncio.Future[None]] = [
-            self._broken,
+            self._tasks.broken,
             *map(
                 self._loop.create_task,
                 (self._node.watch(self._on_kernel_change), self._look_again_and_again(), _wait(stop)),
@@ -180,29 +143,15 @@ class Keeper:
             await self._server.close()
             await self._node.leave_clean()
 
-    def _load_plan(self) -> Plan:
-        try:
-            plan = self._disk.load_plan()
-        except PlanUnreadable as unreadable:
-            self._plan_problem = Problem("PlanUnreadable", str(unreadable))
-        else:
-            if plan is None:
-                return self._plan
-            if plan.node == self._name:
-                return plan
-            message = f"the stored plan is for node {plan.node!r}, this is {self._name!r}: it is not used"
-            self._plan_problem = Problem("PlanUnreadable", message)
-        _log.error("%s", self._plan_problem.message)
-        return self._plan
-
     async def _hand_over(self) -> None:
         """Give everything to the best standbys; done when the witnesses know, or when Tw has passed."""
         _log.info("Handing over before stopping")
         self._is_stopping = True
-        for seated in self._seats.values():
+        self._intake.close()
+        for seated in self._seats:
             self._perform(seated, seated.seat.lease.resign(now_ns()))
         self._arm()
-        longest_ms = max((s.seat.domain.timing.grant_ms for s in self._seats.values()), default=0)
+        longest_ms = max((s.seat.domain.timing.grant_ms for s in self._seats), default=0)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(2 * longest_ms / 1000):
                 await self._rested.wait()
@@ -217,7 +166,8 @@ class Keeper:
                 idle_look_at = self._loop.time() + _IDLE_LOOK_S
                 self._connect()
                 metrics.couriers.set(self._server.couriers)
-                self._take_offered_plan()
+                if self._intake.is_waiting:
+                    self._tasks.spawn(self._intake.take())
                 await self._take_over_configurations()
                 await self._keep_terms(tries_again=True)
             await self._keep_terms(tries_again=False)
@@ -228,9 +178,9 @@ class Keeper:
 
     async def _keep_terms(self, *, tries_again: bool) -> None:
         """Keep on disk, off the renewal path, how high the witnesses' terms may go (rule 14a)."""
-        for uid, seated in list(self._seats.items()):
+        for seated in self._seats:
             ceiling = seated.seat.witness.term_ceiling
-            if await self._memories.keep_terms(uid, ceiling, tries_again=tries_again):
+            if await self._memories.keep_terms(seated.seat.domain.uid, ceiling, tries_again=tries_again):
                 seated.seat.witness.keep(ceiling)
 
     # What the courier says -----------------------------------------------------------------------
@@ -240,221 +190,91 @@ class Keeper:
         try:
             said = lines.outline(line)
         except ValueError as error:
-            self._refuse_plan("PlanRefused", f"the courier's line was refused: {error}")
+            self._intake.refuse("PlanRefused", f"the courier's line was refused: {error}")
             return
         if isinstance(said, Votes):
-            self._hear_votes(said)
+            self._seats.hear_votes(said, now_ns())
+            self._arm()
         else:
-            self._offered_plan = said, line
-            self._take_offered_plan()
-
-    def _hear_votes(self, said: Votes) -> None:
-        votes = {vote.domain_uid: vote for vote in said.votes}
-        for uid, seated in self._seats.items():
-            seated.seat.hear_votes(votes.get(uid), now_ns())
-        for answer in said.answers:
-            if answer.domain_uid in self._seats:
-                self._seats[answer.domain_uid].seat.hear_api_server(answer.at_ns)
-        self._arm()
-
-    def _take_offered_plan(self) -> None:
-        if self._offered_plan is not None and not self._is_taking:
-            self._is_taking = True
-            self._spawn(self._take_plans())
-
-    async def _take_plans(self) -> None:
-        """Take the newest plan that was offered; one that could not be kept stays offered."""
-        try:
-            while (offered := self._offered_plan) is not None and not self._is_stopping:
-                is_done = await self._take_plan(*offered)
-                if self._offered_plan is offered:
-                    if not is_done:
-                        return
-                    self._offered_plan = None
-        finally:
-            self._is_taking = False
-
-    async def _take_plan(self, sketch: lines.PlanOutline, line: bytes) -> bool:
-        """Read a plan, keep it on disk, then act on it (rule 9); False if it could not be kept."""
-        if line == self._plan_line:
-            self._plan_problem = None
-            return True
-        try:
-            plan = await _slice_by_slice(lines.read(sketch))
-            if plan.node != self._name:
-                raise ValueError(f"it is for node {plan.node!r}, this is {self._name!r}")  # noqa: TRY301
-        except ValueError as error:
-            self._refuse_plan("PlanRefused", f"the courier's plan was refused: {error}")
-            return True
-        try:
-            await asyncio.to_thread(self._disk.store_plan, line)
-        except OSError as error:
-            self._refuse_plan(
-                "PlanNotKept",
-                f"the plan could not be kept on disk ({error}): free space or mend the folder",
-            )
-            return False
-        await self._memories.settle(plan.domains, is_from_disk=False)
-        if not self._is_stopping:
-            self._plan_problem = None
-            self._plan_line = line
-            self._apply(plan)
-        return True
-
-    def _refuse_plan(self, reason: str, message: str) -> None:
-        metrics.refused_plans.labels(reason).inc()
-        problem = Problem(reason, message)
-        if problem != self._plan_problem:
-            _log.error("%s; what was planned before goes on", message)
-            self._plan_problem = problem
-        self._report()
+            self._intake.offer(said, line)
+            self._tasks.spawn(self._intake.take())
 
     # Plan ----------------------------------------------------------------------------------------
 
-    def _apply(self, plan: Plan) -> None:
-        self._plan = plan
-        self._node.plan(vip for domain in plan.domains for vip in domain.virtual_ips)
-        self._update_checks()
-        self._configure()
-        problems = (self._seat(domain) for domain in plan.domains)
-        self._domain_problems = tuple(problem for problem in problems if problem is not None)
-        self._leave_domains({domain.uid for domain in plan.domains})
-        self._connect()
-        self._judge()
-        self._report()
+    async def _apply(self, plan: Plan) -> None:
+        async with self._applying:
+            await self._act_on(plan)
+
+    async def _take_over_configurations(self) -> None:
+        """Keep what was offered, and look at the plan again: some of it may have waited for that."""
+        if await self._memories.keep_configurations():
+            async with self._applying:
+                await self._act_on(self._plan)
+
+    async def _act_on(self, plan: Plan) -> None:
+        """Act on a plan that is on disk, part by part: a large one takes longer than a renewal may wait.
+
+        It is reported when all of it is acted on. Until then what is planned no more has its standing still.
+        """
+        if not self._is_stopping:
+            self._node.plan(vip for domain in plan.domains for vip in domain.virtual_ips)
+            self._configure()
+        problems: list[Problem | None] = []
+        for domain in plan.domains:
+            await asyncio.sleep(0)
+            if self._is_stopping:
+                return
+            problems.append(self._sit(domain))
+        for seated in self._seats.left({domain.uid for domain in plan.domains}):
+            self._perform(seated, self._seats.leave(seated, now_ns()))
+        await asyncio.sleep(0)
+        if not self._is_stopping:
+            self._plan = plan
+            self._domain_problems = tuple(problem for problem in problems if problem is not None)
+            self._update_checks()
+            self._on_change()
 
     def _update_checks(self) -> None:
         self._has_gateway = bool(self._node.gateways())
-        if not self._is_witness_only:
+        if not self._keeping.is_witness_only:
             self._checks.update(
                 health.subjects(self._plan), health.node_checks(self._plan, has_gateway=self._has_gateway)
             )
 
-    async def _take_over_configurations(self) -> None:
-        """Keep what was offered, and look at the plan again: some of it may have waited for that."""
-        if await self._memories.keep_configurations() and not self._is_stopping:
-            self._apply(self._plan)
-
     def _configure(self) -> None:
         """Take over the configurations that are on disk."""
-        for uid, seated in self._seats.items():
-            kept = self._memories[uid].configuration
+        for seated in self._seats:
+            kept = self._memories[seated.seat.domain.uid].configuration
             if kept.epoch > seated.seat.configuration.epoch:
                 self._perform(seated, seated.seat.configure(kept, now_ns()))
 
-    def _seat(self, domain: DomainPlan) -> Problem | None:
-        """Take part in a domain as planned; says why if that cannot be, and goes on with what was."""
-        memory, seated = self._memories[domain.uid], self._seats.get(domain.uid)
-        before = seated.seat.domain if seated is not None else None
-        problem = epochs.differ(domain, memory.configuration)
-        if not domain.keys or any(len(key.secret) < LEAST_SECRET for key in domain.keys):
-            problem = Problem(
-                "NoHeartbeatKey",
-                f"domain {domain.name} has no heartbeat key, or one under {LEAST_SECRET} bytes: "
-                "mend its Secret, or delete it and the controller makes it anew",
-            )
-            if before is None:
-                return problem if memory.configuration.epoch else None
-            domain = msgspec.structs.replace(domain, keys=before.keys)
-        if before is not None and domain.timing != before.timing:
-            problem = Problem(
-                "TimingRefused",
-                f"domain {domain.name} came with another timing, which its keepers cannot change while they "
-                "hold addresses: the old one goes on until the node-agents of all its nodes were stopped at "
-                "one time and are started again",
-            )
-            domain = msgspec.structs.replace(domain, timing=before.timing)
-        if not memory.configuration.epoch:
-            return problem
-        if seated is None:
-            seat = Seat(
-                domain,
-                memory.configuration,
-                node=self._name,
-                machine=self._machine,
-                incarnation=self._incarnation,
-                random=self._random,
-                now_ns=now_ns(),
-                term_ceiling=memory.term_ceiling,
-            )
-            seated = self._seats[domain.uid] = _Seated(seat)
-        seated.has_left = False
-        self._perform(seated, seated.seat.assign(domain, now_ns()))
+    def _sit(self, domain: DomainPlan) -> Problem | None:
+        memory = self._memories[domain.uid]
+        seated, effects, problem = self._seats.sit(
+            domain, memory.configuration, term_ceiling=memory.term_ceiling, now_ns=now_ns()
+        )
+        if seated is not None:
+            self._perform(seated, effects)
         return problem
 
-    def _leave_domains(self, staying: set[str]) -> None:
-        """Give up every address of a domain that this node has left.
-
-        Its seat stays: if the domain comes back, rounds and sequence numbers must go on where they were.
-        When all is given up it is silent, unless its configuration still counts on this node's vote.
-        """
-        for uid, seated in self._seats.items():
-            if uid not in staying:
-                seated.has_left = True
-                empty = msgspec.structs.replace(seated.seat.domain, virtual_ips=())
-                self._perform(seated, seated.seat.assign(empty, now_ns()))
-
-    # Wires ---------------------------------------------------------------------------------------
+    # Heartbeats ----------------------------------------------------------------------------------
 
     def _connect(self) -> None:
         """Give each seat the socket of this node's heartbeat address; again and again until it has one."""
-        used = set()
-        left = {uid: seated.seat.domain for uid, seated in self._seats.items()}
-        for domain in (left | {domain.uid: domain for domain in self._plan.domains}).values():
-            seated = self._seats.get(domain.uid)
-            address = heartbeat_address(
-                domain,
-                domain.configuration if seated is None else seated.seat.configuration,
-                node=self._name,
-                node_addresses=self._plan.node_addresses,
-                view=self._node.view,
-            )
-            if address is None:
-                self._heartbeat_addresses.pop(domain.uid, None)
-                continue
-            self._heartbeat_addresses[domain.uid] = str(address)
-            if seated is None:
-                continue
-            if seated.is_silent(self._name):
-                seated.wire = None
-                continue
-            used.add((address, domain.port))
-            seated.wire = self._wire(address, domain.port)
-        for place in set(self._wires) - used:
-            self._loop.remove_reader(self._wires[place].fileno())
-            self._wires.pop(place).close()
+        self._places = access.places(self._plan, self._seats, self._node.view)
+        speaking = {seated.seat.domain.uid for seated in self._seats.speaking()}
+        self._wires.keep({uid: place for uid, place in self._places.items() if uid in speaking})
 
     def _disconnect(self) -> None:
         """Hear and say nothing more."""
-        for timer in (self._timer, self._votes_timer):
-            if timer is not None:
-                timer.cancel()
-        for wire in self._wires.values():
-            self._loop.remove_reader(wire.fileno())
-            wire.close()
-        self._wires.clear()
-        for seated in self._seats.values():
-            seated.wire = None
-
-    def _wire(self, address: IPAddress, port: int) -> Wire | None:
-        wire = self._wires.get((address, port))
-        if wire is None:
-            try:
-                wire = Wire(address, port)
-            except OSError as error:
-                _log.warning("Heartbeats cannot use %s port %d: %s", address, port, error)
-                return None
-            self._wires[(address, port)] = wire
-            self._loop.add_reader(wire.fileno(), self._read, wire)
-        return wire
-
-    def _read(self, wire: Wire) -> None:
-        wire.receive(self._take_datagram, at_most=_DATAGRAMS_PER_WAKE)
-        self._arm()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._ballots.close()
+        self._wires.keep({})
 
     def _take_datagram(self, datagram: bytes) -> None:
         tag = domain_tag(datagram)
-        seated = next((s for s in self._speaking() if s.seat.tag == tag), None)
+        seated = self._seats.addressed(tag)
         if seated is None:
             metrics.refused_datagrams.labels("NotOurs" if tag is None else "Domain").inc()
             return
@@ -467,16 +287,12 @@ class Keeper:
 
     # The loop ------------------------------------------------------------------------------------
 
-    def _speaking(self) -> Iterator[_Seated]:
-        """The seats whose domains this node has something to do with."""
-        return (seated for seated in self._seats.values() if not seated.is_silent(self._name))
-
     def _arm(self) -> None:
         """Set the one timer to the earliest deadline of all seats; tell when all is given up at the end."""
-        if self._is_stopping and all(seated.seat.lease.is_at_rest for seated in self._seats.values()):
+        if self._is_stopping and self._seats.is_at_rest:
             self._rested.set()
-        due_ns = min((seated.seat.deadline_ns for seated in self._speaking()), default=None)
-        self._want_votes()
+        due_ns = self._seats.deadline_ns
+        self._ballots.look()
         if due_ns is None or (self._timer is not None and due_ns == self._due_ns):
             return
         if self._timer is not None:
@@ -484,28 +300,11 @@ class Keeper:
         self._due_ns = due_ns
         self._timer = self._loop.call_later(max(0, due_ns - now_ns()) / 1e9, self._wake)
 
-    def _want_votes(self) -> None:
-        """Tell the courier which votes of the API server are wanted, if that has changed.
-
-        Time alone can change it: a domain that has such a vote is looked at again soon.
-        """
-        found = (seated.seat.vote_wanted(now_ns()) for seated in self._speaking() if seated.has_api_vote)
-        wanted = VotesWanted(tuple(vote for vote in found if vote is not None))
-        if wanted != self._votes_wanted:
-            self._votes_wanted = wanted
-            self._server.publish(wanted)
-        if wanted.wanted and self._votes_timer is None:
-            self._votes_timer = self._loop.call_later(_VOTES_LOOK_S, self._look_at_votes)
-
-    def _look_at_votes(self) -> None:
-        self._votes_timer = None
-        self._want_votes()
-
     def _wake(self) -> None:
         self._timer = None
         if now_ns() - self._due_ns > _LATE_S * 1e9:
             metrics.late_rounds.inc()
-        for seated in list(self._speaking()):
+        for seated in self._seats.speaking():
             self._perform(seated, seated.seat.expire(now_ns()))
         self._arm()
 
@@ -522,30 +321,27 @@ class Keeper:
         self._report()
 
     def _judge(self) -> None:
-        for domain in self._plan.domains:
-            for vip in domain.virtual_ips:
-                self._standings[vip.uid] = stand(
-                    self._checks.fitness(vip.uid),
-                    self._node.obstacle(vip.uid),
-                    is_witness_only=self._is_witness_only,
-                )
-        for seated in self._seats.values():
-            fit = [vip.uid for vip in seated.seat.domain.virtual_ips if self._standings[vip.uid].is_fit]
-            is_sound = seated.seat.domain.gateway_probe == "Off" or not self._checks.is_failing(
-                health.GATEWAY
-            )
+        obstacles = self._node.obstacles()
+        self._standings |= {
+            uid: stand(self._checks.fitness(uid), obstacle, is_witness_only=self._keeping.is_witness_only)
+            for uid, obstacle in obstacles.items()
+        }
+        for seated in self._seats:
+            domain = seated.seat.domain
+            fit = [vip.uid for vip in domain.virtual_ips if self._standings[vip.uid].is_fit]
+            is_sound = domain.gateway_probe == "Off" or not self._checks.is_failing(health.GATEWAY)
             self._perform(seated, seated.seat.judge(fit, now_ns(), is_sound=is_sound))
         self._arm()
 
-    def _perform(self, seated: _Seated, effects: list[Effect]) -> None:
+    def _perform(self, seated: Seated, effects: list[Effect]) -> None:
         """Carry effects out, in order; what cannot be carried out ends the keeper."""
         try:
             self._carry_out(seated, effects)
         except BaseException as error:
-            self._break(error)
+            self._tasks.end(error)
             raise
 
-    def _carry_out(self, seated: _Seated, effects: list[Effect]) -> None:
+    def _carry_out(self, seated: Seated, effects: list[Effect]) -> None:
         queue = deque(effects)
         while queue:
             match queue.popleft():
@@ -560,21 +356,20 @@ class Keeper:
                     vip = seated.seat.vip(opened.key)
                     assert vip is not None, opened
                     self._node.open(opened.key, vip, opened.deadline_ns)
-                    self._spawn(self._take(seated, vip, opened))
+                    self._tasks.spawn(self._take(seated, vip, opened))
                 case Close(key):
                     self._node.close(key)
-                    self._spawn(self._leave(seated, key))
-
+                    self._tasks.spawn(self._leave(seated, key))
                 case Adopt(configuration):
                     if self._memories.offer(seated.seat.domain.uid, configuration):
-                        self._spawn(self._take_over_configurations())
+                        self._tasks.spawn(self._take_over_configurations())
 
-    def _send(self, seated: _Seated, send: Send) -> None:
-        sealed = seated.seat.seal(send) if seated.wire is not None else None
-        if sealed is None or seated.wire is None or not seated.wire.send(*sealed):
+    def _send(self, seated: Seated, send: Send) -> None:
+        sealed = seated.seat.seal(send)
+        if sealed is None or not self._wires.send(seated.seat.domain.uid, *sealed):
             metrics.lost_datagrams.inc()
 
-    async def _take(self, seated: _Seated, vip: VirtualIPPlan, opened: Open) -> None:
+    async def _take(self, seated: Seated, vip: VirtualIPPlan, opened: Open) -> None:
         """Bind and announce what the lease has won."""
         started_at = datetime.now(tz=UTC)
         await self._node.take(opened.key)
@@ -582,133 +377,54 @@ class Keeper:
             return
         origin = opened.origin
         took_ns = now_ns() - origin.since_ns
-        self._takeovers[opened.key] = Takeover(
-            reason=origin.reason,
-            started_at=started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            duration_milliseconds=took_ns // MILLISECOND,
-            from_node=origin.former,
-        )
-        metrics.held.labels(vip.name).set(1)
-        metrics.term.labels(vip.name).set(opened.term)
-        metrics.takeovers.labels(origin.reason).inc()
-        metrics.takeover_seconds.observe(took_ns / 1e9)
+        self._takeovers[opened.key] = reports.takeover(origin, started_at=started_at, took_ns=took_ns)
+        metrics.took(vip.name, new_term=opened.term, reason=origin.reason, seconds=took_ns / 1e9)
         _log.info(
             "Took %s in term %d from %s (%s) in %d ms",
             vip.name, opened.term, origin.former, origin.reason, took_ns // MILLISECOND,
         )  # fmt: skip
         self._report()
 
-    async def _leave(self, seated: _Seated, key: Key) -> None:
+    async def _leave(self, seated: Seated, key: Key) -> None:
         """Unbind what the lease has lost, then let it say so."""
         name = await self._node.leave(key)
         self._takeovers.pop(key, None)
-        metrics.held.labels(name).set(0)
-        metrics.term.labels(name).set(0)
+        metrics.left(name)
         _log.info("Left %s", name)
         self._perform(seated, seated.seat.lease.closed(key, now_ns()))
         self._arm()
         self._report()
 
-    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
-        task = self._loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._on_task_done)
-
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._break(error)
-
-    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """A callback of ours that raised may have left effects undone: nothing may go on after that."""
-        error = context.get("exception")
-        if error is None or "handle" not in context:
-            loop.default_exception_handler(context)
-        else:
-            self._break(error)
-
-    def _break(self, error: BaseException) -> None:
-        if not self._broken.done():
-            self._broken.set_exception(error)
-
     # Report --------------------------------------------------------------------------------------
 
     def _report(self) -> None:
-        report = Report(
-            node=self._name,
-            version=self._version,
-            incarnation=self._incarnation,
-            candidacy="WitnessOnly" if self._is_witness_only else "Candidate",
+        facts = Facts(
+            plan=self._plan,
+            seats=self._seats,
+            places=self._places,
+            standings=self._standings,
+            takeovers=self._takeovers,
             interfaces=self._node.interfaces(),
-            domains=tuple(self._domain_status(domain) for domain in self._plan.domains),
-            virtual_ips=tuple(
-                self._holding_status(domain, vip)
-                for domain in self._plan.domains
-                for vip in domain.virtual_ips
-            ),
+            interface_of=self._node.interface_of,
+            bound=self._node.bound,
             problems=self._problems(),
         )
+        report = reports.report(self._keeping, facts, now_ns())
         if report != self._last_report:
             self._last_report = report
             self._server.publish(report)
 
     def _problems(self) -> tuple[Problem, ...]:
-        own = () if self._plan_problem is None else (self._plan_problem,)
+        own = () if self._intake.problem is None else (self._intake.problem,)
         memories = (self._memories[domain.uid] for domain in self._plan.domains)
         return (
             *own,
             *self._domain_problems,
             *(problem for memory in memories for problem in memory.problems.values()),
-            *(problem for seated in self._speaking() for problem in seated.seat.problems(now_ns())),
+            *(problem for seated in self._seats.speaking() for problem in seated.seat.problems(now_ns())),
             *self._node.problems(),
-        )
-
-    def _domain_status(self, domain: DomainPlan) -> DomainStatus:
-        seated = self._seats.get(domain.uid)
-        address = self._heartbeat_addresses.get(domain.uid, "")
-        if seated is None:
-            return DomainStatus(name=domain.name, uid=domain.uid, role="Member", heartbeat_address=address)
-        return seated.seat.status(heartbeat_address=address, now_ns=now_ns())
-
-    def _holding_status(self, domain: DomainPlan, vip: VirtualIPPlan) -> HoldingStatus:
-        standing = self._standings[vip.uid]
-        seated = self._seats.get(domain.uid)
-        phase, term = Phase.STANDBY, 0
-        bound: tuple[str, ...] = ()
-        takeover: Takeover | None = None
-        if seated is not None and (key := seated.seat.key(vip.uid)) is not None:
-            phase, term = seated.seat.lease.phase(key), seated.seat.lease.term(key)
-            bound, takeover = self._node.bound(key), self._takeovers.get(key)
-        is_owner = phase in (Phase.OWNER, Phase.CLOSING)
-        return HoldingStatus(
-            uid=vip.uid,
-            name=vip.name,
-            state="Owner" if is_owner else "Acquiring" if phase is Phase.ACQUIRING else "Standby",
-            fitness=standing.fitness,
-            score=standing.score,
-            term=term,
-            reason=standing.reason,
-            message=standing.message,
-            interface=self._node.interface_of(vip.uid),
-            bound=bound,
-            checks=standing.checks,
-            takeover=takeover if is_owner else None,
         )
 
 
 async def _wait(event: asyncio.Event) -> None:
     await event.wait()
-
-
-async def _slice_by_slice(steps: Generator[None, None, Plan]) -> Plan:
-    """Drive what is done in steps, and give the loop its turn in between."""
-    clock = asyncio.get_running_loop().time
-    try:
-        while True:
-            end_s = clock() + _SLICE_S
-            while clock() < end_s:
-                next(steps)
-            await asyncio.sleep(0)
-    except StopIteration as done:
-        plan: Plan = done.value
-        return plan

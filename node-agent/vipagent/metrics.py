@@ -41,6 +41,20 @@ couriers = Gauge("vipkeeper_couriers", "Couriers that are connected.")
 incarnation = Gauge("vipkeeper_keeper_incarnation", "Grows with every start of the keeper.")
 
 
+def took(virtual_ip: str, *, new_term: int, reason: str, seconds: float) -> None:
+    """Count a VirtualIP that came to this node."""
+    held.labels(virtual_ip).set(1)
+    term.labels(virtual_ip).set(new_term)
+    takeovers.labels(reason).inc()
+    takeover_seconds.observe(seconds)
+
+
+def left(virtual_ip: str) -> None:
+    """Show that a VirtualIP is held here no more."""
+    held.labels(virtual_ip).set(0)
+    term.labels(virtual_ip).set(0)
+
+
 def serve(address: str, port: int) -> None:
     """Serve the metrics over HTTP, in a thread of the library's; raises `OSError`."""
     start_http_server(port, addr=address)

@@ -83,18 +83,17 @@ class Node:
 
     # What the keeper asks ------------------------------------------------------------------------
 
-    def obstacle(self, uid: str) -> Refusal | None:
-        """Why this node cannot carry a planned VirtualIP now; None if it can.
+    def obstacles(self) -> dict[str, Refusal | None]:
+        """Why this node cannot carry each planned VirtualIP now, by UID; None for one that it can.
 
         What it could not announce at once it does not take: neighbours would go on asking the old owner.
         """
-        if uid in self._unreadable:
-            return self._unreadable[uid]
-        claimed = self._planned[uid]
-        refusal = refuse(claimed, self.view, self._guards) or self._bind_refusal(claimed)
-        if refusal is None and not any(held.claim.uid == uid for held in self._held.values()):
-            return self._unannounceable.get(uid)
-        return refusal
+        held = {each.claim.uid for each in self._held.values()}
+        found: dict[str, Refusal | None] = dict(self._unreadable)
+        for uid, claimed in self._planned.items():
+            refusal = refuse(claimed, self.view, self._guards) or self._bind_refusal(claimed)
+            found[uid] = self._unannounceable.get(uid) if refusal is None and uid not in held else refusal
+        return found
 
     def _bind_refusal(self, claimed: Claim) -> Refusal | None:
         """Why the kernel would not take an address of a VirtualIP a short while ago."""
