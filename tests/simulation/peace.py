@@ -1,8 +1,9 @@
 """Long quiet stretches: now and then an owner dies, or the witnesses change, and nothing else may move.
 
 *deaths*: an owner's machine loses power; how long the address was away is noted, by profile and loss, and
-the machine comes back. *replacing*: the witnesses are replaced, under heavy loss. Between and after, no
-fence may be closed, no lease released, no address moved.
+the machine comes back. *quiet*: the same on three slow nodes that are left alone for minutes. *replacing*:
+the witnesses are replaced, under heavy loss. Between and after, no fence may be closed, no lease released,
+no address moved.
 """
 
 from __future__ import annotations
@@ -40,13 +41,15 @@ class Peace:
     ) -> None:
         self.random = Random(f"{mix} {seed}")
         self.is_replacing = mix == "replacing"
-        self.profile = profile or self.random.choice(["Fast", "Balanced", "Relaxed", "Relaxed"])
+        profiles = ["Relaxed"] if mix == "quiet" else ["Fast", "Balanced", "Relaxed", "Relaxed"]
+        self.profile = profile or self.random.choice(profiles)
+        self.quiet_s = (300, 600) if mix == "quiet" else (5, 40)
         self.loss = 0.2 if self.is_replacing else self.random.choice(_LOSSES)
         self.outages_ms: list[float] = []
         self.world = World(seed=f"{mix} {seed}", seat_type=seat_type)
         if alter_world is not None:
             alter_world(self.world)
-        shape = self.random.choice(_WIDE if self.is_replacing else SHAPES)
+        shape = self.random.choice({"quiet": SHAPES[:1], "replacing": _WIDE}.get(mix, SHAPES))
         self.faults = Faults(self.world, self.random, shape, self.profile)
         self.timing = PROFILES[self.profile]
         self.world.network.quality = Quality(loss=self.loss)
@@ -62,7 +65,7 @@ class Peace:
                 self.faults.change_witnesses()
             else:
                 self._die()
-            self._stay(self.random.randint(5, 40) * SECOND)
+            self._stay(self.random.randint(*self.quiet_s) * SECOND)
 
     def _die(self) -> None:
         """The machine of an owner loses power, and comes back when all it had is elsewhere."""

@@ -12,7 +12,7 @@ from simulation.torment import Torment
 if TYPE_CHECKING:
     from simulation.world import World
 
-PEACEFUL: Final = ("deaths", "replacing")
+PEACEFUL: Final = ("deaths", "quiet", "replacing")
 NAMES: Final = (*MIXES, *STACKS, *PEACEFUL)
 
 
