@@ -25,7 +25,20 @@ from vipagent import announcement, metrics
 from vipagent.announcer import Announced, FramesUnavailable
 from vipagent.kernel import KernelRefused
 from vipagent.nodeview import GuardRole, NodeView, Refusal
-from vipagent.plan import LIFETIME_S, Bind, Close, Forget, Guard, Unbind, claim, place, plan, refuse, roles
+from vipagent.plan import (
+    LIFETIME_S,
+    Bind,
+    Close,
+    Forget,
+    Guard,
+    Unbind,
+    claim,
+    place,
+    plan,
+    refuse,
+    roles,
+    unfenced,
+)
 from vipapi.nodestatus import InterfaceStatus, Problem
 
 if TYPE_CHECKING:
@@ -54,6 +67,7 @@ class _Held:
     vip: VirtualIPPlan
     claim: Claim
     deadline_ns: int
+    bound: tuple[str, ...] = ()
 
 
 class Node:
@@ -72,6 +86,7 @@ class Node:
         self._unreadable: dict[str, Refusal] = {}
         self._vips: dict[str, VirtualIPPlan] = {}
         self._held: dict[Key, _Held] = {}
+        self._holders: defaultdict[IPAddress, dict[Key, _Held]] = defaultdict(dict)
         self._bound_on: defaultdict[IPAddress, set[LinkIndex]] = defaultdict(set)
         self._bind_refusals: dict[IPAddress, tuple[float, Refusal]] = {}
         self._guards: dict[tuple[LinkIndex, GuardRole], Refusal | None] = {}
@@ -111,7 +126,7 @@ class Node:
     def bound(self, key: Key) -> tuple[str, ...]:
         """The addresses of a held set that the kernel showed at the last look."""
         held = self._held.get(key)
-        return () if held is None else tuple(str(a.ip) for a in held.claim.addresses if a.ip in self._ours)
+        return () if held is None else held.bound
 
     def interfaces(self) -> tuple[InterfaceStatus, ...]:
         """The interfaces with addresses of the node's own, for the report."""
@@ -152,17 +167,21 @@ class Node:
 
     def plan(self, vips: Iterable[VirtualIPPlan]) -> None:
         """Take over the planned VirtualIPs; their addresses are closed from now on (rule 8)."""
+        former_vips, former = self._vips, self._planned
         self._vips = {vip.uid: vip for vip in vips}
         self._planned, self._unreadable = {}, {}
         for vip in self._vips.values():
+            before = former_vips.get(vip.uid)
+            if before is not None and vip.uid in former and _place_in_plan(before) == _place_in_plan(vip):
+                self._planned[vip.uid] = former[vip.uid]
+                continue
             try:
                 self._planned[vip.uid] = claim(vip, is_held=False)
             except ValueError as error:
                 self._unreadable[vip.uid] = Refusal("BadAddress", f"{error}: correct spec.addresses")
         for key, held in self._held.items():
             self._follow(key, held)
-        actions = plan(self._claims(), self.view, fenced=self._fence.addresses, guards=self._guards)
-        self._fence.close([action.address for action in actions if isinstance(action, Close)])
+        self._fence.close(unfenced(self._claims(), self.view, fenced=self._fence.addresses))
         self._note_view()
         self._changed.set()
 
@@ -180,6 +199,9 @@ class Node:
     def open(self, key: Key, vip: VirtualIPPlan, deadline_ns: int) -> None:
         """Open the fence of a set that was won; `take` follows."""
         self._held[key] = held = _Held(vip, claim(vip, is_held=True), deadline_ns)
+        for address in held.claim.addresses:
+            self._holders[address.ip][key] = held
+        self._note_bound(held)
         self._fence.admit((address.ip for address in held.claim.addresses), deadline_ns)
 
     def extend(self, key: Key, deadline_ns: int) -> int:
@@ -211,6 +233,8 @@ class Node:
     async def leave(self, key: Key) -> str:
         """Unbind a set whose fence is closed, and return its name; what fails is mended at the next look."""
         held = self._held.pop(key)
+        for address in held.claim.addresses:
+            self._holders[address.ip].pop(key)
         repeats = self._repeats.pop(key, None)
         if repeats is not None:
             repeats.cancel()
@@ -294,6 +318,8 @@ class Node:
     def _note_view(self) -> None:
         """Work out once for each look or plan what every report asks."""
         self._ours = frozenset(b.ip for link in self.view.links for b in link.addresses if b.is_ours)
+        for held in self._held.values():
+            self._note_bound(held)
         self._interfaces = _interfaces(self.view)
         self._interface_names, self._unannounceable = {}, {}
         for uid, claimed in self._planned.items():
@@ -308,6 +334,9 @@ class Node:
                 self._unannounceable[uid] = Refusal(
                     "NotArmed", f"the announcements of {', '.join(map(str, missing))} are still being built"
                 )
+
+    def _note_bound(self, held: _Held) -> None:
+        held.bound = tuple(str(address.ip) for address in held.claim.addresses if address.ip in self._ours)
 
     async def _read_guards(self) -> None:
         wanted = roles(self._claims(), self.view)
@@ -349,7 +378,7 @@ class Node:
                 raise outcome
 
     def _is_held(self, address: IPAddress) -> bool:
-        return any(address == each.ip for held in self._held.values() for each in held.claim.addresses)
+        return bool(self._holders.get(address))
 
     async def _bind(self, address: IPAddress, index: LinkIndex) -> None:
         async with self._locks[address]:
@@ -373,14 +402,11 @@ class Node:
 
     def _place_of(self, address: IPAddress) -> LinkIndex | None:
         """Where a held address belongs, as far as the last look knows; None if it is not held."""
-        for held in self._held.values():
-            if any(address == each.ip for each in held.claim.addresses):
-                places = place(held.claim, self.view)
-                return (
-                    next(iter(self._bound_on[address]), None)
-                    if isinstance(places, Refusal)
-                    else places[address]
-                )
+        for held in self._holders.get(address, {}).values():
+            places = place(held.claim, self.view)
+            if isinstance(places, Refusal):
+                return next(iter(self._bound_on[address]), None)
+            return places[address]
         return None
 
     # Announcing ----------------------------------------------------------------------------------
@@ -426,6 +452,11 @@ class Node:
             before_s = announcement.due_s(sent - 1, count=count, refresh_s=refresh_s)
             await asyncio.sleep(announcement.due_s(sent, count=count, refresh_s=refresh_s) - before_s)
             self._announce([address.ip for address in held.claim.addresses], asks_gateway=False)
+
+
+def _place_in_plan(vip: VirtualIPPlan) -> tuple[str, tuple[str, ...], str | None]:
+    """What a VirtualIP's claim is made of, besides its UID."""
+    return vip.name, vip.addresses, vip.interface
 
 
 def _bare(claimed: Claim) -> frozenset[IPAddress]:

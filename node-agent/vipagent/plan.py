@@ -194,12 +194,10 @@ def plan(
     `fenced` are the addresses that the fence knows, `guards` as for `refuse`. Doing it all leaves
     nothing to do at the next look but to forget what was unbound.
     """
-    known = {address.ip for wanted in claims for address in wanted.addresses}
-    ours = {bound.ip for link in view.links for bound in link.addresses if bound.is_ours}
-    foreign = {address for address in known if _foreign_holder(address, view) is not None}
+    known, ours = _known(claims), _ours(view)
     placed, kept = _placement(claims, view)
 
-    closes = [Close(address) for address in sorted_addresses((known - foreign | ours) - set(fenced))]
+    closes = [Close(address) for address in unfenced(claims, view, fenced=fenced)]
     attaches = [
         Guard(index, role)
         for index, role in roles(claims, view).items()
@@ -219,6 +217,23 @@ def plan(
             binds.append(Bind(address, index, is_new=bound is None))
     forgets = [Forget(address) for address in sorted_addresses(set(fenced) - known - ours)]
     return (*closes, *attaches, *unbinds, *binds, *forgets)
+
+
+def unfenced(claims: Iterable[Claim], view: NodeView, *, fenced: Collection[IPAddress]) -> list[IPAddress]:
+    """Return which addresses the fence must come to know: of VirtualIPs, and with our mark; nobody else's."""
+    ours = _ours(view)
+    missing = (_known(claims) | ours) - set(fenced)
+    return sorted_addresses(
+        address for address in missing if address in ours or _foreign_holder(address, view) is None
+    )
+
+
+def _known(claims: Iterable[Claim]) -> set[IPAddress]:
+    return {address.ip for wanted in claims for address in wanted.addresses}
+
+
+def _ours(view: NodeView) -> set[IPAddress]:
+    return {bound.ip for link in view.links for bound in link.addresses if bound.is_ours}
 
 
 def sorted_addresses(addresses: Iterable[IPAddress]) -> list[IPAddress]:

@@ -8,6 +8,7 @@ term that it was based on; as a preference among standbys it outlives it.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vipagent.effects import MILLISECOND, LeaseTiming, Order
@@ -15,7 +16,7 @@ from vipagent.witness import Roster
 
 if TYPE_CHECKING:
     from vipagent.messages import Key
-    from vipapi.nodeplan import DomainPlan, Timing, VirtualIPPlan
+    from vipapi.nodeplan import CandidatePlan, DomainPlan, Timing, VirtualIPPlan
 
 
 def key_of(vip: VirtualIPPlan) -> Key:
@@ -51,7 +52,7 @@ def rosters(domain: DomainPlan) -> dict[Key, Roster]:
     return {
         key_of(vip): Roster(
             addresses=_addresses(vip),
-            order=_order(vip),
+            order=_order(vip.candidates, vip.owner, vip.succession),
             elected=vip.owner,
             observed_term=vip.observed_term,
         )
@@ -63,8 +64,12 @@ def _addresses(vip: VirtualIPPlan) -> frozenset[str]:
     return frozenset(address.partition("/")[0] for address in vip.addresses)
 
 
-def _order(vip: VirtualIPPlan) -> tuple[str, ...]:
-    names = {candidate.node for candidate in vip.candidates}
-    published = [node for node in (vip.owner, *vip.succession) if node in names]
-    by_priority = sorted(vip.candidates, key=lambda candidate: (-candidate.priority, candidate.node))
+@lru_cache(maxsize=256)
+def _order(
+    candidates: tuple[CandidatePlan, ...], owner: str | None, succession: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Many VirtualIPs of a plan have the same candidates: sorting a hundred takes 0.1 ms each time."""
+    names = {candidate.node for candidate in candidates}
+    published = [node for node in (owner, *succession) if node in names]
+    by_priority = sorted(candidates, key=lambda candidate: (-candidate.priority, candidate.node))
     return tuple(dict.fromkeys([*(node for node in published if node), *(c.node for c in by_priority)]))

@@ -1,13 +1,15 @@
 """Which address a keeper's heartbeats come from."""
 
 from ipaddress import ip_address, ip_interface
+from random import Random
 
 import pytest
 
-from vipagent.access import heartbeat_address
+from vipagent.access import Place, heartbeat_address, places
 from vipagent.nodeview import BoundAddress, Link, LinkIndex, NodeView
+from vipagent.seats import Seats
 from vipapi.configuration import Configuration, Member, WitnessSet
-from vipapi.nodeplan import DomainPlan, Timing
+from vipapi.nodeplan import DomainPlan, Plan, Timing
 
 
 def _bound(text: str, *, is_ours: bool = False) -> BoundAddress:
@@ -83,3 +85,22 @@ def test_the_address_that_the_configuration_in_force_names_stays() -> None:
     in_force = Configuration(epoch=1, witnesses=WitnessSet((Member("a", "198.51.100.1"),)))
     found = heartbeat_address(domain, in_force, node="a", node_addresses=("192.0.2.1",), view=VIEW)
     assert found == ip_address("198.51.100.1")
+
+
+def test_a_domain_without_an_address_has_no_place_for_its_heartbeats() -> None:
+    here, elsewhere = (
+        DomainPlan(
+            name=uid,
+            uid=uid,
+            port=port,
+            timing=Timing(100, 400, 500, 600),
+            configuration=Configuration(),
+            members=(),
+            keys=(),
+            heartbeat_interface=interface,
+        )
+        for uid, port, interface in (("here", 7946, "eth1"), ("elsewhere", 7947, "eth9"))
+    )
+    seats = Seats(node="a", machine=b"m", incarnation=1, random=Random(0))
+    found = places(Plan("a", (here, elsewhere)), seats, VIEW)
+    assert found == {"here": Place(ip_address("198.51.100.1"), 7946)}

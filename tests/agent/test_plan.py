@@ -25,6 +25,7 @@ from vipagent.plan import (
     plan,
     refuse,
     roles,
+    unfenced,
 )
 from vipapi.nodeplan import CandidatePlan, VirtualIPPlan
 
@@ -354,6 +355,27 @@ def test_the_difference_is_planned(
     claims: list[Claim], view: NodeView, fenced: list[IPAddress], expected: list[Action]
 ) -> None:
     assert [each for each in planned(claims, view, fenced) if not isinstance(each, Guard)] == expected
+
+
+@pytest.mark.parametrize(
+    ("view", "fenced", "expected"),
+    [
+        pytest.param(NODE, (), [VIP], id="of a VirtualIP"),
+        pytest.param(NODE, (VIP,), [], id="known already"),
+        pytest.param(node(link(2, "eth0", ours("192.0.2.10/32"))), (), [VIP], id="of a VirtualIP, bound"),
+        pytest.param(node(link(2, "eth0", address("192.0.2.10/24"))), (), [], id="somebody's own"),
+        pytest.param(
+            node(link(2, "eth0", ours("192.0.2.99/32"))),
+            (VIP,),
+            [ip_address("192.0.2.99")],
+            id="left by an earlier keeper",
+        ),
+    ],
+)
+def test_the_fence_comes_to_know_the_address(
+    view: NodeView, fenced: tuple[IPAddress, ...], expected: list[IPAddress]
+) -> None:
+    assert unfenced([WEB], view, fenced=fenced) == expected
 
 
 def test_links_that_are_not_guarded_are_guarded() -> None:
