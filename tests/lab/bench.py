@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,14 @@ RESTORED_S = 2.5  # a keeper that comes back is silent for longer than any grant
 Say = Callable[[str], None]
 
 
+class Layout(Enum):
+    """Who there is: how many nodes, and which of them only vote."""
+
+    THREE_NODES = (3, frozenset[str]())
+    TWO_AND_A_VOTER = (3, frozenset({"node-c"}))
+    TWO_AND_THE_API_SERVER = (2, frozenset[str]())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """One fault that is measured many times; `limits` says what the project wants of it."""
@@ -46,24 +55,27 @@ class Case:
     limits: str
     run: Callable[[Bench], Outcome]
     profile: str = "Balanced"
+    layout: Layout = Layout.THREE_NODES
     without_api: bool = False
 
 
 class Bench:
     """One lab with vipkeeper under one timing profile."""
 
-    def __init__(self, lab: Lab, profile: str) -> None:
+    def __init__(self, lab: Lab, profile: str, layout: Layout) -> None:
         self.lab = lab
         self.stage = Stage(lab, aftermath_s=AFTERMATH_S)
         self._profile = profile
+        self._layout = layout
 
     def set_up(self) -> None:
         """Bring everything up, with one address that follows a service and one that does not."""
         self.lab.start()
-        self.stage.start()
+        _, voters = self._layout.value
+        self.stage.start(witness_only=voters)
         domain = {"profile": self._profile, "allowedAddresses": ["192.0.2.0/24"]}
         self._apply("FailoverDomain", "default", domain)
-        self.lab.plane.kubectl("wait", "fod/default", "--for=condition=Quorate", "--timeout=30s")
+        self.lab.plane.kubectl("wait", "fod/default", "--for=condition=Quorate", "--timeout=60s")
         self._apply("VirtualIP", "minimal", {"addresses": ["192.0.2.10/24"]})
         check = {
             "name": "web-server",
@@ -172,6 +184,25 @@ CASES = (
     Case(title="keeper frozen, no API server", limits="max ≤ 250 ms", run=frozen_keeper, without_api=True),
     Case(title="cut link", limits="p50 ≤ 320 ms", run=cut_link, profile="Fast"),
     Case(title="node death", limits="p50 ≤ 320 ms", run=node_death, profile="Fast"),
+    Case(
+        title="node death, two nodes and a witness only",
+        limits="p50 ≤ 500, max ≤ 700 ms",
+        run=node_death,
+        layout=Layout.TWO_AND_A_VOTER,
+    ),
+    Case(
+        title="cut link, two nodes and a witness only, no API server",
+        limits="p50 ≤ 500, max ≤ 700 ms",
+        run=cut_link,
+        layout=Layout.TWO_AND_A_VOTER,
+        without_api=True,
+    ),
+    Case(
+        title="node death, two nodes and the API server",
+        limits="max ≤ 5000 ms",
+        run=node_death,
+        layout=Layout.TWO_AND_THE_API_SERVER,
+    ),
 )
 
 
@@ -181,16 +212,20 @@ def run(binaries: Binaries, say: Say, *, runs: int, only: str) -> int:
     results: list[tuple[Case, list[Outcome]]] = []
     costs: list[tuple[str, float, float]] = []
     started_s = time.monotonic()
-    for profile in dict.fromkeys(case.profile for case in chosen):
-        say(f"profile {profile}: bringing up three nodes, two controllers and an API server")
-        lab = Lab(binaries, enclosure.scratch_folder() / profile, nodes=3)
+    for profile, layout in dict.fromkeys((case.profile, case.layout) for case in chosen):
+        nodes, voters = layout.value
+        say(
+            f"profile {profile}: bringing up {nodes} nodes, {len(voters)} of them witness only, "
+            "two controllers and an API server"
+        )
+        lab = Lab(binaries, enclosure.scratch_folder() / f"{profile}-{layout.name}", nodes=nodes)
         try:
-            bench = Bench(lab, profile)
+            bench = Bench(lab, profile, layout)
             bench.set_up()
             if not costs:
                 say(f"idle with {IDLE_ADDRESSES} addresses for {IDLE_S:.0f} s")
                 costs = bench.idle_costs()
-            cases = [case for case in chosen if case.profile == profile]
+            cases = [case for case in chosen if (case.profile, case.layout) == (profile, layout)]
             results += [(case, _repeat(bench, case, runs, say)) for case in cases]
         except NotReadyError as failure:
             say(f"FAILED: {failure}")

@@ -51,3 +51,14 @@ def test_either_node_takes_over_from_the_other(stage: Stage) -> None:
         assert outcome.after != VOTER
         stage.agents.restart(owner)
         stage.wait_until("both candidates", partial(is_redundant, stage))
+
+
+def test_without_the_api_server_either_node_still_takes_over_from_the_other(stage: Stage) -> None:
+    stage.wait_until("both candidates", partial(is_redundant, stage))
+    owner = stage.owner("pair")
+    stage.lab.plane.stop()
+    outcome = stage.act("pair", partial(stage.power_off, owner))
+    stage.power_on(owner)
+    stage.lab.plane.start()
+    stage.agents.restart_controllers()
+    assert outcome.is_safe, outcome
