@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 MOST_ADDRESSES = 4096
+MOST_VIRTUAL_IPS = 2500
+"""As many of one domain fit into a heartbeat, one node holding them all, whatever the nodes are called."""
 
 
 class Timing(msgspec.Struct, frozen=True, rename="camel"):
@@ -75,7 +77,7 @@ class DomainPlan(msgspec.Struct, frozen=True, rename="camel"):
     With no witnesses yet the configuration's epoch is 0 and nothing can be held. `uid` is the
     FailoverDomain's, so that a domain made anew is another domain. `deleted` is what this node, as a
     witness, grants to nobody any more: VirtualIPs that are being deleted, by UID, and addresses that the
-    specs of others no longer name, as `UID/address`.
+    specs of others no longer name, as `UID/address/generation`.
     """
 
     name: str
@@ -138,6 +140,11 @@ def checks(plan: Plan) -> Iterator[None]:
             raise ValueError(f"domain {domain.name}: there is no port {domain.port}")
         if any(not 0 < key.key_id < 1 << 8 for key in domain.keys):
             raise ValueError(f"domain {domain.name}: a key's id must be from 1 to 255")
+        if len(domain.virtual_ips) > MOST_VIRTUAL_IPS:
+            raise ValueError(
+                f"domain {domain.name}: {len(domain.virtual_ips)} VirtualIPs are more than the {MOST_VIRTUAL_IPS} "
+                "that fit into its heartbeats: spread them over domains"
+            )
         for vip in domain.virtual_ips:
             yield
             addresses += _count(vip)

@@ -1,7 +1,8 @@
 """Bytes on the wire: one authenticated UDP datagram for each message.
 
     header   magic "VK", version, key id, domain tag, epoch, hashes of this and the former epoch  (32 bytes)
-    body     msgpack [sender, machine, incarnation, newest key, receiver, sequence, message]
+    body     msgpack [sender, machine, incarnation, newest key, receiver, sequence, message];
+             a long one is deflated, and the magic is "VZ"
     tag      BLAKE2b keyed with the domain's heartbeat key, over header and body                  (16 bytes)
 
 Everything that decides what a datagram means stands under the tag. The domain tag is a hash of the
@@ -20,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
+import zlib
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -33,8 +35,12 @@ Refusal = Literal[
     "Domain", "Receiver", "Sender", "Incarnation", "Replayed",
 ]  # fmt: skip
 
-MAXIMUM_SIZE: Final = 65_000
+MAXIMUM_SIZE: Final = 65_507
+"""The most that UDP over IPv4 carries (RFC 768)."""
 _MAGIC: Final = b"VK"
+_MAGIC_DEFLATED: Final = b"VZ"
+_DEFLATE_FROM: Final = 1400
+_LONGEST_BODY: Final = 1 << 22
 _VERSION: Final = 2
 _HEADER: Final = struct.Struct("!2sBB8sI8s8s")
 _TAG_SIZE: Final = 16
@@ -79,7 +85,7 @@ def _short_hash(text: str) -> bytes:
 
 def domain_tag(datagram: bytes) -> bytes | None:
     """The domain that a datagram claims to be of; None if it is none of ours. Not authenticated."""
-    if len(datagram) < _HEADER.size + _TAG_SIZE or datagram[:2] != _MAGIC:
+    if len(datagram) < _HEADER.size + _TAG_SIZE or datagram[:2] not in (_MAGIC, _MAGIC_DEFLATED):
         return None
     return datagram[4:12]
 
@@ -155,7 +161,10 @@ class Codec:
 
     def sign(self, body: bytes, key_id: int) -> bytes:
         """Return the datagram of a body, whatever it says."""
-        sealed = _HEADER.pack(_MAGIC, _VERSION, key_id, self._domain, *self._stamp) + body
+        magic = _MAGIC
+        if len(body) > _DEFLATE_FROM:
+            magic, body = _MAGIC_DEFLATED, zlib.compress(body, 1)
+        sealed = _HEADER.pack(magic, _VERSION, key_id, self._domain, *self._stamp) + body
         return sealed + _authenticate(self._keys[key_id], sealed)
 
     def _key_for(self, receiver: str) -> int:
@@ -167,7 +176,7 @@ class Codec:
         if len(datagram) < _HEADER.size + _TAG_SIZE:
             raise DatagramRefused("Truncated")
         magic, version, key_id, domain, *stamp = _HEADER.unpack_from(datagram)
-        if magic != _MAGIC:
+        if magic not in (_MAGIC, _MAGIC_DEFLATED):
             raise DatagramRefused("NotOurs")
         if version != _VERSION:
             raise DatagramRefused("Version")
@@ -180,8 +189,11 @@ class Codec:
         if domain != self._domain:
             raise DatagramRefused("Domain")
         try:
-            body = _decoder.decode(sealed[_HEADER.size :])
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            packed = sealed[_HEADER.size :]
+            if magic == _MAGIC_DEFLATED:
+                packed = zlib.decompressobj().decompress(packed, _LONGEST_BODY)
+            body = _decoder.decode(packed)
+        except (msgspec.MsgspecError, UnicodeDecodeError, zlib.error) as error:
             raise DatagramRefused("Garbage") from error
         return self._admit(body, Stamp(*stamp))
 

@@ -127,8 +127,12 @@ class Seat:
         )
 
     def _meet(self, now_ns: int) -> None:
-        """Take over who belongs to the domain, and where it is."""
-        members = (*self.configuration.members, *self.domain.members)
+        """Take over who belongs to the domain, and where it is.
+
+        A witness is where its configuration says: whoever goes by its name elsewhere remembers nothing of
+        what it granted.
+        """
+        members = (*self.domain.members, *self.configuration.members)
         self._addresses = {member.node: member.address for member in members}
         self._peers.meet(self._addresses, now_ns)
         self._codec.adopt(
@@ -230,7 +234,11 @@ class Seat:
     def hear_votes(self, vote: link.Vote | None, now_ns: int) -> None:
         """What the courier says of this domain's vote; None when it holds none."""
         was_held = self.vote.transitions(now_ns) > 0
+        if vote is not None and vote.epoch > self.configuration.epoch + 1:
+            vote = None  # it was won by one that knew more, for epochs that are not served here
         self.vote.hear(vote)
+        if vote is not None:
+            self.witness.take_floor(vote.term_floor)
         if self.vote.transitions(now_ns) and not was_held:
             self.lease.hurry(now_ns)
 
@@ -246,7 +254,8 @@ class Seat:
 
         It is needed only while the keepers' own votes do not suffice. An owner asks as soon as an answer is
         late, for its lease runs on. A standby asks when its own witness calls an address set free: before
-        that it could only take the vote from the owner. A deleted VirtualIP needs a majority to bury it.
+        that it could only take the vote from the owner. Where nobody owns anything it cannot do harm, and
+        witnesses that are to be replaced need it.
         """
         if not any(API_SERVER in quorum for quorum in self.configuration.quorums):
             return None
@@ -272,7 +281,7 @@ class Seat:
         node = self._me.node
         return (
             self.lease.is_asking
-            or bool(self.domain.deleted)
+            or not self.witness.grants
             or any(self.witness.calls_free(key, node, now_ns) for key in self.lease.polls)
         )
 
@@ -336,13 +345,18 @@ class Seat:
         }
         for key, vip in self._vips.items():
             in_use |= _named(vip.uid, self.witness.addresses(key))
-        return tuple(name for name in self.domain.deleted if name not in in_use)
+        return tuple(name for name in self.domain.deleted if _subject(name) not in in_use)
 
     def problems(self, now_ns: int) -> tuple[Problem, ...]:
         """What is wrong with this domain's keepers, as seen from here."""
         return self._peers.problems(self.domain.name, self.configuration.epoch, now_ns)
 
 
+def _subject(name: str) -> str:
+    """Return what a name in the plan's `deleted` is about: UID, or UID/address without the generation."""
+    return "/".join(name.split("/")[:2])
+
+
 def _named(uid: str, addresses: Iterable[str]) -> set[str]:
-    """Return a VirtualIP and each of its addresses as the plan's `deleted` names them."""
+    """Return a VirtualIP and each of its addresses as `_subject` has them."""
     return {uid, *(f"{uid}/{address}" for address in addresses)}

@@ -39,11 +39,11 @@ class Vote:
         return self._held.transitions if self._held is not None and now_ns < self._held.until_ns else 0
 
     def knows(self, *, epoch: int, term_floor: int, now_ns: int) -> bool:
-        """Whether the object, held here, was told of this epoch and of a ceiling above this floor."""
+        """Whether the object, held here, was told of this epoch, and this floor holds of its terms too."""
         held = self._held
         if held is None or held.until_ns <= now_ns:
             return False
-        return held.epoch >= epoch and held.term_ceiling >= term_floor
+        return held.epoch >= epoch and held.term_ceiling >= term_floor >= held.term_floor
 
     def receive(self, sender: Sender, message: ToWitness, now_ns: int) -> list[Send]:
         """Answer this node's lease; what a vote that is not held has to say is nothing."""

@@ -27,6 +27,7 @@ reach their gateway come after all that can.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -56,6 +57,8 @@ _POLL_FRESH_HEARTBEATS: Final = 2.5
 _RESERVED_HEARTBEATS: Final = 2
 _ELECTED_ALONE_HEARTBEATS: Final = 3
 _TERMS_AHEAD: Final = 1000
+_MOST_FREE: Final = 400
+"""As many offers fit into one datagram, whatever the nodes are called; the rest follow in others."""
 _NEVER_NS: Final = 1 << 63
 
 
@@ -165,9 +168,10 @@ class Witness:
 
     def raise_floor(self) -> None:
         """A new configuration is in force: from now on every term must be above all that were granted."""
-        self._take_floor(max(self._terms.values(), default=0))
+        self.take_floor(max(self._terms.values(), default=0))
 
-    def _take_floor(self, floor: int) -> None:
+    def take_floor(self, floor: int) -> None:
+        """Somebody who knows asks that every term be above this one."""
         self._term_floor = max(self._term_floor, floor)
         self._leave_room_above(self._term_floor)
 
@@ -226,7 +230,7 @@ class Witness:
             return []
         self._newest[sender.node] = said
         self._stances[sender.node] = _Stance(now_ns, frozenset(request.polls), request.is_sound)
-        self._take_floor(request.term_floor)
+        self.take_floor(request.term_floor)
         if self._is_silent:
             return []
         granted: list[Granted] = []
@@ -240,7 +244,8 @@ class Witness:
                 continue
             self._grant(sender, request.round, want, now_ns)
             granted.append(Granted(want.key, want.term, *self._best_standby(want.key, sender.node, now_ns)))
-        free = [offer for key in request.polls if (offer := self._free(key, sender.node, now_ns)) is not None]
+        offers = (self._free(key, sender.node, now_ns) for key in request.polls)
+        free = islice((offer for offer in offers if offer is not None), _MOST_FREE)
         answer = Ack(
             incarnation=sender.incarnation,
             round=request.round,
@@ -328,7 +333,11 @@ class Witness:
                     free = self._free(key, candidate, now_ns)
                     if free is not None:
                         offers.setdefault(candidate, []).append(free)
-        return [Send(candidate, Offer(tuple(free))) for candidate, free in offers.items()]
+        return [
+            Send(candidate, Offer(tuple(free[first : first + _MOST_FREE])))
+            for candidate, free in offers.items()
+            for first in range(0, len(free), _MOST_FREE)
+        ]
 
     def _free(self, key: Key, asker: str, now_ns: int) -> Free | None:
         """What to tell a standby; None while the address set is not free for it."""

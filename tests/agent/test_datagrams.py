@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vipagent.datagrams import Codec, DatagramRefused, domain_tag
+from vipagent.datagrams import MAXIMUM_SIZE, Codec, DatagramRefused, domain_tag
 from vipagent.messages import (
     Ack,
     Config,
@@ -27,6 +29,7 @@ from vipagent.messages import (
     Want,
 )
 from vipapi.configuration import Configuration, Member, Relation, WitnessSet
+from vipapi.nodeplan import MOST_VIRTUAL_IPS
 
 _KEY = bytes(range(16))
 _SECRET = b"s" * 32
@@ -260,6 +263,35 @@ def test_the_domain_can_be_told_before_anything_is_believed() -> None:
     assert domain_tag(sender.seal("node-b", _MESSAGE)) == sender.tag()
     assert domain_tag(b"GET / HTTP/1.1\r\n" + bytes(40)) is None
     assert domain_tag(b"VK") is None
+
+
+@pytest.mark.parametrize("has_names", [True, False])
+def test_the_longest_messages_of_the_largest_plan_fit_into_a_datagram(has_names: bool) -> None:  # noqa: FBT001
+    noise = Random(1)
+    names = [f"ip-10-20-{n}-{n}.eu-central-1.compute.internal" for n in range(3)]
+    keys = [noise.randbytes(16) for _ in range(MOST_VIRTUAL_IPS)]
+    terms = [noise.randint(1, 1 << 20) for _ in keys]
+    pairs = list(zip(keys, terms, strict=True))
+    sender = codec(names[0], peers=frozenset(names))
+    granted = tuple(
+        Granted(key, term, noise.choice(names) if has_names else None, is_standby_sound=True)
+        for key, term in pairs
+    )
+    for message in (
+        Request(
+            7,
+            1 << 60,
+            1000,
+            is_sound=True,
+            wants=tuple(Want(*each, is_held=True) for each in pairs),
+            polls=(),
+        ),
+        Request(7, 1 << 60, 1000, is_sound=True, wants=(), polls=tuple(keys)),
+        Ack(5, 7, 1 << 60, 1000, granted, (), ()),
+    ):
+        datagram = sender.seal(names[1], message)
+        assert len(datagram) < MAXIMUM_SIZE
+        assert codec(names[1], peers=frozenset(names)).open(datagram).message == message
 
 
 @given(st.binary(max_size=200))

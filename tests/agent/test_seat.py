@@ -323,6 +323,31 @@ def test_where_the_api_server_has_no_vote_it_is_not_asked() -> None:
     assert seat_of("a").vote_wanted(5_000 * MILLISECOND) is None
 
 
+def test_a_vote_that_was_won_two_epochs_ahead_is_not_used() -> None:
+    seat = seat_of("a", PAIRED)
+    seat.hear_votes(msgspec.structs.replace(_vote(6_000), epoch=3), 0)
+    assert seat.vote.transitions(0) == 0
+
+
+def test_what_the_api_server_s_vote_knows_of_terms_its_holder_s_witness_asks_for_too() -> None:
+    seat = seat_of("a", PAIRED)
+    seat.hear_votes(_vote(6_000, floor=1500), 0)
+    status = seat.status(heartbeat_address="", now_ns=0)
+    assert (status.term_floor, status.vote_transitions) == (1000, 0)  # not on disk yet
+    seat.witness.keep(seat.witness.term_ceiling)
+    status = seat.status(heartbeat_address="", now_ns=0)
+    assert (status.term_floor, status.vote_transitions) == (1500, 1)
+
+
+def test_a_witness_is_where_its_configuration_says_and_not_where_another_of_its_name_is() -> None:
+    elsewhere = tuple(Member(node, f"198.51.100.{number}") for number, node in enumerate("abcd", 1))
+    seat = seat_of("a", _domain(members=elsewhere))
+    to = {send.to: seat.seal(send) for send in seat.expire(200 * MILLISECOND) if isinstance(send, Send)}
+    sealed = to["b"]
+    assert sealed is not None
+    assert sealed[0] == "192.0.2.2"
+
+
 def test_nobody_speaks_for_the_api_server_before_its_object_knows_of_the_epoch() -> None:
     seat = seat_of("a", _domain(configuration=msgspec.structs.replace(PAIR, epoch=2)))
     found = []
@@ -379,7 +404,7 @@ def test_a_retired_address_is_buried_when_neither_plan_nor_grant_names_it() -> N
     domain = Domain()
     domain.run(2_000)
     moved = msgspec.structs.replace(WEB, addresses=("192.0.2.11/24",))
-    retired = (f"{WEB.uid}/192.0.2.10",)
+    retired = (f"{WEB.uid}/192.0.2.10/4",)
 
     def tombstones() -> tuple[str, ...]:
         return domain.seats["a"].status(heartbeat_address="", now_ns=domain.now_ns).tombstones

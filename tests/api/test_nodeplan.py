@@ -61,6 +61,7 @@ def test_a_plan_is_read_as_it_was_written() -> None:
             "4097 addresses are more than the 4096",
             id="more than the fence holds",
         ),
+        pytest.param(_plan(virtual_ips=(VIP,) * 2501), "spread them over domains", id="more than a datagram"),
         pytest.param(Plan(node="a", format=nodeplan.FORMAT + 1), "upgrade the keeper", id="a newer format"),
     ],
 )
