@@ -142,8 +142,8 @@ def checks(plan: Plan) -> Iterator[None]:
             raise ValueError(f"domain {domain.name}: a key's id must be from 1 to 255")
         if len(domain.virtual_ips) > MOST_VIRTUAL_IPS:
             raise ValueError(
-                f"domain {domain.name}: {len(domain.virtual_ips)} VirtualIPs are more than the {MOST_VIRTUAL_IPS} "
-                "that fit into its heartbeats: spread them over domains"
+                f"domain {domain.name}: {len(domain.virtual_ips)} VirtualIPs are more than the "
+                f"{MOST_VIRTUAL_IPS} that fit into its heartbeats: spread them over domains"
             )
         for vip in domain.virtual_ips:
             yield
