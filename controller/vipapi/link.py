@@ -19,16 +19,19 @@ from vipapi.nodestatus import Report
 class VoteWanted(msgspec.Struct, frozen=True, rename="camel"):
     """A domain whose API server's vote is to be won, or kept, for `holder` (a node on a machine).
 
-    It is asked for under the witness configuration `epoch`, and no term above `term_ceiling` will be asked
-    for under it. While it is not `is_needed` it is only to be known well enough to be won at once.
+    `incarnation` is that of the keeper that asks: one that was restarted remembers no terms, so it is told
+    only of a vote that was renewed for itself. The vote is asked for under the witness configuration
+    `epoch`, and no term above `term_ceiling` will be asked for under it. While it is not `is_needed` it is
+    only to be known well enough to be won at once.
     """
 
     domain_uid: str
     domain_name: str
     holder: str
+    incarnation: int
     term_ceiling: int
-    epoch: int = 0
-    is_needed: bool = True
+    epoch: int
+    is_needed: bool
 
 
 class VotesWanted(msgspec.Struct, frozen=True, rename="camel", tag="votesWanted"):
@@ -49,7 +52,7 @@ class Vote(msgspec.Struct, frozen=True, rename="camel"):
     term_floor: int
     term_ceiling: int
     transitions: int
-    epoch: int = 0
+    epoch: int
 
 
 class Answer(msgspec.Struct, frozen=True, rename="camel"):

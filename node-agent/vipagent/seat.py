@@ -262,11 +262,12 @@ class Seat:
         if self._needs_vote(now_ns):
             self._vote_needed_until_ns = now_ns + _VOTE_NEEDED_NS
         highest = max(self.lease.highest_term, self.witness.term_floor)
-        node, machine, _ = self._me
+        node, machine, incarnation = self._me
         return link.VoteWanted(
             domain_uid=self.domain.uid,
             domain_name=self.domain.name,
             holder=f"{node}_{machine.hex()}",
+            incarnation=incarnation,
             term_ceiling=(highest // _TERMS_AHEAD + 2) * _TERMS_AHEAD,
             epoch=self.configuration.epoch,
             is_needed=now_ns < self._vote_needed_until_ns,

@@ -20,19 +20,30 @@ so the Lease's versions are one chain, and nobody compares its clock with anothe
 - A vote is never released, only not renewed: a lease of addresses that rests on it may still run.
 - An answer that shows the same version as before the write means that nothing was written, and that
   nobody else can see a change. It is no vote.
-- While the vote is not needed the Lease is looked at from time to time only, so that a needed vote that
-  nobody has held lately is won with the first request: its version has been known for long.
+- While the vote is not needed the Lease is only looked at, each `IDLE_LOOK`. Its versions are known so
+  soon that a needed vote whose last holder stopped `DURATION` + `IDLE_LOOK` ago, or earlier, is won with
+  the first request. Each node asks the API server for this two times in 3 s, for each domain whose
+  witnesses have its vote; while the vote is needed its holder writes five times in 3 s, and others read
+  six times.
 
 The annotation `TERM_CEILING` is a number that no term granted under the vote has passed; it only grows.
 Who takes the vote is given it as the floor for its own terms. As long as the Lease shows the same holder
-in the same transition, nobody held it in between, and the floor stays what it was.
+in the same transition, nobody held it in between, and the floor stays what it was; but only for the same
+incarnation of the keeper. One that was restarted remembers nothing of the terms that the one before it
+had under the vote: it gets the ceiling as its floor, with a renewal of its own.
 
 The annotation `EPOCH` is the highest witness configuration that the vote was asked for under. Who is two
 epochs behind it does not take or renew the vote: that is how the API server seals an epoch.
 
+The Lease is named by the domain's UID (`lease_name`): a domain that is made anew under an old name begins
+with epoch 1, and in a Lease with the old one's epoch it would never get the vote. So a Lease stays behind
+when its domain is deleted; that one nobody needs.
+
 Limits. An etcd that is restored to an earlier state within DURATION could show a former holder its
-Lease again; the restore takes longer. A Lease that is deleted loses its ceiling and its count of
-transitions, except for what the process that makes it anew remembers.
+Lease again; the restore takes longer. A Lease that somebody deletes loses its seal, its ceiling and its
+count of transitions, except for what the process that makes it anew remembers: then an epoch that was
+sealed could get the vote again, and a term could be granted twice. Do not delete the Lease of a domain
+that exists.
 """
 
 from __future__ import annotations
@@ -60,7 +71,7 @@ LOOK_NS: Final = 500_000_000
 PATIENCE_NS: Final = 700_000_000
 FIRST_RETRY_NS: Final = 200_000_000
 LAST_RETRY_NS: Final = 1_000_000_000
-IDLE_LOOK_NS: Final = 10_000_000_000
+IDLE_LOOK_NS: Final = 1_500_000_000
 TERM_CEILING: Final = "vipkeeper.io/term-ceiling"
 EPOCH: Final = "vipkeeper.io/epoch"
 
@@ -111,11 +122,17 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class _Tenure:
-    """A holder's unbroken time, and the ceiling that it found when it took the vote."""
+    """One keeper's unbroken time as the holder, and the ceiling that it found when it took the vote."""
 
     holder: str
+    incarnation: int
     transitions: int
     term_floor: int
+
+
+def lease_name(domain_uid: str) -> str:
+    """Return what the Lease of a domain's vote is called."""
+    return f"vipkeeper-vote-{domain_uid}"
 
 
 class Claim:
@@ -147,7 +164,11 @@ class Claim:
             return self._look(now_ns, LOOK_NS if wanted.is_needed else IDLE_LOOK_NS)
         if seen.holder == wanted.holder:
             due_ns = now_ns if self._renewed_at_ns is None else self._renewed_at_ns + RENEWAL_NS
-            is_news = wanted.term_ceiling > seen.term_ceiling or wanted.epoch > seen.epoch
+            is_news = (
+                wanted.term_ceiling > seen.term_ceiling
+                or wanted.epoch > seen.epoch
+                or not self._is_tenant(seen, wanted)
+            )
             return self._write(seen, wanted, now_ns, wall) if now_ns >= due_ns or is_news else Wait(due_ns)
         free_ns = seen.since_ns + DURATION_NS
         if now_ns >= free_ns:
@@ -189,6 +210,7 @@ class Claim:
         seen, tenure = self._seen, self._tenure
         assert seen is not None
         assert tenure is not None
+        assert tenure.incarnation == wanted.incarnation
         if seen is before or seen.holder != write.holder or now_ns - write.asked_at_ns > PATIENCE_NS:
             return None
         self._renewed_at_ns = write.asked_at_ns
@@ -222,24 +244,29 @@ class Claim:
             spec["leaseTransitions"] = self._seen.transitions
         return {"metadata": metadata, "spec": spec}
 
+    def _is_tenant(self, seen: _Seen, wanted: VoteWanted) -> bool:
+        """Whether the Lease shows the tenure, of the keeper that asks, whose floor is known."""
+        tenure = self._tenure
+        if tenure is None or seen.holder != wanted.holder:
+            return False
+        shown = (seen.holder, wanted.incarnation, seen.transitions)
+        return (tenure.holder, tenure.incarnation, tenure.transitions) == shown
+
     def _write(self, seen: _Seen, wanted: VoteWanted, now_ns: int, wall: datetime) -> Write:
         said_at = wall.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         spec = {**(seen.lease.get("spec") or {}), "leaseDurationSeconds": DURATION_S, "renewTime": said_at}
         transitions = seen.transitions
-        tenure = self._tenure
-        is_known = tenure is not None and (tenure.holder, tenure.transitions) == (seen.holder, transitions)
         if seen.holder != wanted.holder:
-            is_known = False
             transitions += 1
             spec |= {
                 "holderIdentity": wanted.holder,
                 "acquireTime": said_at,
                 "leaseTransitions": transitions,
             }
-        if not is_known:
+        if not self._is_tenant(seen, wanted):
             # Noted before it is known whether the write happens: if its answer is lost and the Lease shows
             # this transition later, this is the floor that it was taken with.
-            self._tenure = _Tenure(wanted.holder, transitions, seen.term_ceiling)
+            self._tenure = _Tenure(wanted.holder, wanted.incarnation, transitions, seen.term_ceiling)
         metadata = seen.lease["metadata"]
         annotations = {
             **(metadata.get("annotations") or {}),

@@ -10,12 +10,12 @@ import logging
 import threading
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vipapi.link import Answer, Vote, Votes, VotesWanted
 from vipcluster.client import LEASES, ApiError, Conflict, Forbidden, NotFound
 from vipcourier import metrics
-from vipcourier.votes import Claim, Look, Make, Wait, Write
+from vipcourier.votes import Claim, Look, Make, Wait, Write, lease_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 IDLE_S = 60.0
 
 _log = logging.getLogger(__name__)
+
+
+class _Voter(NamedTuple):
+    """For whom a vote was won, and who alone is told of it."""
+
+    domain_uid: str
+    holder: str
+    incarnation: int
 
 
 class Voting:
@@ -54,7 +62,7 @@ class Voting:
         self._thread: threading.Thread | None = None
         # Of these only the thread knows.
         self._claims: dict[str, Claim] = {}
-        self._won: dict[tuple[str, str], Vote] = {}
+        self._won: dict[_Voter, Vote] = {}
         self._answers: dict[str, Answer] = {}
         self._told = (VotesWanted(), Votes())
         self._failing: set[str] = set()
@@ -92,7 +100,7 @@ class Voting:
 
     def _ask(self, wanted: VoteWanted, among: VotesWanted) -> int:
         """Do what is due for one domain; return when the next is, in nanoseconds."""
-        name = f"vipkeeper-vote-{wanted.domain_name}"
+        name = lease_name(wanted.domain_uid)
         claim = self._claims.setdefault(name, Claim(name))
         while not self._is_news(among):
             # The clock is read here, before the request, and that is what the vote is dated from.
@@ -139,7 +147,7 @@ class Voting:
         if vote is None:
             metrics.vote_failures.labels("Late").inc()
             return
-        key = (wanted.domain_uid, wanted.holder)
+        key = _voter(wanted)
         before = self._won.get(key)
         if before is None or before.transitions != vote.transitions:
             _log.info("Won the API server's vote of FailoverDomain %s", wanted.domain_name)
@@ -149,7 +157,7 @@ class Voting:
         """Tell of all votes that are held and wanted, if that is news."""
         now_ns = _clock()
         self._won = {key: vote for key, vote in self._won.items() if vote.until_ns > now_ns}
-        keys = [(each.domain_uid, each.holder) for each in wanted.wanted]
+        keys = [_voter(each) for each in wanted.wanted]
         votes = Votes(
             votes=tuple(self._won[key] for key in keys if key in self._won),
             answers=tuple(
@@ -184,6 +192,10 @@ class Voting:
                 error if isinstance(error, ApiError) else repr(error),
                 remedy,
             )
+
+
+def _voter(wanted: VoteWanted) -> _Voter:
+    return _Voter(wanted.domain_uid, wanted.holder, wanted.incarnation)
 
 
 def _clock() -> int:

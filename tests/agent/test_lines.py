@@ -73,7 +73,7 @@ def test_a_plan_read_in_steps_is_the_plan_that_was_said(sizes: list[int]) -> Non
 
 
 def test_votes_are_read_at_once() -> None:
-    votes = Votes((Vote("domain-uid", 5, 1, 1000, 1),))
+    votes = Votes((Vote("domain-uid", 5, 1, 1000, 1, 1),))
     assert lines.outline(link.encode(votes)) == votes
 
 

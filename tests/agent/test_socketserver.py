@@ -43,7 +43,8 @@ def _report(version: str) -> Report:
 
 
 def test_who_connects_late_gets_the_newest_of_each_kind_first(tmp_path: Path) -> None:
-    wanted = VotesWanted((VoteWanted("uid", "default", "node-a_0", 1000),))
+    vote = VoteWanted("uid", "default", "node-a_0", incarnation=1, term_ceiling=1000, epoch=1, is_needed=True)
+    wanted = VotesWanted((vote,))
 
     async def scenario(server: SocketServer, _lines: "asyncio.Queue[bytes]") -> None:
         for said in (_report("old"), VotesWanted(), _report("new"), wanted):

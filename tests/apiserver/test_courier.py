@@ -42,7 +42,7 @@ NAMESPACE = "vipkeeper-system"
 RBAC = "rbac.authorization.k8s.io/v1"
 RBAC_RULES = Path(__file__).parents[2] / "charts" / "vipkeeper" / "files" / "rbac.yaml"
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
-VOTE = "vipkeeper-vote-default"
+VOTE = "vipkeeper-vote-uid"
 PATIENCE_S = 30.0
 
 
@@ -93,9 +93,20 @@ class StandInKeeper:
         for each in self._connections:
             each.sendall(self._report)
 
-    def want(self, *ceilings: int, node: str = "node-a") -> None:
+    def want(self, *ceilings: int, node: str = "node-a", incarnation: int = 1) -> None:
         """Want the vote of the domain `default` with this ceiling, or with none: not."""
-        wanted = (VoteWanted("uid", "default", f"{node}_1", ceiling) for ceiling in ceilings)
+        wanted = (
+            VoteWanted(
+                domain_uid="uid",
+                domain_name="default",
+                holder=f"{node}_1",
+                incarnation=incarnation,
+                term_ceiling=ceiling,
+                epoch=0,
+                is_needed=True,
+            )
+            for ceiling in ceilings
+        )
         self._wanted = link.encode(VotesWanted(tuple(wanted))) + b"\n"
         for each in self._connections:
             each.sendall(self._wanted)
@@ -469,6 +480,19 @@ def test_a_vote_is_won_and_renewed_while_it_is_wanted(stage: Stage) -> None:
     metrics = measured()
     assert "vipkeeper_courier_votes_held 1.0" in metrics
     assert 'vipkeeper_courier_vote_requests_total{request="write"}' in metrics
+
+
+def test_a_keeper_that_restarts_is_told_of_a_vote_above_its_terms_of_before(stage: Stage) -> None:
+    wait_for_vote(stage)
+    before = list(stage.keeper.votes)
+    stage.keeper.want(1000, incarnation=2)
+    until(lambda: stage.keeper.held is not None and stage.keeper.held.term_floor == 1000, "the vote")
+    # What was renewed for the one before may be told once more; what it was told of is not told again.
+    known = {vote for _, votes in before for vote in votes}
+    since = [vote for _, votes in stage.keeper.votes[len(before) :] for vote in votes]
+    assert not known & set(since)
+    assert [vote.term_floor for vote in since] == sorted(vote.term_floor for vote in since)
+    assert holder(stage) == ("node-a_1", 1, "1000")
 
 
 def test_a_vote_that_is_not_wanted_any_more_is_neither_renewed_nor_released(stage: Stage) -> None:

@@ -24,7 +24,7 @@ def report(incarnation: int) -> Report:
 
 
 def votes(until_ns: int) -> Votes:
-    return Votes((Vote("uid", until_ns, term_floor=0, term_ceiling=1000, transitions=1),))
+    return Votes((Vote("uid", until_ns, term_floor=0, term_ceiling=1000, transitions=1, epoch=1),))
 
 
 class Keeper:
@@ -148,7 +148,8 @@ def test_reports_arrive_in_order(tmp_path: Path) -> None:
 
 
 def test_votes_are_asked_for_and_told_between_plans_and_reports(tmp_path: Path) -> None:
-    wanted = VotesWanted((VoteWanted("uid", "default", "a_1", term_ceiling=1000),))
+    vote = VoteWanted("uid", "default", "a_1", incarnation=1, term_ceiling=1000, epoch=1, is_needed=True)
+    wanted = VotesWanted((vote,))
 
     async def story() -> None:
         async with ends(tmp_path) as both:

@@ -36,6 +36,7 @@ from vipcourier.votes import (
     Make,
     Wait,
     Write,
+    lease_name,
 )
 
 if TYPE_CHECKING:
@@ -45,14 +46,33 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 
-NAME = "vipkeeper-vote-default"
+NAME = lease_name("uid")
 MS = 1_000_000
 S = 1000 * MS
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def wanted(holder: str = "a_1", ceiling: int = 1000, *, epoch: int = 0, is_needed: bool = True) -> VoteWanted:
-    return VoteWanted("uid", "default", holder, ceiling, epoch, is_needed)
+def wanted(
+    holder: str = "a_1",
+    ceiling: int = 1000,
+    *,
+    incarnation: int = 1,
+    epoch: int = 0,
+    is_needed: bool = True,
+) -> VoteWanted:
+    return VoteWanted(
+        domain_uid="uid",
+        domain_name="default",
+        holder=holder,
+        incarnation=incarnation,
+        term_ceiling=ceiling,
+        epoch=epoch,
+        is_needed=is_needed,
+    )
+
+
+def voted(until_ns: int, *, floor: int, transitions: int) -> Vote:
+    return Vote("uid", until_ns, term_floor=floor, term_ceiling=1000, transitions=transitions, epoch=0)
 
 
 def lease(
@@ -132,7 +152,7 @@ def test_another_holders_vote_is_taken_when_it_has_not_changed_for_its_duration(
         "renewTime": said_at,
     }
     vote = claim.wrote(written, stored(written, 8), wanted(), now_ns=S + DURATION_NS + 99 * MS)
-    assert vote == Vote("uid", S + DURATION_NS + HOLD_NS, term_floor=400, term_ceiling=1000, transitions=5)
+    assert vote == voted(S + DURATION_NS + HOLD_NS, floor=400, transitions=5)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +184,7 @@ def test_a_vote_is_renewed_while_it_is_wanted_and_keeps_its_floor() -> None:
     first = win(claim, 4 * S, 2)
     assert step(claim, 4 * S + RENEWAL_NS - 1) == Wait(4 * S + RENEWAL_NS)
     second = win(claim, 4 * S + RENEWAL_NS, 3)
-    assert second == Vote("uid", first.until_ns + RENEWAL_NS, 5, 1000, 2)
+    assert second == voted(first.until_ns + RENEWAL_NS, floor=5, transitions=2)
 
 
 def test_a_higher_ceiling_is_written_at_once_and_a_lower_one_changes_nothing() -> None:
@@ -183,7 +203,35 @@ def test_a_vote_that_is_not_needed_is_made_and_looked_at_but_not_taken() -> None
     assert step(claim, 0, idle) == Wait(IDLE_LOOK_NS)
     assert step(claim, IDLE_LOOK_NS, idle) == Look()
     claim.saw(lease(1), now_ns=IDLE_LOOK_NS)
-    assert isinstance(step(claim, IDLE_LOOK_NS + 1), Write)  # as soon as it is needed
+    assert isinstance(step(claim, DURATION_NS), Write)  # as soon as it is needed
+
+
+def test_a_version_that_another_wrote_before_the_vote_was_needed_has_been_known_when_it_is() -> None:
+    idle = wanted(is_needed=False)
+    claim = seeing(lease(1, "b_2"))
+    assert step(claim, 1500 * MS, idle) == Look()
+    claim.saw(lease(2, "b_2"), now_ns=1500 * MS)
+    written = write(claim, 1500 * MS + DURATION_NS)
+    assert written.lease["metadata"]["resourceVersion"] == "2"
+
+
+def test_a_keeper_that_was_restarted_renews_at_once_and_gets_the_ceiling_as_its_floor() -> None:
+    claim = seeing(lease(1, "b_2", ceiling=5))
+    assert win(claim, 4 * S, 2).term_floor == 5
+    anew = wanted(incarnation=2, ceiling=10)
+    assert win(claim, 4 * S + 1, 3, anew) == voted(4 * S + 1 + HOLD_NS, floor=1000, transitions=2)
+    assert isinstance(step(claim, 4 * S + 2, anew), Wait)
+    higher = wanted(incarnation=2, ceiling=2000)
+    assert win(claim, 4 * S + 2, 4, higher).term_floor == 1000
+
+
+def test_what_a_keeper_that_is_gone_wrote_on_its_way_raises_the_floor_of_the_next() -> None:
+    claim = seeing(lease(1, "b_2", ceiling=5))
+    win(claim, 4 * S, 2)
+    written = write(claim, 4 * S + 1, wanted(ceiling=2000))
+    claim.failed(now_ns=4 * S + PATIENCE_NS)
+    claim.saw(stored(written, 3), now_ns=5 * S)
+    assert win(claim, 5 * S, 4, wanted(incarnation=2)).term_floor == 2000
 
 
 def test_who_is_two_epochs_behind_the_last_holder_does_not_get_the_vote() -> None:
@@ -201,7 +249,7 @@ def test_a_higher_epoch_is_written_at_once() -> None:
 
 def test_a_process_that_finds_its_nodes_own_vote_renews_it_with_its_ceiling_as_floor() -> None:
     claim = seeing(lease(9, "a_1", ceiling=700, transitions=2))
-    assert win(claim, 1, 10) == Vote("uid", 1 + HOLD_NS, term_floor=700, term_ceiling=1000, transitions=3)
+    assert win(claim, 1, 10) == voted(1 + HOLD_NS, floor=700, transitions=3)
     assert win(claim, S, 11).term_floor == 700
 
 
@@ -332,6 +380,8 @@ class Machine:
     claim: Claim = field(default_factory=lambda: Claim(NAME))
     wants: bool = True
     ceiling: int = 100
+    # The keeper's; it is restarted without its courier.
+    incarnation: int = 1
     # Grows with every restart: what was asked by a process that is gone has nobody to answer to.
     process: int = 0
 
@@ -377,7 +427,7 @@ class World:
         self.faults = faults
         self.store = Store()
         self.now_ns = 0
-        self.told: list[tuple[int, int, str, Vote]] = []
+        self.told: list[tuple[int, int, tuple[str, int], Vote]] = []
         self._order = itertools.count()
         self._agenda: list[tuple[int, int, Callable[[], None]]] = []
         self.machines = [
@@ -419,11 +469,14 @@ class World:
             machine.claim = Claim(NAME)
             self._next(machine, self._pause())
             return
+        if self._chance(self.faults.restart):
+            machine.incarnation += 1
+            machine.ceiling = 100
         machine.ceiling += self.draw.choice([0, 0, 0, 500])
         if not machine.wants or self._chance(self.faults.whim):
             self._next(machine, self.draw.randrange(6 * S))
             return
-        want = wanted(f"{machine.node}_1", machine.ceiling)
+        want = wanted(f"{machine.node}_1", machine.ceiling, incarnation=machine.incarnation)
         clock_ns = machine.clock(self.now_ns)
         found = machine.claim.step(want, now_ns=clock_ns, wall=EPOCH)
         if isinstance(found, Wait):
@@ -467,7 +520,8 @@ class World:
             assert answer is not None
             vote = machine.claim.wrote(request.asked, answer, request.want, now_ns=now_ns)
             if vote is not None:
-                self.told.append((self.now_ns, machine.true_time(vote.until_ns), machine.node, vote))
+                keeper = machine.node, request.want.incarnation
+                self.told.append((self.now_ns, machine.true_time(vote.until_ns), keeper, vote))
         else:
             machine.claim.saw(answer, now_ns=now_ns)
         self._next(machine, self._pause())
@@ -510,9 +564,9 @@ def some_faults(draw: random.Random, *, deletion: float = 0.0) -> Faults:
     )
 
 
-def check_that_one_holds_at_a_time(told: list[tuple[int, int, str, Vote]]) -> None:
+def check_that_one_holds_at_a_time(told: list[tuple[int, int, tuple[str, int], Vote]]) -> None:
     until_ns: dict[str, int] = {}
-    for began_ns, ended_ns, node, _ in told:
+    for began_ns, ended_ns, (node, _), _ in told:
         for other, other_until_ns in until_ns.items():
             assert other == node or other_until_ns <= began_ns or ended_ns <= began_ns, (
                 other,
@@ -530,16 +584,18 @@ def test_no_two_hold_the_vote_at_a_time_and_floors_and_ceilings_grow(*, seed: in
     world = World(draw, some_faults(draw), machines)
     world.run(60 * S)
     check_that_one_holds_at_a_time(world.told)
-    ceilings: dict[str, int] = {}
+    ceilings: dict[tuple[str, int], int] = {}
     newest = 0
-    for _, _, node, vote in world.told:
-        others = max((ceiling for other, ceiling in ceilings.items() if other != node), default=0)
+    for _, _, keeper, vote in world.told:
+        others = max((ceiling for other, ceiling in ceilings.items() if other != keeper), default=0)
         assert vote.term_floor >= others
         assert vote.term_ceiling >= max(ceilings.values(), default=0)
         assert vote.transitions >= newest > -1
-        ceilings[node], newest = vote.term_ceiling, vote.transitions
-    holders = {vote.transitions: node for _, _, node, vote in world.told}
-    assert all(holders[vote.transitions] == node and vote.transitions > 0 for _, _, node, vote in world.told)
+        ceilings[keeper], newest = vote.term_ceiling, vote.transitions
+    holders = {vote.transitions: node for _, _, (node, _), vote in world.told}
+    assert all(
+        holders[vote.transitions] == node and vote.transitions > 0 for _, _, (node, _), vote in world.told
+    )
 
 
 @settings(deadline=None)
@@ -564,6 +620,6 @@ def test_after_any_trouble_who_alone_wants_the_vote_gets_it_and_keeps_it(*, seed
         machine.wants = machine.node == "a"
     # What is still under way takes up to its pause and its way; then come the longest pause and the wait.
     world.run(45 * S)
-    quiet = [(began, ended) for began, ended, node, _ in world.told if began > 40 * S and node == "a"]
+    quiet = [(began, ended) for began, ended, (node, _), _ in world.told if began > 40 * S and node == "a"]
     assert len(quiet) > 6
     assert all(later[0] < former[1] for former, later in itertools.pairwise(quiet))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from simulation.clock import SECOND
 from vipagent.effects import MILLISECOND
 from vipapi.link import Answer, Vote, Votes, VotesWanted
-from vipcourier.votes import PATIENCE_NS, Claim, Look, Make, Wait, Write
+from vipcourier.votes import PATIENCE_NS, Claim, Look, Make, Wait, Write, lease_name
 
 if TYPE_CHECKING:
     from simulation.machine import Machine
@@ -61,7 +61,7 @@ class Voter:
         self._world = machine.world
         self._wanted = VotesWanted()
         self._claims: dict[str, Claim] = {}
-        self._won: dict[tuple[str, str], Vote] = {}
+        self._won: dict[tuple[str, str, int], Vote] = {}
         self._answers: dict[str, Answer] = {}
         self._busy: set[str] = set()
         machine.on_votes_wanted = self.want
@@ -110,7 +110,7 @@ class Voter:
         answer: Document | ValueError | None = None
         if not is_lost:
             try:
-                answer = office.carry_out(wanted.domain_name, step)
+                answer = office.carry_out(lease_name(wanted.domain_uid), step)
             except ValueError as conflict:
                 answer = conflict
         if is_lost or random.random() < office.loss:
@@ -147,7 +147,7 @@ class Voter:
             assert answer is not None
             vote = claim.wrote(step, answer, wanted, now_ns=now_ns)
             if vote is not None:
-                self._won[wanted.domain_uid, wanted.holder] = vote
+                self._won[wanted.domain_uid, wanted.holder, wanted.incarnation] = vote
         else:
             claim.saw(answer, now_ns=now_ns)
         self._tell()
@@ -156,7 +156,7 @@ class Voter:
     def _tell(self) -> None:
         now_ns = self.machine.now()
         self._won = {key: vote for key, vote in self._won.items() if vote.until_ns > now_ns}
-        keys = [(each.domain_uid, each.holder) for each in self._wanted.wanted]
+        keys = [(each.domain_uid, each.holder, each.incarnation) for each in self._wanted.wanted]
         needed = [each.domain_uid for each in self._wanted.wanted if each.is_needed]
         votes = Votes(
             votes=tuple(self._won[key] for key in keys if key in self._won),
