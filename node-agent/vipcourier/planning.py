@@ -11,8 +11,8 @@ not taken for something that is gone. Of every object the last good state is kep
 
 - for a VirtualIP or a domain that this version cannot read (written for a newer one, say);
 - for a VirtualIP whose newest generation the controller has not accepted yet. Where there is no older
-  state, as after a restart, the newest is taken as it is: the witnesses' lock on addresses, and not this
-  process, is what keeps two owners apart;
+  state, as after a restart, the newest stands in, but with the addresses of `status.addresses`, which
+  were accepted, in place of its own: another VirtualIP may have those. Without any it is left out;
 - for a heartbeat Secret that is missing or damaged;
 - for an `Accepted` that somebody wiped from a status;
 - for a domain whose status was wiped, shows a lower epoch than before, or a configuration that its hash
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import msgspec
 
 from vipapi import conditions, timing
+from vipapi.addresses import parse_all
 from vipapi.candidates import nominate
 from vipapi.configuration import Configuration, Member, fingerprint
 from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Plan, Timing, VirtualIPPlan
@@ -89,8 +90,11 @@ class _Order(NamedTuple):
 
 
 class _GoodVirtualIP(NamedTuple):
+    """A spec to go by; of one that is not accepted yet, with the addresses that were accepted before."""
+
     spec: VirtualIPSpec
     generation: int
+    is_accepted: bool
 
 
 class _Held(NamedTuple):
@@ -195,8 +199,7 @@ class Planner:
                 metadata, status = _metadata(document), _status(VirtualIPStatus, document)
             else:
                 metadata, status = virtual_ip.metadata, virtual_ip.status
-                if good is None or _accepted_generation(status, metadata) >= metadata.generation:
-                    good = _GoodVirtualIP(virtual_ip.spec, metadata.generation)
+                good = _in_force(virtual_ip, good, problems)
             if good is None or metadata.is_deleting or not _is_accepted(status, is_planned=uid in before):
                 continue
             self._virtual_ips[uid] = good
@@ -289,13 +292,14 @@ def _newest(
 def _deleted(documents: Iterable[Document]) -> dict[str, tuple[str, ...]]:
     """Return what is to be granted to nobody any more, by domain.
 
-    VirtualIPs that are being deleted, readable or not, by UID; retired addresses of others as UID/address.
+    VirtualIPs that are being deleted, readable or not, by UID; retired addresses of others as
+    UID/address/generation, the generation being the first that no longer names the address.
     """
     found: dict[str, list[str]] = {}
     for document in documents:
         uid = document["metadata"]["uid"]
         status = _status(VirtualIPStatus, document)
-        names = [f"{uid}/{address}" for address in status.retired_addresses]
+        names = [f"{uid}/{each.address}/{each.generation}" for each in status.retired_addresses]
         if document["metadata"].get("deletionTimestamp"):
             names = [uid]
         domain = str((document.get("spec") or {}).get("domain") or "default")
@@ -341,12 +345,37 @@ def _is_accepted(status: VirtualIPStatus, *, is_planned: bool) -> bool:
     return condition.status == "True"
 
 
-def _accepted_generation(status: VirtualIPStatus, metadata: ObjectMeta) -> int:
-    """Return the generation that the controller's word on acceptance is about."""
+def _in_force(
+    virtual_ip: VirtualIP, before: _GoodVirtualIP | None, problems: list[str]
+) -> _GoodVirtualIP | None:
+    """Return the spec to go by; None if there is nothing yet that anybody accepted."""
+    metadata, accepted = virtual_ip.metadata, virtual_ip.status.addresses
+    generation = _accepted_generation(virtual_ip.status)
+    if generation >= metadata.generation:
+        return _GoodVirtualIP(virtual_ip.spec, metadata.generation, is_accepted=True)
+    if generation == 0 or (before is not None and before.is_accepted):
+        return before
+    try:
+        parse_all(accepted)
+    except ValueError as error:
+        problems.append(f"VirtualIP {metadata.name}: the addresses in its status: {error}")
+        return before
+    if not accepted:
+        problems.append(
+            f"VirtualIP {metadata.name}: generation {metadata.generation} is not accepted yet, and its "
+            "status does not say which addresses were"
+        )
+        return before
+    spec = msgspec.structs.replace(virtual_ip.spec, addresses=accepted)
+    return _GoodVirtualIP(spec, metadata.generation, is_accepted=False)
+
+
+def _accepted_generation(status: VirtualIPStatus) -> int:
+    """Return the newest generation that the controller accepted, 0 if it does not say so of any."""
     condition = conditions.find(status.conditions, "Accepted")
-    if condition is None or condition.observed_generation is None:
-        return metadata.generation
-    return condition.observed_generation
+    if condition is None or condition.status != "True":
+        return 0
+    return condition.observed_generation or 0
 
 
 def _members(nodes: Iterable[DomainNode]) -> tuple[Member, ...]:

@@ -217,6 +217,7 @@ def test_what_is_deleted_or_retired_is_told_to_the_nodes_of_its_domain() -> None
     def going(name: str, **spec: Any) -> Document:
         return {**vip(name, **spec), "metadata": meta(name, deletionTimestamp="2026-01-01T00:00:00Z")}
 
+    retired = [{"address": "192.0.2.7", "generation": 4}, {"address": "2001:db8::7", "generation": 2}]
     virtual_ips = [
         vip("stays"),
         going("web"),
@@ -224,12 +225,12 @@ def test_what_is_deleted_or_retired_is_told_to_the_nodes_of_its_domain() -> None
         going("other", domain="second"),
         going("unreadable", healthChecks="none"),
         {**going("refused"), "status": {"conditions": [accepted("False")]}},
-        {**vip("edited"), "status": {"retiredAddresses": ["192.0.2.7", "2001:db8::7"]}},
+        {**vip("edited"), "status": {"retiredAddresses": retired}},
     ]
     planned = plan(world(virtual_ips=virtual_ips, domains=[domain(), domain("second")])).plan
     assert {found.name: found.deleted for found in planned.domains} == {
         "default": (
-            *("uid-db", "uid-edited/192.0.2.7", "uid-edited/2001:db8::7"),
+            *("uid-db", "uid-edited/192.0.2.7/4", "uid-edited/2001:db8::7/2"),
             *("uid-refused", "uid-unreadable", "uid-web"),
         ),
         "second": ("uid-other",),
@@ -355,10 +356,60 @@ def test_a_standing_order_is_told_also_while_a_change_waits() -> None:
     assert (found.owner, found.announcement_count) == ("b", 5)
 
 
-def test_a_change_that_waits_is_taken_as_it_is_after_a_restart() -> None:
-    edited = changed(vip(), spec={"announcement": {"count": 9}}, metadata={"generation": 2})
-    (found,) = plan(world(virtual_ips=[edited])).plan.domains[0].virtual_ips
-    assert found.announcement_count == 9
+def edited_after(accepted_addresses: list[str], *, version: int = 2) -> Document:
+    """Return `web` with other addresses and announcements, which nobody has accepted yet."""
+    return changed(
+        vip(),
+        spec={"addresses": ["192.0.2.99/24"], "announcement": {"count": 9}},
+        metadata={"generation": 2, "resourceVersion": str(version)},
+        status={"addresses": accepted_addresses},
+    )
+
+
+def test_after_a_restart_a_change_that_waits_is_taken_with_the_addresses_that_were_accepted() -> None:
+    planner = Planner("a")
+    told_addresses = ["2001:db8::10/64", "192.0.2.10/24"]
+    planned = planner.plan(world(virtual_ips=[edited_after(told_addresses)]))
+    (found,) = planned.plan.domains[0].virtual_ips
+    assert (found.addresses, found.announcement_count) == (tuple(told_addresses), 9)
+    assert planned.problems == ()
+    judged = changed(edited_after(told_addresses), status={"conditions": [accepted(generation=2)]})
+    (found,) = planner.plan(world(virtual_ips=[judged])).plan.domains[0].virtual_ips
+    assert found.addresses == ("192.0.2.99/24",)
+
+
+def test_what_stands_in_after_a_restart_follows_the_accepted_addresses_and_is_not_lost_with_them() -> None:
+    planner = Planner("a")
+    found = []
+    for version, addresses in enumerate((["192.0.2.10/24"], ["192.0.2.11/24"], [], ["none"]), 2):
+        planned = planner.plan(world(virtual_ips=[edited_after(addresses, version=version)]))
+        found.append(planned.plan.domains[0].virtual_ips[0].addresses)
+    assert found == [("192.0.2.10/24",), *[("192.0.2.11/24",)] * 3]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "said"),
+    [
+        pytest.param([], "its status does not say which addresses were", id="none"),
+        pytest.param(["192.0.2.300"], "the addresses in its status: '192.0.2.300'", id="unreadable"),
+    ],
+)
+def test_a_change_that_waits_is_left_out_after_a_restart_where_nothing_was_accepted(
+    addresses: list[str], said: str
+) -> None:
+    planned = plan(world(virtual_ips=[edited_after(addresses)]))
+    assert names(planned) == []
+    assert said in planned.problems[0]
+
+
+@pytest.mark.parametrize(
+    "conditions", [[], [accepted("Unknown", generation=2)]], ids=["wiped", "judged-by-nobody-yet"]
+)
+def test_a_change_of_which_nobody_says_that_it_is_accepted_is_not_planned(conditions: list[Document]) -> None:
+    planner = Planner("a")
+    before = planner.plan(world())
+    edited = changed(edited_after(["192.0.2.10/24"]), status={"conditions": conditions})
+    assert planner.plan(world(virtual_ips=[edited])).plan == before.plan
 
 
 def test_a_status_wiped_by_hand_lets_nothing_go() -> None:
