@@ -293,13 +293,13 @@ def _deleted(documents: Iterable[Document]) -> dict[str, tuple[str, ...]]:
     """Return what is to be granted to nobody any more, by domain.
 
     VirtualIPs that are being deleted, readable or not, by UID; retired addresses of others as
-    UID/address/generation, the generation being the first that no longer names the address.
+    UID/address/generation.
     """
     found: dict[str, list[str]] = {}
     for document in documents:
         uid = document["metadata"]["uid"]
         status = _status(VirtualIPStatus, document)
-        names = [f"{uid}/{each.address}/{each.generation}" for each in status.retired_addresses]
+        names = [each.tombstone(uid) for each in status.retired_addresses]
         if document["metadata"].get("deletionTimestamp"):
             names = [uid]
         domain = str((document.get("spec") or {}).get("domain") or "default")
