@@ -59,6 +59,8 @@ class Reason(enum.StrEnum):
     """An address lies outside the domain's `allowedAddresses`."""
     DOMAIN_NOT_FOUND = "DomainNotFound"
     """There is no FailoverDomain of the name in `spec.domain`."""
+    DOMAIN_DELETING = "DomainDeleting"
+    """The FailoverDomain of the name in `spec.domain` is being deleted and takes no new VirtualIP."""
     HOLD_NEEDS_TWO_CANDIDATES = "HoldNeedsTwoCandidates"
     """`onQuorumLoss: Hold` is for exactly two candidates; with more of them it is not in force."""
     DELETING = "Deleting"
@@ -141,6 +143,10 @@ class Reason(enum.StrEnum):
     """Other witnesses take office, step by step; addresses are held and fail over meanwhile."""
     EPOCH_CONFLICT = "EpochConflict"
     """Keepers run a witness configuration that is no part of this domain's history."""
+    WITNESS_ADDRESS_CHANGED = "WitnessAddressChanged"
+    """A witness's node reports another heartbeat address, and no other node can take its place."""
+    IN_USE = "InUse"
+    """The object is being deleted, and VirtualIPs still name it."""
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 -- a reason, not a password
     """The Secret with the heartbeat key is not there and could not be made."""
 

@@ -164,17 +164,33 @@ class VirtualIPEffective(msgspec.Struct, frozen=True, rename="camel", omit_defau
     on_quorum_loss: str
 
 
+class RetiredAddress(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """An address without prefix length, and the generation at which it went out of force.
+
+    The number only tells one retirement of an address from another, so that an old tombstone is not taken
+    for a new one: where a witness reports a tombstone of that generation already, a higher one stands.
+    """
+
+    address: str
+    generation: int
+
+    def tombstone(self, uid: str) -> str:
+        """Return the name under which witnesses bury it for the VirtualIP of that UID."""
+        return f"{uid}/{self.address}/{self.generation}"
+
+
 class VirtualIPStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """What the controller found: `owner` and `term` are observed, `election` is the order.
 
-    `addresses` are in force; `retired_addresses` were, and a node that missed the change may still use them.
+    `addresses` are in force, as the spec spells them; `retired_addresses` were, and a node that missed the
+    change may still use them.
     """
 
     observed_generation: int = -1
     owner: str | None = None
     term: int | None = None
     addresses: tuple[str, ...] = ()
-    retired_addresses: tuple[str, ...] = ()
+    retired_addresses: tuple[RetiredAddress, ...] = ()
     election: Election | None = None
     candidates: tuple[CandidateStatus, ...] = ()
     last_failover: LastFailover | None = None

@@ -24,6 +24,7 @@ from vipapi import addresses, conditions
 from vipapi.candidates import MOST_THAT_HOLD, is_held_alone, nominate
 from vipapi.conditions import Reason
 from vipapi.resources import FINALIZER
+from vipcontroller.retirement import bare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -91,6 +92,12 @@ def _wanted(virtual_ip: VirtualIP, world: World) -> tuple[tuple[VirtualAddress, 
             f"there is no FailoverDomain {name!r}: create it, or make this VirtualIP in another `domain`"
         )
         return (), Verdict(is_accepted=False, reason=Reason.DOMAIN_NOT_FOUND, message=message)
+    if domain.metadata.is_deleting and not _was_accepted(virtual_ip):
+        message = (
+            f"FailoverDomain {name!r} is being deleted: delete this VirtualIP, and make it in another "
+            "`domain`, or in this one once it was made anew"
+        )
+        return (), Verdict(is_accepted=False, reason=Reason.DOMAIN_DELETING, message=message)
     return wanted, _out_of_bounds(wanted, domain)
 
 
@@ -127,8 +134,10 @@ def _former(world: World) -> Mapping[str, Sequence[VirtualIP]]:
     """Return, by address, the VirtualIPs that had it in force and whose nodes might still use it."""
     found: dict[str, list[VirtualIP]] = {}
     for virtual_ip in world.virtual_ips:
-        for text in (*virtual_ip.status.addresses, *virtual_ip.status.retired_addresses):
-            found.setdefault(text, []).append(virtual_ip)
+        status = virtual_ip.status
+        retired = (each.address for each in status.retired_addresses)
+        for address in {*map(bare, status.addresses), *retired}:
+            found.setdefault(address, []).append(virtual_ip)
     return found
 
 

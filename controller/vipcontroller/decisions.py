@@ -85,6 +85,7 @@ class _Look:
         self.silent: dict[str, Mapping[str, float]] = {}
         self.dues: list[float] = []
         self.problems: list[Problem] = []
+        self.adopting: set[str] = set()
         self.views = {domain.metadata.name: view(world, domain) for domain in world.domains.values()}
         self.holdings = holdings(world)
         self.verdicts = judge(world)
@@ -113,18 +114,44 @@ class _Look:
         uid, view_ = domain.metadata.uid, self.views[domain.metadata.name]
         silent = self.memory.silent.get(uid, {})
         outcome = electorate.decide(domain, self.world, view_, silent, self.now)
+        if outcome.is_adopted:
+            self.adopting.add(domain.metadata.name)
         if outcome.silent:
             self.silent[uid] = outcome.silent
         if outcome.due is not None:
             self.dues.append(outcome.due)
-        write = domains.decide(domain, self.world, view_, outcome, self.now.wall)
+        write = self._keep(domain, outcome) or domains.decide(
+            domain, self.world, view_, outcome, self.now.wall
+        )
         if write is not None:
             self.writes.append(write)
+
+    def _keep(self, domain: FailoverDomain, outcome: electorate.Outcome) -> FinalizerWrite | None:
+        """Return the write that keeps a domain while VirtualIPs name it, or that lets it go."""
+        metadata = domain.metadata
+        is_kept = FINALIZER in metadata.finalizers
+        if metadata.is_deleting:
+            if not is_kept or releases.dependents(domain, self.world):
+                return None
+            finalizers = releases.without_finalizer(metadata)
+        elif outcome.configuration.epoch and not is_kept:
+            # Telling a configuration before the finalizer stands would let the domain go with leases running.
+            finalizers = (*metadata.finalizers, FINALIZER)
+        else:
+            return None
+        return FinalizerWrite(kind="FailoverDomain", metadata=metadata, finalizers=finalizers)
 
     def virtual_ip(self, virtual_ip: VirtualIP) -> None:
         """Decide one VirtualIP and the Switchovers that name it."""
         uid, verdict = virtual_ip.metadata.uid, self.verdicts[virtual_ip.metadata.uid]
+        if virtual_ip.spec.domain in self.adopting:
+            # What its domain was just found to run has to be known to everybody first.
+            self.better[uid] = self.memory.better.get(uid, {})
+            return
         view_ = self.views.get(virtual_ip.spec.domain, _NOWHERE)
+        if virtual_ip.status.term is not None:
+            # Witnesses granted it once, whatever became of their domain.
+            view_ = view_._replace(has_witnesses=True)
         held = self.holdings.get(uid, {})
         findings = virtualips.Findings(
             virtual_ip=virtual_ip,
@@ -253,7 +280,7 @@ class _Look:
             FinalizerWrite(
                 kind="VirtualIP",
                 metadata=virtual_ip.metadata,
-                finalizers=releases.without_finalizer(virtual_ip),
+                finalizers=releases.without_finalizer(virtual_ip.metadata),
             )
         )
 

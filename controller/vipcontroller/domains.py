@@ -2,7 +2,7 @@
 
 The witnesses themselves are decided elsewhere (`electorate`); writing them is a compare-and-swap like
 every other write, so of two controllers one makes each step. `Quorate` tells of the configuration that
-the keepers have had time to hear of, the one before this write.
+the keepers have had time to hear of, the one in force before this write.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from vipapi.conditions import Condition, Reason
 from vipapi.configuration import API_SERVER
 from vipapi.resources import DomainNode, FailoverDomainStatus, configuration_of, with_configuration
 from vipcontroller.electorate import FIRST_CHOICE_S
-from vipcontroller.observation import spoken
+from vipcontroller.releases import dependents
+from vipcontroller.voices import spoken
 from vipcontroller.writes import StatusWrite, Telling
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from vipcontroller.electorate import Outcome
     from vipcontroller.observation import View
     from vipcontroller.world import World
+
+
+MOST_NAMED = 20
+"""How many VirtualIPs a message names."""
 
 
 class _Quorum(NamedTuple):
@@ -58,11 +63,14 @@ def decide(
 
     listed = [condition("Ready", *ready), condition("Quorate", *quorum)]
     change = _change(outcome)
-    if wrong or outcome.objection is not None:
+    is_stalled = bool(wrong) or outcome.objection is not None
+    if is_stalled:
         listed.append(condition("Stalled", "True", ready.reason, ready.message))
-    elif ready.status != "True":
+    if domain.metadata.is_deleting:
+        listed.append(condition("Reconciling", "True", Reason.IN_USE, _in_use(dependents(domain, world))))
+    elif ready.status != "True" and not is_stalled:
         listed.append(condition("Reconciling", "True", ready.reason, ready.message))
-    elif change:
+    elif change and not is_stalled:
         listed.append(condition("Reconciling", "True", Reason.WITNESSES_CHANGING, change))
     after = with_configuration(
         FailoverDomainStatus(
@@ -90,6 +98,17 @@ def _change(outcome: Outcome) -> str:
     return f"the witnesses change from {names[0]} to {names[1]}, step {step}{waiting}"
 
 
+def _in_use(virtual_ips: tuple[str, ...]) -> str:
+    """Return what a domain that is being deleted waits for."""
+    named = ", ".join(virtual_ips[:MOST_NAMED])
+    more = len(virtual_ips) - MOST_NAMED
+    named += f" and {more} more" if more > 0 else ""
+    return (
+        "the domain is being deleted and works as before until no VirtualIP names it any more; delete these, "
+        f"and wait until they are gone: {named}"
+    )
+
+
 def _effective(domain: FailoverDomain) -> tuple[FailoverDomainEffective | None, str]:
     try:
         return effective.of_domain(domain.spec), ""
@@ -107,9 +126,9 @@ def _quorum(domain: FailoverDomain, world: World, view: View, outcome: Outcome) 
             "node-agent on more nodes, and check `nodeSelector` and `witnesses.nodeSelector`"
         )
         return _Quorum("False", Reason.TOO_FEW_WITNESSES, message)
-    if not domain.status.epoch:
+    configuration = view.configuration
+    if not configuration.epoch:
         return _Quorum("Unknown", Reason.PROGRESSING, "the witnesses were chosen and are being told")
-    configuration = configuration_of(domain.status)
     names = [member.node for member in configuration.members]
     silent = [name for name in names if name not in view.alive]
     unheard = f"; not heard: {', '.join(silent)}" if silent else ""

@@ -7,6 +7,12 @@ witnesses themselves and not lost. A witness is lost when that majority has not 
 controller that restarts) counts anew, and nobody is counted as silent while no majority is there to
 hear. The first choice is made as soon as enough nodes for `count` are there, and after `FIRST_CHOICE_S` with
 those that there are.
+
+A witness whose node reports another heartbeat address than the configuration has, a stranger
+(`vipcontroller.voices`), is lost at once. Only when no set of the configuration names the node any more may
+it be chosen with its new address. So of two configurations in a row no node is in both at two addresses,
+where one machine could answer under the first and another under the second. Until then its peers are told
+the address of the configuration.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ from vipapi.conditions import Reason
 from vipapi.configuration import Configuration, Member
 from vipapi.resources import configuration_of
 from vipcontroller import epochs
+from vipcontroller.voices import strangers
 from vipcontroller.witnesses import ZONE_LABEL, Rules, Voter, choose
 
 if TYPE_CHECKING:
@@ -61,12 +68,10 @@ def decide(
     domain: FailoverDomain, world: World, view: View, silent: Mapping[str, float], now: Moment
 ) -> Outcome:
     """Return what becomes of the domain's witnesses; `silent` is what the last outcome had."""
-    uid, reports = domain.metadata.uid, world.reports(domain)
+    uid, reports, present = domain.metadata.uid, world.reports(domain), view.configuration
     found = _Electorate(domain, world, view)
-    status = configuration_of(domain.status)
-    present = epochs.recover(uid, status, reports)
     outcome = Outcome(present, found.members)
-    if present != status:
+    if present != configuration_of(domain.status):
         return outcome._replace(is_adopted=True)
     if not present.epoch:
         return _first(outcome, domain, world, found, now)
@@ -80,7 +85,11 @@ def decide(
         return outcome._replace(objection=_estrangement(present, odd))
     wanted = choose(found.rules, present.witnesses, found.voters(present, lost), gone=found.gone(present))
     step = epochs.advance(uid, present, wanted, reports=reports, view=view)
-    return outcome._replace(configuration=step.configuration, awaits=step.awaits)
+    outcome = outcome._replace(configuration=step.configuration, awaits=step.awaits)
+    steady = _steady(present)
+    needed = wanted.names | (frozenset() if view.is_there(steady) else steady)
+    helpless = {node: address for node, address in found.strangers.items() if node in needed}
+    return outcome._replace(objection=_relocation(domain, helpless)) if helpless else outcome
 
 
 class _Electorate:
@@ -92,8 +101,14 @@ class _Electorate:
         self._view = view
         nodes = [node for node in members(domain.spec, world.nodes.values()) if not node.metadata.is_deleting]
         reports = world.reports(domain)
+        self.strangers = strangers(reports, view.configuration)
+        known = {
+            member.node: member.address
+            for member in view.configuration.members
+            if member.node in self.strangers
+        }
         self.members = tuple(
-            Member(name, reports[name].heartbeat_address)
+            Member(name, known.get(name, reports[name].heartbeat_address))
             for name in (node.metadata.name for node in nodes)
             if name in reports and reports[name].heartbeat_address
         )
@@ -126,6 +141,10 @@ class _Electorate:
             for node, since in silent.items()
             if since <= latest
         }
+        lost |= {
+            node: f"it reports the heartbeat address {address} and not the one that it has as a witness"
+            for node, address in self.strangers.items()
+        }
         return lost | dict.fromkeys(
             sorted(self.gone(present)), "the cluster has no such node any more, or no selector selects it"
         )
@@ -133,11 +152,7 @@ class _Electorate:
     def voters(self, present: Configuration, lost: Mapping[str, str]) -> tuple[Voter, ...]:
         """Return who can be a witness now, witnesses that are silent for a moment among them."""
         addresses = {member.node: member for member in self.members}
-        staying = {
-            member.node: addresses.get(member.node, member)
-            for member in present.witnesses.members
-            if member.node not in lost
-        }
+        staying = {member.node: member for member in present.witnesses.members if member.node not in lost}
         heard = self._view.heard_by((_steady(present),)) if present.epoch else frozenset(addresses)
         fresh = {node: member for node, member in addresses.items() if node in heard and node not in lost}
         usable = fresh | staying
@@ -193,3 +208,19 @@ def _estrangement(present: Configuration, nodes: tuple[str, ...]) -> Objection:
         "VIPNode"
     )
     return Objection(Reason.EPOCH_CONFLICT, message)
+
+
+def _relocation(domain: FailoverDomain, strangers: Mapping[str, str]) -> Objection:
+    name = domain.metadata.name
+    told = ", ".join(f"{node} (now {address})" for node, address in strangers.items())
+    message = (
+        f"another machine, or the same with another heartbeat address, reports as the witness {told}; nobody "
+        "knows what the witness has granted, and no other node can take its place: give the node its former "
+        "address back, or run the node-agent on one more node, or leave the node out of "
+        "`witnesses.nodeSelector` until `status.witnesses` does not name it. If most witnesses have new "
+        "addresses: stop all node-agents of the domain for ten seconds, remove their "
+        "/var/lib/vipkeeper, delete their VIPNodes, and run: kubectl patch failoverdomain "
+        f"{name} --subresource=status --type=json "
+        '-p \'[{"op": "remove", "path": "/status"}]\''
+    )
+    return Objection(Reason.WITNESS_ADDRESS_CHANGED, message)

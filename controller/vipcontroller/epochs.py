@@ -26,7 +26,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from vipapi.configuration import Configuration, fingerprint, is_majority
-from vipcontroller.observation import spoken, voices
+from vipcontroller.voices import spoken, voices
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -127,10 +127,9 @@ def _content(witnesses: WitnessSet) -> tuple[object, ...]:
 
 def _running(configuration: Configuration, reports: Mapping[str, DomainStatus]) -> frozenset[str]:
     """Return the voters that report exactly this configuration."""
-    speaking = voices(reports, frozenset().union(*configuration.quorums))
     return frozenset(
         voter
-        for voter, voice in speaking.items()
+        for voter, voice in voices(reports, configuration).items()
         if _name(voice.report.configuration) == _name(configuration)
     )
 
@@ -141,9 +140,11 @@ class _Evidence:
     def __init__(self, present: Configuration, reports: Mapping[str, DomainStatus], view: View) -> None:
         self._epoch = present.epoch
         self._view = view
-        joined = _running(present, reports)
-        speaking = voices(reports, joined)
-        self._joined = {voter: speaking[voter].report for voter in joined}
+        self._joined = {
+            voter: voice.report
+            for voter, voice in voices(reports, present).items()
+            if _name(voice.report.configuration) == _name(present)
+        }
         self._behind = sorted(
             {
                 peer

@@ -39,6 +39,7 @@ class Stage:
     reader: Reader = field(default_factory=Reader)
     tellings: list[str] = field(default_factory=list)
     words: dict[str, Object] = field(default_factory=dict)
+    homes: dict[str, str] = field(default_factory=dict)
     version: int = 0
     last: Decisions | None = None
 
@@ -165,6 +166,7 @@ class Stage:
         """Nodes whose agents are alive, hear each other, and call themselves fit for everything.
 
         They run what the domain's status says as soon as they report; `words` of a node go over its report.
+        `homes` are heartbeat addresses other than the usual ones.
         """
         self.put("FailoverDomain", domain, spec)
         for node in nodes:
@@ -210,7 +212,7 @@ class Stage:
                 ]
                 report = {"name": name, "uid": domain["metadata"]["uid"], "role": "Witness", "grants": grants}
                 report |= {
-                    "heartbeatAddress": f"198.51.100.{ord(node[-1])}",
+                    "heartbeatAddress": self.homes.get(node, f"198.51.100.{ord(node[-1])}"),
                     "reachablePeers": sorted(living),
                 }
                 read = resources.parse(FailoverDomain, domain).status

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from controller.stage import Stage, Way
+from controller.stage import Object, Stage, Way
 
 
 @pytest.fixture(params=list(Way), ids=lambda way: way.value)
@@ -283,18 +283,157 @@ def test_an_address_that_was_edited_away_is_kept_from_other_domains_until_it_is_
     stage.touch(web)
     stage.virtual_ip("heir", domain="second")
     stage.settle()
-    assert web["status"]["addresses"] == ["192.0.2.99"]
-    assert web["status"]["retiredAddresses"] == [old]
+    assert web["status"]["addresses"] == ["192.0.2.99/24"]
+    assert web["status"]["retiredAddresses"] == [{"address": "192.0.2.10", "generation": 2}]
     assert stage.reasons("heir")["Accepted"] == "False AddressConflict"
-    stage.virtual_ip("neighbour", f"{old}/24")
+    stage.virtual_ip("neighbour", old)
     stage.settle()
     assert stage.reasons("neighbour")["Accepted"] == "True Accepted", "the witnesses of one domain lock it"
     stage.delete("VirtualIP", "neighbour")
     for node in ("node-a", "node-b"):
-        stage.words[node] = {"tombstones": [f"{web['metadata']['uid']}/{old}"]}
+        stage.words[node] = {"tombstones": [f"{web['metadata']['uid']}/192.0.2.10/2"]}
     stage.report()
     stage.settle()
     assert not web["status"].get("retiredAddresses")
+
+
+def edit(stage: Stage, *addresses: str, name: str = "web") -> Object:
+    web = stage.get("VirtualIP", name)
+    web["spec"] = {**web["spec"], "addresses": list(addresses)}
+    web["metadata"]["generation"] += 1
+    stage.touch(web)
+    stage.settle()
+    status: Object = web["status"]
+    return status
+
+
+def test_an_old_tombstone_does_not_bury_an_address_that_came_back(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    uid = stage.get("VirtualIP", "web")["metadata"]["uid"]
+    edit(stage, "192.0.2.11/24")
+    for node in ("node-a", "node-b"):
+        stage.words[node] = {"tombstones": [f"{uid}/192.0.2.10/2"]}
+    stage.report()
+    stage.settle()
+    assert "retiredAddresses" not in edit(stage, "192.0.2.10/24", "192.0.2.11")
+    retired = edit(stage, "192.0.2.12/24")["retiredAddresses"]
+    assert retired == [{"address": ip, "generation": 4} for ip in ("192.0.2.10", "192.0.2.11")]
+
+
+def test_an_address_that_goes_twice_without_an_edit_is_retired_under_two_numbers(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    uid = stage.get("VirtualIP", "web")["metadata"]["uid"]
+
+    def allow(network: str) -> Object:
+        domain = stage.get("FailoverDomain", "default")
+        domain["spec"]["allowedAddresses"] = [network]
+        stage.touch(domain)
+        stage.settle()
+        status: Object = stage.get("VirtualIP", "web")["status"]
+        return status
+
+    assert allow("198.51.100.0/24")["retiredAddresses"] == [{"address": "192.0.2.10", "generation": 1}]
+    stage.words["node-a"] = {"tombstones": [f"{uid}/192.0.2.10/1"]}
+    stage.report()
+    assert "retiredAddresses" not in allow("192.0.2.0/24")
+    assert allow("198.51.100.0/24")["retiredAddresses"] == [{"address": "192.0.2.10", "generation": 2}]
+
+
+def test_another_prefix_length_retires_nothing(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    status = edit(stage, "192.0.2.10/25")
+    assert status["addresses"] == ["192.0.2.10/25"]
+    assert "retiredAddresses" not in status
+
+
+def test_a_domain_is_kept_before_its_witnesses_are_told(stage: Stage) -> None:
+    stage.put("FailoverDomain", "second", {})
+    stage.report()
+    while "finalizers" not in stage.get("FailoverDomain", "second")["metadata"]:
+        assert "epoch" not in stage.get("FailoverDomain", "second")["status"]
+        stage.look()
+    stage.settle()
+    assert stage.get("FailoverDomain", "second")["metadata"]["finalizers"] == ["vipkeeper.io/release"]
+    assert stage.get("FailoverDomain", "second")["status"]["epoch"] == 1
+
+
+def test_a_deleted_domain_works_on_until_its_last_virtual_ip_is_gone(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    stage.put("FailoverDomain", "second", {})
+    stage.report(owners={"web": ("node-a", 1)})
+    stage.settle()
+    stage.delete("FailoverDomain", "default")
+    stage.virtual_ip("heir", domain="second")
+    stage.virtual_ip("late", "192.0.2.11/24")
+    stage.settle()
+    told = stage.condition("FailoverDomain", "default", "Reconciling")
+    assert told["reason"] == "InUse"
+    assert told["message"].endswith("until they are gone: late, web")
+    assert stage.reasons("late")["Accepted"] == "False DomainDeleting"
+    assert stage.reasons("heir")["Accepted"] == "False AddressConflict"
+    own(stage, "node-b", 2, alive={"node-b", "node-c"})
+    assert order(stage) == ("node-b", ["node-c"], 2)
+    stage.delete("VirtualIP", "late")
+    stage.delete("VirtualIP", "web")
+    stage.settle()
+    assert ("FailoverDomain", "default") in stage.objects, "web is not buried yet"
+    assert stage.condition("FailoverDomain", "default", "Reconciling")["message"].endswith(": web")
+    stage.report()
+    stage.settle()
+    assert ("VirtualIP", "web") not in stage.objects
+    assert ("FailoverDomain", "default") not in stage.objects
+    assert stage.reasons("heir")["Accepted"] == "True Accepted"
+
+
+def test_a_domain_taken_away_by_force_buries_nothing(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    stage.put("FailoverDomain", "second", {})
+    del stage.objects["FailoverDomain", "default"]
+    stage.virtual_ip("heir", domain="second")
+    stage.settle()
+    assert stage.get("VirtualIP", "web")["status"]["retiredAddresses"]
+    stage.delete("VirtualIP", "web")
+    stage.report()
+    stage.settle()
+    assert stage.reasons("web")["Stalled"] == "True OwnerUnreachable"
+    assert stage.reasons("heir")["Accepted"] == "False AddressConflict"
+
+
+def test_of_a_wiped_domain_nothing_is_decided_before_its_witnesses_are_told_again(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    domain = stage.get("FailoverDomain", "default")
+    domain["status"] = {"observedGeneration": -1}
+    stage.touch(domain)
+    stage.delete("VirtualIP", "web")
+    for node in ("node-a", "node-b", "node-c"):
+        stage.words[node] = {"tombstones": []}
+    stage.report(alive={"node-c"})
+    before = stage.get("VirtualIP", "web")["status"]
+    stage.look()
+    assert domain["status"]["epoch"] == 1
+    assert stage.get("VirtualIP", "web")["status"] == before
+    stage.settle()
+    assert stage.reasons("web")["Reconciling"] == "True Releasing"
+
+
+def test_of_two_nodes_the_living_one_and_the_api_server_bury_nothing() -> None:
+    stage = Stage()
+    stage.agents("node-a", "node-b")
+    stage.settle()
+    stage.pass_time(10)
+    stage.virtual_ip("web")
+    stage.settle()
+    own(stage, "node-b", 1)
+    stage.delete("VirtualIP", "web")
+    stage.words = {"node-a": {"voteTransitions": 1}, "node-b": {"tombstones": []}}
+    stage.report(alive={"node-a"})
+    stage.settle()
+    assert stage.condition("FailoverDomain", "default", "Quorate")["status"] == "True"
+    assert stage.reasons("web")["Stalled"] == "True OwnerUnreachable"
+    del stage.words["node-b"]
+    stage.report()
+    stage.settle()
+    assert ("VirtualIP", "web") not in stage.objects
 
 
 def hold(stage: Stage, *nodes: str) -> None:

@@ -347,3 +347,56 @@ def test_another_content_of_the_same_epoch_is_a_conflict(way: Way) -> None:
     stage.words.clear()
     stage.converge()
     assert stage.condition("FailoverDomain", "default", "Stalled") == {}
+
+
+@WAYS
+def test_a_witness_at_another_address_is_replaced_at_once_and_comes_back_later(way: Way) -> None:
+    stage = cast(way, "node-a", "node-b", "node-c", "node-d")
+    moved = min(stage.witnesses())
+    before = {each["nodeName"]: each["address"] for each in status(stage)["members"]}
+    stage.homes[moved] = "198.51.100.200"
+    stage.report()
+    stage.look()
+    assert moved not in stage.witnesses()
+    found = {each["nodeName"]: each["address"] for each in status(stage)["members"]}
+    assert found == before, "its peers know the witness of the configuration"
+    stage.converge()
+    assert status(stage)["epoch"] == 4
+    assert "default WitnessReplaced" in stage.tellings
+    found = {each["nodeName"]: each["address"] for each in status(stage)["members"]}
+    assert found == before | {moved: "198.51.100.200"}
+    stage.delete("Node", min(stage.witnesses()))
+    stage.converge()
+    assert moved in stage.witnesses()
+
+
+@WAYS
+def test_a_witness_at_another_address_whose_place_nobody_can_take_is_told(way: Way) -> None:
+    stage = cast(way, "node-a", "node-b", witnesses={"apiServer": True})
+    before = status(stage)["configHash"]
+    stage.homes["node-a"] = "198.51.100.200"
+    stage.words["node-b"] = {"voteTransitions": 1}
+    stage.converge()
+    told = stage.condition("FailoverDomain", "default", "Stalled")
+    assert told["reason"] == "WitnessAddressChanged"
+    assert "reports as the witness node-a (now 198.51.100.200)" in told["message"]
+    assert status(stage)["configHash"] == before
+    stage.get("Node", "node-b")["metadata"] |= {"labels": {"role": "edge"}, "resourceVersion": "b"}
+    respec(stage, witnesses={"nodeSelector": {"matchLabels": {"role": "edge"}}})
+    stage.converge()
+    assert stage.witnesses() == {"node-b"}, "as the message advises"
+    respec(stage)
+    stage.words.clear()
+    stage.converge()
+    assert stage.witnesses() == {"node-a", "node-b", API_SERVER}
+    assert stage.condition("FailoverDomain", "default", "Stalled") == {}
+
+
+def test_witnesses_that_all_have_new_addresses_are_told() -> None:
+    stage = cast(Way.PLAIN, "node-a")
+    stage.homes["node-a"] = "198.51.100.200"
+    stage.put("Node", "node-b")
+    stage.converge()
+    told = stage.condition("FailoverDomain", "default", "Stalled")
+    assert told["reason"] == "WitnessAddressChanged"
+    assert "--subresource=status" in told["message"]

@@ -19,6 +19,7 @@ import pytest
 from vipapi.configuration import API_SERVER, Configuration, Member, WitnessSet, fingerprint, is_majority
 from vipapi.nodestatus import DomainStatus
 from vipapi.resources import (
+    FINALIZER,
     FailoverDomain,
     FailoverDomainSpec,
     FailoverDomainStatus,
@@ -54,6 +55,7 @@ class Keeper:
     term: int = 0
     floor: int = 0
     is_up: bool = True
+    network: str = "192.0.2"
     reported: DomainStatus | None = None
 
     def learn(self, configuration: Configuration) -> None:
@@ -102,7 +104,7 @@ class Cluster:
             name="default",
             uid=UID,
             role="Witness",
-            heartbeat_address=f"192.0.2.{ord(name)}",
+            heartbeat_address=f"{keeper.network}.{ord(name)}",
             configuration=keeper.configuration,
             reachable_peers=tuple(living),
             behind=tuple(peer for peer in living if self.keepers[peer].configuration.epoch < epoch),
@@ -150,6 +152,12 @@ class Cluster:
         if self.is_up(name) and len(self.living()) > 1:
             self.keepers[name].is_up = False
 
+    def move(self, name: str) -> None:
+        """Give a node another address, or its former one back."""
+        if self.is_up(name):
+            keeper = self.keepers[name]
+            keeper.network = "192.0.2" if keeper.network == "198.51.100" else "198.51.100"
+
     def return_or_join(self, name: str) -> None:
         self.keepers.setdefault(name, Keeper()).is_up = True
         self.report(name)
@@ -168,7 +176,9 @@ class Cluster:
 
     def decide(self, number: int) -> None:
         clerk = self.clerks[number]
-        metadata = ObjectMeta(name="default", uid=UID, resource_version=str(self.version), generation=1)
+        metadata = ObjectMeta(
+            name="default", uid=UID, resource_version=str(self.version), generation=1, finalizers=(FINALIZER,)
+        )
         world = World(
             domains={"default": FailoverDomain(metadata=metadata, spec=self.spec, status=self.status)},
             nodes={name: Node(metadata=ObjectMeta(name=name)) for name in self.keepers},
@@ -223,6 +233,8 @@ class Cluster:
             return
         assert set(before.quorums) & set(after.quorums), "any two majorities share a witness"
         steady = before.witnesses if before.former is None else before.former
+        homes = dict(whole(before) | whole(after))
+        assert {*homes.items()} == whole(before) | whole(after), "no node is at two addresses"
         if after.former is None:
             self.changes += 1
             assert before.is_sealing
@@ -257,6 +269,12 @@ class Cluster:
         assert all(len(quorum) % 2 for quorum in found.quorums if found.epoch)
 
 
+def whole(configuration: Configuration) -> set[tuple[str, str]]:
+    """Return every node of both sets with its address."""
+    former = () if configuration.former is None else configuration.former.members
+    return {(member.node, member.address) for member in (*configuration.witnesses.members, *former)}
+
+
 def live(seed: int, steps: int) -> Cluster:
     """Let a cluster live through so many random moments."""
     chance = random.Random(seed)
@@ -271,6 +289,7 @@ def live(seed: int, steps: int) -> Cluster:
         (50, lambda: cluster.spread_floors(chance.choice(NODES))),
         (40, lambda: cluster.grant_a_term(chance.choice(NODES))),
         (3, lambda: cluster.die(chance.choice(NODES))),
+        (2, lambda: cluster.move(chance.choice(NODES))),
         (6, lambda: cluster.return_or_join(chance.choice(NODES))),
         (3, lambda: cluster.ask_for(count=chance.choice([1, 3, 5]), api=chance.random() < 0.7)),
         (10, lambda: cluster.wait(chance.choice([1, 11]))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from vipapi.configuration import API_SERVER, Configuration, Member, WitnessSet
 from vipapi.nodestatus import DomainStatus, GrantStatus
@@ -84,8 +85,41 @@ def test_whoever_holds_the_api_server_s_vote_speaks_for_it() -> None:
     assert found.alive == {"a"}
     assert found.is_quorate
     assert owner(found) == "a"
-    assert found.buried == {"old"}
     assert found.hearers[API_SERVER] == found.hearers["a"]
+
+
+def test_the_api_server_s_vote_buries_nothing() -> None:
+    alone = says(TWO, hears="a", buries="old", vote=4)
+    found = seen(TWO, a=alone, b=says(TWO, hears="ab"))
+    assert (found.buried, found.can_bury, found.is_quorate) == (frozenset(), False, True)
+    found = seen(TWO, a=says(TWO, hears="ab", buries="old", vote=4), b=says(TWO, hears="ab", buries="old"))
+    assert (found.buried, found.can_bury) == ({"old"}, True)
+
+
+def test_a_stranger_with_a_witness_s_name_speaks_for_nobody() -> None:
+    stranger = replace(says(THREE, hears="abc", grants="a", buries="old"), heartbeat_address="192.0.2.200")
+    other = says(THREE, hears="abc", grants="a", buries="old")
+    found = seen(THREE, a=stranger, c=other)
+    assert (owner(found), found.buried, found.is_quorate) == (None, frozenset(), False)
+    found = seen(THREE, a=stranger, b=other, c=other)
+    assert (found.alive, found.buried) == ({"b", "c"}, {"old"})
+    assert seen(THREE, a=other, c=other).buried == {"old"}, "one that tells no address is the witness"
+
+
+@pytest.mark.parametrize("status", [Configuration(), single("xyz")], ids=["wiped", "restored"])
+def test_the_witnesses_asked_are_those_in_force_and_not_those_of_the_status(status: Configuration) -> None:
+    running = replace(single("abc"), epoch=2).sealed(UID)
+    found = seen(status, a=says(running, hears="ab", grants="b"), b=says(running, hears="ab", grants="b"))
+    assert found.configuration == running
+    assert found.has_witnesses
+    assert found.alive == {"a", "b"}
+    assert owner(found) == "b"
+
+
+def test_where_keepers_run_what_cannot_be_recovered_something_may_be_granted() -> None:
+    found = seen(Configuration(), a=says(THREE, grants="a"))
+    assert (found.configuration.epoch, found.has_witnesses, found.buried) == (0, True, frozenset())
+    assert not seen(Configuration(), a=says(Configuration())).has_witnesses
 
 
 def test_without_the_vote_the_survivor_of_two_has_no_majority() -> None:
