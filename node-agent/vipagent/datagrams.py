@@ -188,14 +188,7 @@ class Codec:
             raise DatagramRefused("Forged")
         if domain != self._domain:
             raise DatagramRefused("Domain")
-        try:
-            packed = sealed[_HEADER.size :]
-            if magic == _MAGIC_DEFLATED:
-                packed = zlib.decompressobj().decompress(packed, _LONGEST_BODY)
-            body = _decoder.decode(packed)
-        except (msgspec.MsgspecError, UnicodeDecodeError, zlib.error) as error:
-            raise DatagramRefused("Garbage") from error
-        return self._admit(body, Stamp(*stamp))
+        return self._admit(_body(sealed), Stamp(*stamp))
 
     def _admit(self, body: _Body, stamp: Stamp) -> Envelope:
         if body.receiver != self._me.node:
@@ -209,6 +202,27 @@ class Codec:
         self._newest_keys[body.sender] = body.newest_key
         sender = Sender(body.sender, body.machine, body.incarnation)
         return Envelope(sender, relation(self._stamp, stamp), body.message)
+
+
+def _body(sealed: bytes) -> _Body:
+    packed = sealed[_HEADER.size :]
+    try:
+        if sealed[:2] == _MAGIC_DEFLATED:
+            packed = zlib.decompressobj().decompress(packed, _LONGEST_BODY)
+        return _decoder.decode(packed)
+    except (msgspec.MsgspecError, UnicodeDecodeError, zlib.error) as error:
+        raise DatagramRefused("Garbage") from error
+
+
+def overhear(datagram: bytes) -> tuple[str, Message]:
+    """Return to whom a datagram says what, unauthenticated: for those who only watch.
+
+    Raises `DatagramRefused` for what cannot be read.
+    """
+    if domain_tag(datagram) is None:
+        raise DatagramRefused("NotOurs")
+    body = _body(datagram[:-_TAG_SIZE])
+    return body.receiver, body.message
 
 
 def _authenticate(secret: bytes, sealed: bytes) -> bytes:

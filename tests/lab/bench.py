@@ -127,8 +127,10 @@ class Bench:
 
 def node_death(bench: Bench) -> Outcome:
     owner = bench.stage.owner("minimal")
+    before = bench.stage.incarnation(owner)
     outcome = bench.stage.act("minimal", lambda: bench.stage.power_off(owner))
     bench.stage.power_on(owner)
+    bench.stage.wait_until("a new report", lambda: bench.stage.incarnation(owner) > before)
     return outcome
 
 
@@ -141,8 +143,10 @@ def cut_link(bench: Bench) -> Outcome:
 
 def killed_keeper(bench: Bench) -> Outcome:
     owner = bench.stage.owner("minimal")
+    before = bench.stage.incarnation(owner)
     outcome = bench.stage.act("minimal", bench.stage.agents.keepers[owner.name].kill)
     bench.stage.agents.restart(owner)
+    bench.stage.wait_until("a new report", lambda: bench.stage.incarnation(owner) > before)
     return outcome
 
 

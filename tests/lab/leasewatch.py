@@ -12,19 +12,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from lab import capture
 from lab.precision import prefer_precision
 from lab.records import Word, line_of
-from vipagent import messages
+from vipagent import datagrams, messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PORT = 7946
-BODY = 14 + 20 + 8 + 24  # Ethernet, IPv4, UDP and the datagram's own header
-TAG = 16
+BEFORE = 14 + 20 + 8  # Ethernet, IPv4 and UDP
 FILTER = [
     (capture.LOAD_WORD, 0, 0, capture.PACKET_TYPE),
     (capture.EQUAL, 7, 0, capture.PACKET_OUTGOING),
@@ -37,16 +34,6 @@ FILTER = [
     (capture.RETURN, 0, 0, capture.MAXIMUM_FRAME),
     (capture.RETURN, 0, 0, 0),
 ]
-
-
-class Body(msgspec.Struct, frozen=True, array_like=True):
-    """What a datagram carries between its header and its tag."""
-
-    sender: str
-    receiver: str
-    incarnation: int
-    sequence: int
-    message: messages.Message
 
 
 def words_in(message: messages.Message) -> Iterator[tuple[str, bytes]]:
@@ -74,11 +61,10 @@ def main(path: Path) -> None:
             at_ns, node, frame = ear.hear()
             length = int.from_bytes(frame[38:40])  # UDP's: an Ethernet frame may be padded
             try:
-                body = msgspec.msgpack.decode(frame[BODY : 34 + length - TAG], type=Body)
-            except msgspec.DecodeError:
+                to, message = datagrams.overhear(frame[BEFORE : BEFORE - 8 + length])
+            except datagrams.DatagramRefused:
                 continue
-            to = body.receiver
-            for kind, key in words_in(body.message):
+            for kind, key in words_in(message):
                 if kind == "acquire":
                     granted_by[node, key] = set()
                 elif kind == "granted":

@@ -126,6 +126,11 @@ class Stage:
         found: dict[str, Any] = self.lab.plane.api.get(VERSION, "VirtualIP", virtual_ip).get("status", {})
         return found
 
+    def incarnation(self, node: Host) -> int:
+        """Return which start of its keeper a node's newest report is of."""
+        found: int = self.lab.plane.api.get(VERSION, "VIPNode", node.name)["status"]["incarnation"]
+        return found
+
     def owner(self, virtual_ip: str) -> Host:
         """Return the node that answers the client now."""
         self.wait_until(f"an answer for {virtual_ip}", lambda: self._newest_answerer(virtual_ip) is not None)
