@@ -222,6 +222,36 @@ def test_a_deleted_address_of_a_dead_owner_goes_when_the_witnesses_have_buried_i
     eventually(lambda: not fleet.api.list(API_VERSION, "VirtualIP"), what="web is gone")
 
 
+def test_a_deleted_domain_stays_until_its_last_address_is_gone(fleet: Fleet) -> None:
+    def domains() -> list[Object]:
+        return fleet.api.list(API_VERSION, "FailoverDomain")
+
+    uid = make(fleet, "web", candidates=PREFER_A)["metadata"]["uid"]
+    fleet.settle(lambda: fleet.owns("web", "node-a"))
+    fleet.api.delete(API_VERSION, "FailoverDomain", "default")
+    told_of = eventually(lambda: (found := condition(domains()[0], "Reconciling")) and found)
+    assert told_of["reason"] == "InUse"
+    assert told_of["message"].endswith("until they are gone: web")
+    fleet.take_over(uid, "node-b")
+    fleet.is_obedient = False
+    fleet.settle(lambda: fleet.owns("web", "node-b"), what="the domain still observes its owners")
+    fleet.api.delete(API_VERSION, "VirtualIP", "web")
+    fleet.settle(lambda: not fleet.api.list(API_VERSION, "VirtualIP"), what="web is gone")
+    eventually(lambda: not domains(), what="the domain is gone")
+
+
+def test_an_edit_keeps_what_was_in_force_with_its_prefix_until_it_is_buried(fleet: Fleet) -> None:
+    web = make(fleet, "web", addresses=["192.0.2.10/24"])
+    fleet.settle(lambda: is_ready(fleet, "web"))
+    make(fleet, "web", addresses=["192.0.2.11/24"])
+    status = fleet.settle(
+        lambda: (found := fleet.virtual_ip("web")["status"]).get("retiredAddresses") and found
+    )
+    assert status["addresses"] == ["192.0.2.11/24"]
+    generation = web["metadata"]["generation"] + 1
+    assert status["retiredAddresses"] == [{"address": "192.0.2.10", "generation": generation}]
+
+
 def test_a_witness_whose_node_is_removed_is_replaced_step_by_step(fleet: Fleet) -> None:
     def domain() -> Object:
         return fleet.api.get(API_VERSION, "FailoverDomain", "default")

@@ -169,8 +169,9 @@ class Api:
 
     def _erase(self, path: str) -> None:
         try:
-            self.request("PATCH", path, {"metadata": {"finalizers": None}}, content_type=MERGE)
+            # A controller that runs cannot put its finalizer back on an object that is being deleted.
             self.request("DELETE", path)
+            self.request("PATCH", path, {"metadata": {"finalizers": None}}, content_type=MERGE)
         except RefusedError as refusal:
             if refusal.status != http.client.NOT_FOUND:
                 raise
