@@ -281,7 +281,9 @@ def test_an_address_that_was_edited_away_is_kept_from_other_domains_until_it_is_
     web["spec"]["addresses"] = ["192.0.2.99/24"]
     web["metadata"]["generation"] = 2
     stage.touch(web)
-    stage.virtual_ip("heir", domain="second")
+    heir = stage.virtual_ip("heir", domain="second")
+    stage.look()
+    assert "finalizers" not in heir["metadata"], "what was in force is kept in the first look, too"
     stage.settle()
     assert web["status"]["addresses"] == ["192.0.2.99/24"]
     assert web["status"]["retiredAddresses"] == [{"address": "192.0.2.10", "generation": 2}]
