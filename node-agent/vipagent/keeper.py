@@ -264,6 +264,9 @@ class Keeper:
         self._places = access.places(self._plan, self._seats, self._node.view)
         speaking = {seated.seat.domain.uid for seated in self._seats.speaking()}
         self._wires.keep({uid: place for uid, place in self._places.items() if uid in speaking})
+        for seated in self._seats:
+            place = self._places.get(seated.seat.domain.uid)
+            seated.seat.stand_at(None if place is None else str(place.address))
 
     def _disconnect(self) -> None:
         """Hear and say nothing more."""

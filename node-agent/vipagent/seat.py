@@ -83,6 +83,8 @@ class Seat:
         self.is_sound = True
         self._addresses: dict[str, str] = {}
         self._peers = Peers()
+        self._stands_at: str | None = None
+        self._is_stranger = False
         self._vote_needed_until_ns = _NEVER_NS
         self._vips: dict[Key, VirtualIPPlan] = {}
         self._keys: dict[str, Key] = {}
@@ -109,6 +111,7 @@ class Seat:
         self.configuration = configuration
         self._configured_ns = now_ns
         self._stamp()
+        self._look_for_itself()
         self._meet(now_ns)
         self.witness.raise_floor()
         return self.lease.configure(configuration.quorums, now_ns)
@@ -139,6 +142,16 @@ class Seat:
             keys={key.key_id: key.secret for key in self.domain.keys},
             peers=frozenset(self._addresses) - {self._me.node},
         )
+
+    def stand_at(self, address: str | None) -> None:
+        """Take over which address this node's heartbeats come from; None while it has none."""
+        self._stands_at = address
+        self._look_for_itself()
+
+    def _look_for_itself(self) -> None:
+        """Tell whether the configuration names another machine by this node's name: then it has no vote."""
+        named = next((m.address for m in self.configuration.members if m.node == self._me.node), None)
+        self._is_stranger = named is not None and self._stands_at not in (None, named)
 
     def judge(self, fit_uids: Iterable[str], now_ns: int, *, is_sound: bool) -> list[Effect]:
         """Take over which address sets this node is fit to hold, and whether it reaches its gateway."""
@@ -222,7 +235,7 @@ class Seat:
     def _route(self, sender: Sender, message: Message, now_ns: int) -> list[Effect]:
         match message:
             case Request() | Release():
-                return list(self.witness.receive(sender, message, now_ns))
+                return [] if self._is_stranger else list(self.witness.receive(sender, message, now_ns))
             case Ack():
                 self._peers.hear_answer(sender.node, now_ns)
             case Config() | GetConfig():

@@ -348,6 +348,18 @@ def test_a_witness_is_where_its_configuration_says_and_not_where_another_of_its_
     assert sealed[0] == "192.0.2.2"
 
 
+@pytest.mark.parametrize(("address", "votes"), [("192.0.2.1", True), ("198.51.100.1", False), (None, True)])
+def test_who_has_the_name_of_a_witness_and_not_its_address_has_no_vote(
+    address: str | None,
+    votes: bool,  # noqa: FBT001
+) -> None:
+    seat = seat_of("a")
+    seat.stand_at(address)
+    seat.expire(700 * MILLISECOND)
+    ask = Request(1, 0, 0, is_sound=True, wants=(), polls=())
+    assert bool(seat.deliver(Send("a", ask), 700 * MILLISECOND)) is votes
+
+
 def test_nobody_speaks_for_the_api_server_before_its_object_knows_of_the_epoch() -> None:
     seat = seat_of("a", _domain(configuration=msgspec.structs.replace(PAIR, epoch=2)))
     found = []
