@@ -185,8 +185,8 @@ class Faults(MachineFaults):
 
     # Witnesses and the API server ----------------------------------------------------------------
 
-    def change_witnesses(self) -> None:
-        count = self.random.choice([n for n in (1, 3, 3, 3, 5) if n <= len(self.shape.names)])
+    def change_witnesses(self, *, least: int = 1) -> None:
+        count = self.random.choice([n for n in (1, 3, 3, 3, 5) if least <= n <= len(self.shape.names)])
         chosen = self.random.sample(self.shape.names, count)
         self._note(f"witnesses wanted: {sorted(chosen)}")
         self.registrar.want(witness_set(chosen))
