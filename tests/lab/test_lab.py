@@ -170,7 +170,8 @@ def test_an_address_that_moves_and_stays_is_no_duplicate(lab: Lab, measured: Mea
         wait_until(partial(is_owned_by, measured, "floating-6", {node}))
         if node == "node-a":
             lab.nodes[node].run(sys.executable, "-c", ADD, "del", ADDRESS_6, "128")
-    assert measured.overlaps("floating-6", since_ns=since_ns) == []
+    # it came back to a node that had it shortly before, and by hand
+    assert measured.overlaps("floating-6", since_ns=since_ns, lawful_returns=1) == []
 
 
 def is_owned_by(measured: Measurement, label: str, nodes: set[str]) -> bool:
@@ -202,13 +203,13 @@ def test_a_powered_off_node_runs_nothing(lab: Lab, measured: Measurement) -> Non
 
 
 NESTED = """
-import os, subprocess, sys
+import os, signal, subprocess, sys
 from lab import enclosure, kernelcalls
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 enclosure.enter()
 kernelcalls.new_network()
 subprocess.Popen(["sleep", "1234567"], start_new_session=True)
 print(enclosure.scratch_folder(), flush=True)
-signal = int(sys.argv[1])
 sys.stdin.read()
 """
 
@@ -216,7 +217,7 @@ sys.stdin.read()
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_outlives_a_lab_that_is_killed(number: signal.Signals) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", NESTED, str(int(number))],
+        [sys.executable, "-c", NESTED],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

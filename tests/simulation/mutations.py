@@ -183,7 +183,7 @@ class RaisesNoFloor(Witness):
     def raise_floor(self) -> None:
         pass
 
-    def _take_floor(self, floor: int) -> None:
+    def take_floor(self, floor: int) -> None:
         pass
 
 

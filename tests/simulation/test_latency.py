@@ -20,7 +20,7 @@ from vipagent.succession import key_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_TRIALS = 100
+_TRIALS = 400
 _STEP_NS = 20 * MILLISECOND
 _WEB = virtual_ip("web", ("192.0.2.1",), "abc")
 
