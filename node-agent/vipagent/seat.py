@@ -267,8 +267,8 @@ class Seat:
 
         It is needed only while the keepers' own votes do not suffice. An owner asks as soon as an answer is
         late, for its lease runs on. A standby asks when its own witness calls an address set free: before
-        that it could only take the vote from the owner. Where nobody owns anything it cannot do harm, and
-        witnesses that are to be replaced need it.
+        that it could only take the vote from the owner. Who has nothing to hold never asks: a node that has
+        left would keep the vote from those who stayed.
         """
         if not any(API_SERVER in quorum for quorum in self.configuration.quorums):
             return None
@@ -293,10 +293,8 @@ class Seat:
         if is_majority(answering | {self._me.node}, quorums):
             return False
         node = self._me.node
-        return (
-            self.lease.is_asking
-            or not self.witness.grants
-            or any(self.witness.calls_free(key, node, now_ns) for key in self.lease.polls)
+        return self.lease.is_asking or any(
+            self.witness.calls_free(key, node, now_ns) for key in self.lease.polls
         )
 
     # Time and report -----------------------------------------------------------------------------

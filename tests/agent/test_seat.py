@@ -319,6 +319,12 @@ def test_the_api_server_is_asked_only_when_the_other_is_gone() -> None:
     assert (wanted.domain_uid, wanted.holder, wanted.term_ceiling, wanted.epoch) == (UID, "a_", 2000, 1)
 
 
+def test_a_node_that_has_nothing_to_hold_does_not_keep_the_vote_from_others() -> None:
+    left = seat_of("d", msgspec.structs.replace(PAIRED, virtual_ips=()))
+    left.expire(700 * MILLISECOND)
+    assert not _is_needed(left, 5_000 * MILLISECOND)
+
+
 def test_where_the_api_server_has_no_vote_it_is_not_asked() -> None:
     assert seat_of("a").vote_wanted(5_000 * MILLISECOND) is None
 
