@@ -150,16 +150,18 @@ async def _build(missing: list[Announced], builder: tuple[str, ...]) -> list[dic
         for each in missing
     )
     process = realtime.spawn(builder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    answering = asyncio.ensure_future(
+        asyncio.to_thread(process.communicate, questions.encode(), timeout=_BUILD_TIMEOUT_S)
+    )
     try:
-        printed, complaints = await asyncio.to_thread(
-            process.communicate, questions.encode(), timeout=_BUILD_TIMEOUT_S
-        )
+        printed, complaints = await asyncio.shield(answering)
     except subprocess.TimeoutExpired as cause:
         process.kill()
         await asyncio.to_thread(process.communicate)
         raise FramesUnavailable(f"building frames took more than {_BUILD_TIMEOUT_S:.0f} s") from cause
     except asyncio.CancelledError:
-        process.kill()  # the thread that waits for it sees it end
+        process.kill()
+        await asyncio.gather(answering, return_exceptions=True)
         raise
     lines = printed.decode().splitlines()
     if process.returncode or len(lines) != len(missing):

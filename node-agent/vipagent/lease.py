@@ -28,7 +28,8 @@ lease is not touched by a change: its deadline stands, and what is renewed next 
 
 *Alone* (`onQuorumLoss: Hold`, outside the promise): where the order allows it, a sound candidate that
 hears no other witness goes on with its own vote. When it hears another owner again the higher term
-stays.
+stays. Where the API server is a witness a standby first gives it the time of two requests: it is asked
+only once the other node is silent, and a slow answer is no silence.
 
 *Sound* is who reaches its gateway. An owner that has not been sound for a while asks a sound standby to
 take over, and stays where there is none: a dead gateway moves nothing, for by then every node has noticed.
@@ -59,7 +60,7 @@ from vipagent.messages import (
     Want,
 )
 from vipagent.releases import Releases
-from vipapi.configuration import is_majority
+from vipapi.configuration import API_SERVER, is_majority
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,6 +77,7 @@ _CATCH_UP: Final = 0.3
 _FREE_IS_FRESH_HEARTBEATS: Final = 1.2
 _AFTER_MOVE_HEARTBEATS: Final = 3
 _OWNER_ALONE_HEARTBEATS: Final = 2.5
+_API_SERVER_PATIENCE_NS: Final = 2000 * MILLISECOND
 _GATEWAY_GRACE_NS: Final = 1000 * MILLISECOND
 _NEVER_NS: Final = 1 << 63
 _ASKS: Final = (Phase.ACQUIRING, Phase.OWNER)
@@ -410,17 +412,18 @@ class Lease:
         since_ns = now_ns - int(_FREE_IS_FRESH_HEARTBEATS * self._timing.heartbeat_ns)
         fresh = {witness: said for witness, (at_ns, said) in holding.free.items() if at_ns > since_ns}
         is_enough = is_majority(fresh.keys(), self._quorums) or (
-            self._me in fresh and self._may_go_alone(holding, self._timing.grant_ns, now_ns)
+            self._me in fresh and self._may_go_alone(holding, now_ns)
         )
         return list(fresh.values()) if is_enough else []
 
-    def _may_go_alone(self, holding: Holding, patience_ns: int, now_ns: int) -> bool:
-        """Whether the order lets a candidate that heard nobody for that long go on with its own vote.
+    def _may_go_alone(self, holding: Holding, now_ns: int) -> bool:
+        """Whether the order lets a candidate that heard nobody for long enough go on with its own vote.
 
         Who is alone already stays so until somebody votes: a witness that has just started does not yet.
         """
         since_ns = self._answered_ns if holding.is_alone else self._heard_ns
-        return holding.order.is_held_alone and self._is_sound and now_ns - since_ns > patience_ns
+        is_silence = now_ns - since_ns > self._alone_after_ns(holding)
+        return holding.order.is_held_alone and self._is_sound and is_silence
 
     def _origin(self, fresh: list[Free], now_ns: int) -> Origin:
         told = [said for said in fresh if said.former is not None]
@@ -544,7 +547,7 @@ class Lease:
         holding.standby, holding.is_standby_sound = granted.standby, granted.is_standby_sound
         holding.acks_ns[witness] = max(ack.sent_at_ns, holding.acks_ns.get(witness, 0))
         quorum_ns = deadline_ns = self._quorum_deadline_ns(holding)
-        if self._may_go_alone(holding, self._alone_after_ns(holding), now_ns):
+        if self._may_go_alone(holding, now_ns):
             deadline_ns = max(quorum_ns, holding.acks_ns.get(self._me, 0) + self._timing.lease_ns)
         if deadline_ns <= holding.deadline_ns:
             return []
@@ -559,10 +562,13 @@ class Lease:
         return [Open(granted.key, deadline_ns, holding.term, holding.origin)]
 
     def _alone_after_ns(self, holding: Holding) -> int:
-        """An owner that hears nobody goes on before its lease ends, a standby waits for the owner's."""
+        """An owner that hears nobody goes on before its lease ends; a standby waits for the owner's end.
+
+        The API server is asked by the standby only then, over a connection that may have to be made first.
+        """
         if holding.phase is Phase.OWNER:
             return int(_OWNER_ALONE_HEARTBEATS * self._timing.heartbeat_ns)
-        return self._timing.grant_ns
+        return self._timing.grant_ns + (_API_SERVER_PATIENCE_NS if API_SERVER in self._witnesses else 0)
 
     def _on_denied(self, witness: str, ack: Ack, denied: Denied, now_ns: int) -> list[Effect]:
         holding = self._holdings.get(denied.key)

@@ -6,8 +6,11 @@ import asyncio
 import os
 import socket
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -119,6 +122,35 @@ def test_a_builder_that_cannot_start_is_told() -> None:
         FramesUnavailable, match=r"the process that builds frames ended with 1: .*no_such_module"
     ):
         asyncio.run(announcer.prepare([Announced(LinkIndex(1), MAC, VIP4)]))
+    announcer.close()
+
+
+def test_a_builder_that_nobody_waits_for_any_more_is_ended() -> None:
+    async def story() -> int:
+        is_free = threading.Event()
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        busy = asyncio.ensure_future(asyncio.to_thread(is_free.wait))
+        preparing = asyncio.create_task(announcer.prepare([Announced(LinkIndex(1), MAC, VIP4)]))
+        await asyncio.sleep(0)
+        (child,) = children()
+        preparing.cancel()
+        await asyncio.sleep(0)
+        is_free.set()
+        await busy
+        with pytest.raises(asyncio.CancelledError):
+            await preparing
+        return child
+
+    def children() -> list[int]:
+        found = Path("/proc/thread-self/children").read_text().split()
+        return [int(child) for child in found if child not in before]
+
+    announcer = Announcer.open((sys.executable, "-c", "import time; time.sleep(60)"))
+    before: list[str] = []
+    before = [str(child) for child in children()]
+    child = asyncio.run(story())
+    with pytest.raises(ChildProcessError):
+        os.waitpid(child, os.WNOHANG)
     announcer.close()
 
 

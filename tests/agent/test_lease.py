@@ -512,20 +512,24 @@ def test_an_owner_that_hears_nobody_goes_on_only_if_it_may(order: Order) -> None
     assert (a.phase() is Phase.OWNER) is order.is_held_alone
 
 
-def test_a_standby_that_hears_nobody_waits_until_the_owner_s_lease_is_over() -> None:
+@pytest.mark.parametrize(("third", "free_ms"), [("c", 600), ("@api-server", 2_600)])
+def test_a_standby_that_hears_nobody_waits_for_the_owner_s_end_and_the_api_server(
+    third: str, free_ms: int
+) -> None:
     a = _Voter()
+    a.lease.configure((frozenset({"a", "b", third}),), 0)
     a.lease.hear("b", 100 * MILLISECOND, is_answer=False)
-    assert not _sent(a.offer("a", 599), Request)
-    request = _sent(a.offer("a", 601), Request)[0]
-    assert isinstance(a.ack("a", request, 602)[0], Open)
+    assert not _sent(a.offer("a", free_ms - 1), Request)
+    request = _sent(a.offer("a", free_ms + 1), Request)[0]
+    assert isinstance(a.ack("a", request, free_ms + 2)[0], Open)
 
 
 @pytest.mark.parametrize(("is_answer", "stays"), [(False, True), (True, False)])
 def test_who_is_alone_goes_on_until_the_other_one_votes_again(is_answer: bool, stays: bool) -> None:  # noqa: FBT001
     a = _Voter()
-    request = _sent(a.offer("a", 601), Request)[0]
-    a.ack("a", request, 602)
-    while a.phase() is Phase.OWNER and a.lease.deadline_ns < 2_000 * MILLISECOND:
+    request = _sent(a.offer("a", 2_601), Request)[0]
+    a.ack("a", request, 2_602)
+    while a.phase() is Phase.OWNER and a.lease.deadline_ns < 4_000 * MILLISECOND:
         a.lease.hear("b", a.lease.deadline_ns, is_answer=is_answer)
         a.renew_alone()
     assert (a.phase() is Phase.OWNER) is stays
@@ -534,8 +538,8 @@ def test_who_is_alone_goes_on_until_the_other_one_votes_again(is_answer: bool, s
 @pytest.mark.parametrize(("holder_term", "goes"), [(2, True), (1, True), (0, False)])
 def test_of_two_that_went_on_alone_the_higher_term_stays(holder_term: int, goes: bool) -> None:  # noqa: FBT001
     a = _Voter()
-    request = _sent(a.offer("a", 601), Request)[0]
-    a.ack("a", request, 602)
+    request = _sent(a.offer("a", 2_601), Request)[0]
+    a.ack("a", request, 2_602)
     renewal, at_ms = a.heartbeat()
     effects = a.ack("b", renewal, at_ms, denied=Denied(_WEB, "b", 9, holder_term))
     assert (effects == [Close(_WEB)]) is goes

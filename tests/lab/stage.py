@@ -166,6 +166,7 @@ class Stage:
         undo: Callable[[], None] | None = None,
         patience_s: float = 15,
         lawful_returns: int = 0,
+        outside_the_promise: Collection[str] = (),
     ) -> Outcome:
         """Commit a fault and tell what it cost.
 
@@ -173,7 +174,8 @@ class Stage:
         then; what happens a little later still counts. `reads` says whose silence is measured: that of
         the client that asks the kernel, of the one that asks it by IPv6, or of the one that asks the service.
         A fault that itself asks the address away and back within a second says how often
-        (`lawful_returns`): any other quick return is told as an overlap (`lab.analysis`).
+        (`lawful_returns`): any other quick return is told as an overlap (`lab.analysis`). Of addresses that
+        are `outside_the_promise`, with `onQuorumLoss: Hold`, no overlap is told.
         """
         before = self.owner(virtual_ip).name
         fault_ns = time.monotonic_ns()
@@ -206,6 +208,7 @@ class Stage:
             overlaps=tuple(
                 each
                 for label in self.measured.addresses
+                if label not in outside_the_promise
                 for each in self.measured.overlaps(label, since_ns=fault_ns, lawful_returns=lawful_returns)
             ),
             astray=tuple(

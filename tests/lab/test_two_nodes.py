@@ -83,6 +83,7 @@ def test_between_two_nodes_that_only_the_api_server_hears_one_goes_on(at_rest: S
         expect=at_rest.owner("pair").name,
         lasts_s=5,
         undo=partial(at_rest.lab.faults.remove, *losses),
+        outside_the_promise={"held"},
     )
     assert split.overlaps == (), split
     at_rest.rest("pair")
