@@ -3,7 +3,7 @@
 Every list and every string of the schemas in `crds/` is bounded, and the API server refuses a whole
 write for one entry too many. So what comes from outside (a hook's output, an error's text, a machine
 with a thousand interfaces) is cut here before it is written: texts end in an ellipsis, lists lose
-their end, and of the VirtualIPs those that the node holds are kept first.
+their end, and of the VirtualIPs those that the node holds are kept first, of the services those that run.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ INTERFACES = 256
 """The most interfaces of a node, and the most addresses of one interface."""
 DOMAINS = 64
 """The most domains of a node."""
+SERVICES = 1024
+"""The most services in a VIPNode's status."""
 PROBLEMS = 64
 """The most problems of a node."""
 CHECKS = 16
@@ -59,12 +61,18 @@ def fit(report: Report) -> Report:
     owned_first = report.virtual_ips
     if len(owned_first) > VIRTUAL_IPS:
         owned_first = tuple(sorted(owned_first, key=lambda holding: holding.state == "Standby"))
+    running_first = report.services
+    if len(running_first) > SERVICES:
+        running_first = tuple(sorted(running_first, key=lambda service: service.state == "Stopped"))
     return msgspec.structs.replace(
         report,
         version=report.version[:64],
         interfaces=tuple(_interface(each) for each in report.interfaces[:INTERFACES]),
         domains=tuple(_domain(each) for each in report.domains[:DOMAINS]),
         virtual_ips=tuple(_holding(each) for each in owned_first[:VIRTUAL_IPS]),
+        services=tuple(
+            msgspec.structs.replace(each, message=clip(each.message)) for each in running_first[:SERVICES]
+        ),
         problems=tuple(
             msgspec.structs.replace(each, message=clip(each.message)) for each in report.problems[:PROBLEMS]
         ),

@@ -52,7 +52,7 @@ class Reason(enum.StrEnum):
 
     # Accepted and Conflict of a VirtualIP
     ACCEPTED = "Accepted"
-    """The addresses are this object's, and they lie inside its domain's bounds."""
+    """Nothing is in the object's way, in its spec or with others: a VirtualIP has its addresses."""
     ADDRESS_CONFLICT = "AddressConflict"
     """An older VirtualIP has one of the addresses already; this one enters no plan."""
     ADDRESS_NOT_ALLOWED = "AddressNotAllowed"
@@ -108,7 +108,7 @@ class Reason(enum.StrEnum):
     ELIGIBLE = "Eligible"
     """The node could hold the addresses now."""
     NODE_NOT_FOUND = "NodeNotFound"
-    """A candidate names a node that the cluster does not have."""
+    """A candidate or a service names a node that the cluster does not have."""
     NOT_IN_DOMAIN = "NotInDomain"
     """The domain's `nodeSelector` does not select the node."""
     NODE_DELETING = "NodeDeleting"
@@ -131,6 +131,26 @@ class Reason(enum.StrEnum):
     """No interface of the node has the addresses' subnet, or the named one is not there."""
     INTERFACE_DOWN = "InterfaceDown"
     """The interface that would carry the addresses is down or has no carrier."""
+    SERVICE_FAILED = "ServiceFailed"
+    """A service died on the node or did not start there; the node is kept off for a while."""
+
+    # Accepted, Ready, Degraded, Reconciling and Stalled of a ServiceFailover
+    NAMESPACE_NOT_ALLOWED = "NamespaceNotAllowed"
+    """A VirtualIP's `allowedNamespaces` do not name the object's namespace."""
+    CANDIDATES_CONFLICT = "CandidatesConflict"
+    """A VirtualIP that a service follows names candidates itself."""
+    HOLD_CONFLICT = "HoldConflict"
+    """A VirtualIP with `onQuorumLoss: Hold` may have two owners, and a service may have only one copy."""
+    NODES_DIFFER = "NodesDiffer"
+    """Another object's service follows the same VirtualIP with other nodes."""
+    WORKLOAD_TAKEN = "WorkloadTaken"
+    """Another service has the same workload on a node that both name."""
+    SERVICES_ACTIVE = "ServicesActive"
+    """Every service is active on the node that owns its VirtualIP."""
+    SERVICES_NOT_ACTIVE = "ServicesNotActive"
+    """A service is not active on its owner yet; `status.services` says why."""
+    STOP_FAILED = "StopFailed"
+    """A service could not be stopped on a node and may still run there."""
 
     # Ready and Quorate of a FailoverDomain
     QUORATE = "Quorate"
@@ -160,7 +180,7 @@ class Reason(enum.StrEnum):
     NOT_FAILED = "NotFailed"
     """The move has not failed."""
     VIRTUAL_IP_NOT_FOUND = "VirtualIPNotFound"
-    """There is no VirtualIP of the name in `virtualIPRef`."""
+    """There is no VirtualIP of the name in a `virtualIPRef`."""
     TARGET_NOT_ELIGIBLE = "TargetNotEligible"
     """The node cannot hold the addresses; the message says why."""
     SUPERSEDED = "Superseded"

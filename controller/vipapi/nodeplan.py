@@ -14,6 +14,7 @@ import msgspec
 
 from vipapi.configuration import Configuration, Member
 from vipapi.healthchecks import HealthCheck
+from vipapi.workloads import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +48,36 @@ class CandidatePlan(msgspec.Struct, frozen=True, rename="camel"):
     priority: int
 
 
+class ServicePlan(msgspec.Struct, frozen=True, rename="camel"):
+    """One service that runs where its VirtualIP is.
+
+    `uid`, `namespace`, `failover` and `generation` are the ServiceFailover's. `is_singleton`: never two
+    copies, so a start waits until every other node is known to run none. `is_first`: it starts before the
+    addresses are bound and stops after they are gone; otherwise the other way round.
+    """
+
+    uid: str
+    namespace: str
+    failover: str
+    name: str
+    workload: Workload
+    is_singleton: bool = True
+    is_first: bool = True
+    start_timeout_ms: int = 60_000
+    stop_timeout_ms: int = 30_000
+    generation: int = 0
+
+    @property
+    def id(self) -> str:
+        """What tells it from every other service of the cluster."""
+        return f"{self.uid}/{self.name}"
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return f"{self.namespace}/{self.failover}/{self.name}"
+
+
 class VirtualIPPlan(msgspec.Struct, frozen=True, rename="camel"):
     """One VirtualIP that is to be held: not deleted, not in conflict, inside its domain's bounds.
 
@@ -54,6 +85,8 @@ class VirtualIPPlan(msgspec.Struct, frozen=True, rename="camel"):
     those who follow it); they are obeyed only while the lease is at `based_on_term`. `observed_term`
     is the newest term that the API knows of, a floor for the witnesses' memory. `is_held_alone`
     (`onQuorumLoss: Hold`) lets a candidate that hears no other witness go on with its own vote.
+    `services` are in the order in which they start; `service_checks` are run on the owner only, while its
+    services are active.
     """
 
     uid: str
@@ -69,6 +102,8 @@ class VirtualIPPlan(msgspec.Struct, frozen=True, rename="camel"):
     announcement_count: int = 5
     announcement_refresh_s: int = 60
     is_held_alone: bool = False
+    services: tuple[ServicePlan, ...] = ()
+    service_checks: tuple[HealthCheck, ...] = ()
 
 
 class DomainPlan(msgspec.Struct, frozen=True, rename="camel"):
@@ -133,6 +168,7 @@ def checks(plan: Plan) -> Iterator[None]:
     for text in plan.node_addresses:
         ipaddress.ip_address(text)
     addresses = 0
+    services: set[str] = set()
     for domain in plan.domains:
         for member in (*domain.configuration.members, *domain.members):
             ipaddress.ip_address(member.address)
@@ -148,6 +184,7 @@ def checks(plan: Plan) -> Iterator[None]:
         for vip in domain.virtual_ips:
             yield
             addresses += _count(vip)
+            _check_services(vip.services, services)
     if addresses > MOST_ADDRESSES:
         raise ValueError(f"{addresses} addresses are more than the {MOST_ADDRESSES} that one node can guard")
 
@@ -159,3 +196,12 @@ def _count(vip: VirtualIPPlan) -> int:
     for text in vip.addresses:
         ipaddress.ip_interface(text)
     return len(vip.addresses)
+
+
+def _check_services(services: tuple[ServicePlan, ...], seen: set[str]) -> None:
+    for service in services:
+        if service.id in seen:
+            raise ValueError(f"the service {service.title} is in the plan twice")
+        seen.add(service.id)
+        if service.start_timeout_ms <= 0 or service.stop_timeout_ms <= 0:
+            raise ValueError(f"the service {service.title} has no time to start or to stop")

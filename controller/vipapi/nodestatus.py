@@ -66,6 +66,30 @@ class HoldingStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     takeover: Takeover | None = None
 
 
+State = Literal["Stopped", "Waiting", "Starting", "Active", "Stopping", "Failed", "StopFailed"]
+"""How a service stands on a node.
+
+Waiting: the node has the lease, and something else comes first (the old copy, or a service before it).
+Failed: it died or did not start, and is kept off for a while. StopFailed: it may still run.
+"""
+
+
+class ServiceStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """One service of a ServiceFailover on this node, or what is left of one.
+
+    `uid` is the ServiceFailover's, `name` the service's, `virtual_ip` the name of the VirtualIP that it
+    follows. `since` is wall-clock time, RFC 3339 in UTC.
+    """
+
+    uid: str
+    name: str
+    virtual_ip: str = msgspec.field(name="virtualIP")
+    state: State
+    term: int = 0
+    since: str = ""
+    message: str = ""
+
+
 class GrantStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """What this node, as a witness, has granted: who holds the VirtualIP and under which term."""
 
@@ -110,7 +134,8 @@ class Problem(msgspec.Struct, frozen=True, rename="camel"):
 class Report(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, tag="report"):
     """What one keeper reports. `incarnation` grows with every start of the keeper.
 
-    `candidacy` is `WitnessOnly` for a keeper that never holds an address.
+    `candidacy` is `WitnessOnly` for a keeper that never holds an address. `services` are those of the
+    VirtualIPs that it owns, and whatever else is not plainly stopped.
     """
 
     node: str
@@ -120,6 +145,7 @@ class Report(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, ta
     interfaces: tuple[InterfaceStatus, ...] = ()
     domains: tuple[DomainStatus, ...] = ()
     virtual_ips: tuple[HoldingStatus, ...] = msgspec.field(name="virtualIPs", default=())
+    services: tuple[ServiceStatus, ...] = ()
     problems: tuple[Problem, ...] = ()
 
 

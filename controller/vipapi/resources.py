@@ -25,8 +25,17 @@ from vipapi import bounds
 from vipapi.conditions import Condition
 from vipapi.configuration import Configuration, Member, WitnessSet
 from vipapi.healthchecks import HealthCheck
-from vipapi.nodestatus import DomainStatus, HoldingStatus, InterfaceStatus, Problem, Report
+from vipapi.nodestatus import (
+    DomainStatus,
+    HoldingStatus,
+    InterfaceStatus,
+    Problem,
+    Report,
+    ServiceStatus,
+    State,
+)
 from vipapi.selectors import LabelSelector
+from vipapi.workloads import Workload
 
 GROUP = "vipkeeper.io"
 VERSION = "v1alpha1"
@@ -38,6 +47,7 @@ class ObjectMeta(msgspec.Struct, frozen=True, rename="camel"):
     """The part of an object's metadata that decisions need."""
 
     name: str
+    namespace: str = ""
     uid: str = ""
     resource_version: str = ""
     generation: int = 0
@@ -87,6 +97,12 @@ class Spread(msgspec.Struct, frozen=True, rename="camel"):
     group: str
 
 
+class AllowedNamespaces(msgspec.Struct, frozen=True, rename="camel"):
+    """Whose ServiceFailovers may use a VirtualIP."""
+
+    names: tuple[str, ...]
+
+
 class VirtualIPSpec(msgspec.Struct, frozen=True, rename="camel"):
     """What the user wants: see the CRD's descriptions. `vipapi.addresses` reads the addresses."""
 
@@ -100,16 +116,21 @@ class VirtualIPSpec(msgspec.Struct, frozen=True, rename="camel"):
     spread: Spread | None = None
     on_quorum_loss: Literal["Release", "Hold"] = "Release"
     suspend: bool = False
+    allowed_namespaces: AllowedNamespaces | None = None
 
     def __post_init__(self) -> None:
-        for check in self.health_checks:
-            probes = (check.http_get, check.tcp_socket, check.icmp, check.exec, check.link)
-            if sum(probe is not None for probe in probes) != 1:
-                raise ValueError(
-                    f"the health check `{check.name}` must have exactly one probe of a kind known here"
-                )
-            if check.http_get is not None and check.http_get.body_regex is not None:
-                _compile(check)
+        _check(self.health_checks)
+
+
+def _check(health_checks: tuple[HealthCheck, ...]) -> None:
+    for check in health_checks:
+        probes = (check.http_get, check.tcp_socket, check.icmp, check.exec, check.link)
+        if sum(probe is not None for probe in probes) != 1:
+            raise ValueError(
+                f"the health check `{check.name}` must have exactly one probe of a kind known here"
+            )
+        if check.http_get is not None and check.http_get.body_regex is not None:
+            _compile(check)
 
 
 def _compile(check: HealthCheck) -> None:
@@ -204,6 +225,75 @@ class VirtualIP(msgspec.Struct, frozen=True, rename="camel"):
     metadata: ObjectMeta
     spec: VirtualIPSpec
     status: VirtualIPStatus = VirtualIPStatus()
+
+
+# ---- ServiceFailover
+
+
+class VirtualIPRef(msgspec.Struct, frozen=True, rename="camel"):
+    """A VirtualIP by name."""
+
+    name: str
+
+
+class Service(msgspec.Struct, frozen=True, rename="camel"):
+    """A workload that runs where its VirtualIP is: see the CRD's descriptions."""
+
+    name: str
+    virtual_ip_ref: VirtualIPRef = msgspec.field(name="virtualIPRef")
+    primary: str
+    standbys: tuple[str, ...]
+    workload: Workload
+    after: tuple[str, ...] = ()
+    singleton: bool = True
+    order: Literal["ServiceFirst", "AddressFirst"] = "ServiceFirst"
+    start_timeout_seconds: int = 60
+    stop_timeout_seconds: int = 30
+    on_stop_failure: Literal["Block"] = "Block"
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes that may run it, the preferred first."""
+        return (self.primary, *self.standbys)
+
+
+class ServiceFailoverSpec(msgspec.Struct, frozen=True, rename="camel"):
+    """What the user wants: `mode` says how the services share their nodes."""
+
+    mode: Literal["ActiveStandby", "Mutual", "Cluster"]
+    services: tuple[Service, ...]
+    failback: Failback = Failback()
+    health_checks: tuple[HealthCheck, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(self.health_checks)
+
+
+class ServiceState(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """One service as its owner reports it; without an owner it runs nowhere."""
+
+    name: str
+    state: State
+    owner: str | None = None
+    term: int | None = None
+    since: datetime | None = None
+    message: str = ""
+
+
+class ServiceFailoverStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What the controller found."""
+
+    observed_generation: int = -1
+    services: tuple[ServiceState, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+
+
+class ServiceFailover(msgspec.Struct, frozen=True, rename="camel"):
+    """Services that follow their VirtualIPs from node to node."""
+
+    metadata: ObjectMeta
+    spec: ServiceFailoverSpec
+    status: ServiceFailoverStatus = ServiceFailoverStatus()
 
 
 # ---- FailoverDomain
@@ -361,12 +451,6 @@ def _domain_nodes(witnesses: WitnessSet) -> tuple[DomainNode, ...]:
 # ---- Switchover
 
 
-class VirtualIPRef(msgspec.Struct, frozen=True, rename="camel"):
-    """A VirtualIP by name."""
-
-    name: str
-
-
 class SwitchoverSpec(msgspec.Struct, frozen=True, rename="camel"):
     """One move: which VirtualIP, to which node."""
 
@@ -408,6 +492,7 @@ class VIPNodeStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     interfaces: tuple[InterfaceStatus, ...] = ()
     domains: tuple[DomainStatus, ...] = ()
     virtual_ips: tuple[HoldingStatus, ...] = msgspec.field(name="virtualIPs", default=())
+    services: tuple[ServiceStatus, ...] = ()
     problems: tuple[Problem, ...] = ()
     conditions: tuple[Condition, ...] = ()
 
@@ -430,6 +515,7 @@ def node_status(report: Report, *, generation: int, conditions: tuple[Condition,
         interfaces=bounded.interfaces,
         domains=bounded.domains,
         virtual_ips=bounded.virtual_ips,
+        services=bounded.services,
         problems=bounded.problems,
         conditions=conditions,
     )
@@ -475,8 +561,8 @@ class Node(msgspec.Struct, frozen=True, rename="camel"):
         return tuple(entry.address for entry in self.status.addresses if entry.type == "InternalIP")
 
 
-Resource = VirtualIP | FailoverDomain | Switchover | VIPNode | Node
-Kind = TypeVar("Kind", VirtualIP, FailoverDomain, Switchover, VIPNode, Node)
+Resource = VirtualIP | ServiceFailover | FailoverDomain | Switchover | VIPNode | Node
+Kind = TypeVar("Kind", VirtualIP, ServiceFailover, FailoverDomain, Switchover, VIPNode, Node)
 
 _PLACE = re.compile(r"^(?P<reason>.*?)(?: - at `\$\.?(?P<place>.*)`)?$", re.DOTALL)
 
@@ -513,5 +599,7 @@ def _without_nulls(value: Any) -> Any:
 
 def _name(obj: Mapping[str, Any]) -> str:
     metadata = obj.get("metadata")
-    name = metadata.get("name") if isinstance(metadata, Mapping) else None
-    return name if isinstance(name, str) else "(without a name)"
+    if not isinstance(metadata, Mapping) or not isinstance(name := metadata.get("name"), str):
+        return "(without a name)"
+    namespace = metadata.get("namespace")
+    return f"{namespace}/{name}" if isinstance(namespace, str) else name

@@ -74,13 +74,17 @@ class BadConfiguration(Exception):  # noqa: N818 - reads as what is wrong
 
 
 class Resource(NamedTuple):
-    """A kind of object and where its REST path is."""
+    """A kind of object and where its REST path is.
+
+    Of a namespaced kind those of one namespace are looked at, or those of all (`is_everywhere`).
+    """
 
     group: str
     version: str
     plural: str
     kind: str
     is_namespaced: bool = False
+    is_everywhere: bool = False
 
     @property
     def api_version(self) -> str:
@@ -88,9 +92,9 @@ class Resource(NamedTuple):
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, name: str = "", *, namespace: str = "", subresource: str = "") -> str:
-        """Return the path of the collection or of one object."""
+        """Return the path of the collection or of one object; without a namespace that of all of them."""
         parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
-        if self.is_namespaced:
+        if self.is_namespaced and (namespace or name or not self.is_everywhere):
             assert namespace, self.plural
             parts += ["namespaces", namespace]
         parts += [part for part in (self.plural, name, subresource) if part]
@@ -98,6 +102,9 @@ class Resource(NamedTuple):
 
 
 VIRTUAL_IPS = Resource("vipkeeper.io", "v1alpha1", "virtualips", "VirtualIP")
+SERVICE_FAILOVERS = Resource(
+    "vipkeeper.io", "v1alpha1", "servicefailovers", "ServiceFailover", is_namespaced=True, is_everywhere=True
+)
 FAILOVER_DOMAINS = Resource("vipkeeper.io", "v1alpha1", "failoverdomains", "FailoverDomain")
 SWITCHOVERS = Resource("vipkeeper.io", "v1alpha1", "switchovers", "Switchover")
 VIP_NODES = Resource("vipkeeper.io", "v1alpha1", "vipnodes", "VIPNode")
@@ -209,9 +216,10 @@ class Cluster:
         status: Mapping[str, Any],
         *,
         manager: str,
+        namespace: str = "",
         resource_version: str | None = None,
     ) -> Document:
-        """Apply the whole status of a cluster-scoped object that exists.
+        """Apply the whole status of an object that exists.
 
         With `resource_version` it is a compare-and-swap and raises `Conflict`. An object that does not
         exist is not made by it (`NotFound`).
@@ -227,7 +235,7 @@ class Cluster:
         }
         return self._request(
             "PATCH",
-            resource.path(name, subresource="status"),
+            resource.path(name, namespace=namespace, subresource="status"),
             query={"fieldManager": manager, "force": "true"},
             body=body,
             content_type=_APPLY,
@@ -304,7 +312,7 @@ def _refusal(what: str, status: int, content: bytes) -> ApiError:
     try:
         said = json.loads(content).get("message", "")
     except (ValueError, AttributeError):
-        said = content[:200].decode(errors="replace")
+        said = content[:200].decode(errors="replace").strip()
     message = f"{what}: {status} {said}"
     kinds: dict[int, type[ApiError]] = {401: Forbidden, 403: Forbidden, 404: NotFound, 409: Conflict}
     if status in kinds:

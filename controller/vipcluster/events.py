@@ -5,7 +5,8 @@ first Event and raises its series count: a hundred repeats are one Event, also a
 from another replica. kopf's own events are switched off: they have no action, a wrong type, and come
 one object each time.
 
-Events about cluster-scoped objects live in the namespace `default`, as `kubectl describe` expects.
+Events about an object live in its namespace, those about cluster-scoped ones in `default`, as
+`kubectl describe` expects.
 """
 
 from __future__ import annotations
@@ -27,9 +28,13 @@ _LONGEST_NOTE = 1024
 
 
 class Happening(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that happened to an object. `action` is what was done, `reason` why; both CamelCase."""
+    """One thing that happened to an object. `action` is what was done, `reason` why; both CamelCase.
+
+    `namespace` is the object's, empty for a cluster-scoped one.
+    """
 
     name: str
+    namespace: str = ""
     uid: str
     type: Literal["Normal", "Warning"]
     action: str
@@ -51,29 +56,35 @@ def tell(
     `controller` and `instance` say who tells it, `manager` is the field manager.
     """
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    namespace = happening.namespace or NAMESPACE
     event: Document = {
-        "metadata": {"name": _name(resource, happening), "namespace": NAMESPACE},
+        "metadata": {"name": _name(resource, happening), "namespace": namespace},
         "eventTime": now,
         "type": happening.type,
         "action": happening.action,
         "reason": happening.reason,
         "note": happening.note[:_LONGEST_NOTE],
-        "regarding": {
-            "apiVersion": resource.api_version,
-            "kind": resource.kind,
-            "name": happening.name,
-            "uid": happening.uid,
-        },
+        "regarding": _regarding(resource, happening),
         "reportingController": f"vipkeeper.io/{controller}",
         "reportingInstance": instance,
     }
     try:
-        cluster.create(EVENTS, event, namespace=NAMESPACE, manager=manager)
+        cluster.create(EVENTS, event, namespace=namespace, manager=manager)
     except Conflict:
-        known = cluster.get(EVENTS, event["metadata"]["name"], namespace=NAMESPACE)
+        known = cluster.get(EVENTS, event["metadata"]["name"], namespace=namespace)
         count = (known.get("series") or {}).get("count", 1) + 1
         series = {"series": {"count": count, "lastObservedTime": now}}
-        cluster.merge(EVENTS, event["metadata"]["name"], series, namespace=NAMESPACE, manager=manager)
+        cluster.merge(EVENTS, event["metadata"]["name"], series, namespace=namespace, manager=manager)
+
+
+def _regarding(resource: Resource, happening: Happening) -> Document:
+    about = {
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "name": happening.name,
+        "uid": happening.uid,
+    }
+    return about | ({"namespace": happening.namespace} if happening.namespace else {})
 
 
 def _name(resource: Resource, happening: Happening) -> str:

@@ -50,7 +50,8 @@ _logger = logging.getLogger(__name__)
 class Watch:
     """Keeps a `Shelf` for each resource up to date.
 
-    Namespaced resources are watched in `namespace` only. `on_news` is called, from threads of the
+    Namespaced resources are watched in `namespace` only, but those that are of interest everywhere in all
+    of them; each of the two takes an operator of kopf's. `on_news` is called, from threads of the
     watch, whenever `wait` would return: for callers that wait in an event loop of their own.
     """
 
@@ -171,7 +172,7 @@ class Watch:
                 refused_since, is_interrupted = None, False
 
     def _list(self, resource: Resource) -> None:
-        listing = self._cluster.list(resource, namespace=self._namespace if resource.is_namespaced else "")
+        listing = self._cluster.list(resource, namespace=self._namespace_of(resource))
         with self._changed:
             self._failure = None
             if self._shelves[resource].replace(listing.documents, listing.version):
@@ -214,16 +215,29 @@ class Watch:
             self._stop_kopf = stop_kopf
             if self._is_stopping.is_set():
                 return
-        await kopf.operator(
-            registry=self._registry(),
-            settings=_settings(),
-            standalone=True,
-            stop_flag=stop,
-            clusterwide=not self._namespace,
-            namespaces=[self._namespace] if self._namespace else [],
-        )
+        operators = [
+            asyncio.create_task(
+                kopf.operator(
+                    registry=self._registry(namespace),
+                    settings=_settings(),
+                    standalone=True,
+                    stop_flag=stop,
+                    clusterwide=not namespace,
+                    namespaces=[namespace] if namespace else [],
+                )
+            )
+            for namespace in sorted({self._namespace_of(resource) for resource in self._shelves})
+        ]
+        # When one gives up, all are begun anew.
+        await asyncio.wait(operators, return_when=asyncio.FIRST_COMPLETED)
+        stop.set()
+        await asyncio.gather(*operators)
 
-    def _registry(self) -> kopf.OperatorRegistry:
+    def _namespace_of(self, resource: Resource) -> str:
+        """Return the only namespace in which the resource is watched; empty: there is no such limit."""
+        return self._namespace if resource.is_namespaced and not resource.is_everywhere else ""
+
+    def _registry(self, namespace: str) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
 
         async def login(**_: Any) -> kopf.ConnectionInfo:
@@ -231,13 +245,14 @@ class Watch:
 
         kopf.on.login(registry=registry)(login)
         for resource in self._shelves:
-            kopf.on.event(
-                resource.group,
-                resource.version,
-                resource.plural,
-                registry=registry,
-                id=f"see-{resource.plural}",
-            )(self._seer(resource))
+            if self._namespace_of(resource) == namespace:
+                kopf.on.event(
+                    resource.group,
+                    resource.version,
+                    resource.plural,
+                    registry=registry,
+                    id=f"see-{resource.plural}",
+                )(self._seer(resource))
         return registry
 
     def _seer(self, resource: Resource) -> Callable[..., Any]:

@@ -26,6 +26,7 @@ from vipcluster.client import (
     FAILOVER_DOMAINS,
     NODES,
     SECRETS,
+    SERVICE_FAILOVERS,
     SWITCHOVERS,
     VIP_NODES,
     VIRTUAL_IPS,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from vipcontroller.world import Problem, World
     from vipcontroller.writes import Write
 
-WATCHED = (VIRTUAL_IPS, FAILOVER_DOMAINS, SWITCHOVERS, VIP_NODES, NODES)
+WATCHED = (VIRTUAL_IPS, SERVICE_FAILOVERS, FAILOVER_DOMAINS, SWITCHOVERS, VIP_NODES, NODES)
 LEASE_NAME = "vipkeeper-controller"
 IDLE_S = 1.0
 WRITING_S = 2.0
@@ -154,6 +155,7 @@ class Controller:
     def _world(self) -> World:
         world = self._reader.read(
             virtual_ips=self._watch.documents(VIRTUAL_IPS),
+            failovers=self._watch.documents(SERVICE_FAILOVERS),
             domains=self._watch.documents(FAILOVER_DOMAINS),
             switchovers=self._watch.documents(SWITCHOVERS),
             vip_nodes=self._watch.documents(VIP_NODES),
@@ -183,7 +185,7 @@ class Controller:
         if not self._leadership.is_held:
             return
         kind = "Secret" if isinstance(write, SecretWrite) else write.kind
-        name = write.name if isinstance(write, SecretWrite) else write.metadata.name
+        name = _name(write)
         try:
             document = self._scribe.carry_out(write)
         except (Conflict, NotFound):
@@ -251,6 +253,14 @@ def _remedy(refusal: ApiError, namespace: str) -> str:
     if isinstance(refusal, Forbidden):
         return f"{refusal}. Grant it with the RBAC manifests that come with the chart"
     return f"{refusal}. Install the CRDs, and create the namespace {namespace}"
+
+
+def _name(write: Write) -> str:
+    """Return the name for people of what is written."""
+    if isinstance(write, SecretWrite):
+        return write.name
+    namespace = write.metadata.namespace
+    return f"{namespace}/{write.metadata.name}" if namespace else write.metadata.name
 
 
 def _is_gone(document: object) -> bool:

@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from vipapi import conditions
+from vipapi import conditions, services
 from vipapi.election import Facts, elect
 from vipapi.resources import FINALIZER
-from vipcontroller import domains, electorate, releases, switchovers, virtualips
+from vipcontroller import domains, electorate, followings, releases, servicefailovers, switchovers, virtualips
 from vipcontroller.claims import judge
 from vipcontroller.observation import View, view
 from vipcontroller.retirement import retire
 from vipcontroller.sheets import gather, might_improve
-from vipcontroller.world import Moment, Problem, World, holdings
+from vipcontroller.world import Moment, Problem, World, holdings, running
 from vipcontroller.writes import FinalizerWrite, SecretWrite, StatusWrite, Write
 
 if TYPE_CHECKING:
     from vipapi.election import Candidate, Election
-    from vipapi.resources import FailoverDomain, Switchover, VirtualIP
+    from vipapi.resources import FailoverDomain, ServiceFailover, Switchover, VirtualIP
 
 SETTLE_S = 3.0
 """How long a first choice waits for keepers that have just learned of the address or of their domain."""
@@ -59,12 +59,22 @@ class Decisions(msgspec.Struct, frozen=True, kw_only=True):
 
 def reconcile(world: World, memory: Memory, now: Moment) -> Decisions:
     """Decide everything."""
+    world = followings.hold_back(world)
+    accepted = followings.judge(world)
+    world = followings.join(world, accepted)
     look = _Look(world, memory, now)
     for domain in world.domains.values():
         look.guard("FailoverDomain", domain.metadata.name, lambda domain=domain: look.domain(domain))
     for virtual_ip in sorted(world.virtual_ips, key=look.order):
         look.guard("VirtualIP", virtual_ip.metadata.name, lambda one=virtual_ip: look.virtual_ip(one))
     look.orphans()
+    for failover in world.failovers:
+        verdict = accepted[failover.metadata.uid]
+        look.guard(
+            "ServiceFailover",
+            services.title(failover),
+            lambda one=failover, verdict=verdict: look.failover(one, verdict),
+        )
     return Decisions(
         writes=tuple(look.writes),
         memory=Memory(look.better, look.silent),
@@ -87,7 +97,11 @@ class _Look:
         self.problems: list[Problem] = []
         self.adopting: set[str] = set()
         self.views = {domain.metadata.name: view(world, domain) for domain in world.domains.values()}
+        self.alive = frozenset[str]().union(*(view_.alive for view_ in self.views.values()))
         self.holdings = holdings(world)
+        self.running = running(world) if world.failovers else {}
+        self.virtual_ips = {virtual_ip.metadata.name for virtual_ip in world.virtual_ips}
+        self.followed: dict[str, servicefailovers.Followed] = {}
         self.verdicts = judge(world)
         self.loads: dict[str, Counter[str]] = {}
         self.switchovers: dict[str, list[Switchover]] = {}
@@ -165,6 +179,7 @@ class _Look:
         if virtual_ip.metadata.is_deleting:
             self._steer(virtual_ip, findings)
             self._release(virtual_ip, findings, view_)
+            self._show(findings)
             return
         if verdict.is_accepted and FINALIZER not in virtual_ip.metadata.finalizers:
             # Accepting it before the finalizer stands would let it go without its release.
@@ -172,18 +187,42 @@ class _Look:
             self.writes.append(
                 FinalizerWrite(kind="VirtualIP", metadata=virtual_ip.metadata, finalizers=finalizers)
             )
+            self._show(findings)
             return
         if verdict.is_accepted and findings.problem is None:
             findings = self._elect(virtual_ip, findings, view_)
         else:
             self._steer(virtual_ip, findings)
         self._write(findings)
+        self._show(findings)
+
+    def failover(self, failover: ServiceFailover, verdict: followings.Verdict) -> None:
+        """Decide one ServiceFailover, unless nothing was decided about a VirtualIP that it follows."""
+        names = {service.virtual_ip_ref.name for service in failover.spec.services} & self.virtual_ips
+        if not names <= self.followed.keys():
+            return
+        uid = failover.metadata.uid
+        findings = servicefailovers.Findings(
+            failover=failover,
+            verdict=verdict,
+            problem=self.world.unreadable.get(uid),
+            followed={name: self.followed[name] for name in names},
+            reports=self.running.get(uid, {}),
+            alive=self.alive,
+        )
+        after = servicefailovers.describe(findings, self.now.wall)
+        if after != failover.status:
+            tellings = servicefailovers.tell(findings, after)
+            self.writes.append(
+                StatusWrite(
+                    kind="ServiceFailover", metadata=failover.metadata, status=after, tellings=tellings
+                )
+            )
 
     def orphans(self) -> None:
         """Decide the Switchovers whose VirtualIP does not exist."""
-        known = {virtual_ip.metadata.name for virtual_ip in self.world.virtual_ips}
         for name, open_ones in sorted(self.switchovers.items()):
-            if name not in known:
+            if name not in self.virtual_ips:
                 self._follow(switchovers.steer(open_ones, None, self.now.wall))
 
     def _elect(
@@ -292,6 +331,15 @@ class _Look:
         tellings = virtualips.tell(virtual_ip.status, after, findings.election)
         self.writes.append(
             StatusWrite(kind="VirtualIP", metadata=virtual_ip.metadata, status=after, tellings=tellings)
+        )
+
+    def _show(self, findings: virtualips.Findings) -> None:
+        """Keep what the services that follow a VirtualIP have to know of it."""
+        election = findings.election
+        self.followed[findings.virtual_ip.metadata.name] = servicefailovers.Followed(
+            observed=findings.observed,
+            elected=None if election is None else election.owner,
+            standbys=None if election is None else virtualips.standbys(findings),
         )
 
     def _resident(self, virtual_ip: VirtualIP) -> str | None:

@@ -13,7 +13,14 @@ import secrets
 from typing import TYPE_CHECKING
 
 from vipapi import resources
-from vipcluster.client import FAILOVER_DOMAINS, SECRETS, SWITCHOVERS, VIRTUAL_IPS, Conflict
+from vipcluster.client import (
+    FAILOVER_DOMAINS,
+    SECRETS,
+    SERVICE_FAILOVERS,
+    SWITCHOVERS,
+    VIRTUAL_IPS,
+    Conflict,
+)
 from vipcluster.events import Happening, tell
 from vipcontroller.writes import FinalizerWrite, SecretWrite, StatusWrite
 
@@ -30,6 +37,7 @@ FIRST_KEY_ID = "1"
 
 RESOURCES: Mapping[str, Resource] = {
     "VirtualIP": VIRTUAL_IPS,
+    "ServiceFailover": SERVICE_FAILOVERS,
     "FailoverDomain": FAILOVER_DOMAINS,
     "Switchover": SWITCHOVERS,
 }
@@ -51,6 +59,7 @@ class Scribe:
                 write.metadata.name,
                 resources.to_dict(write.status),
                 manager=MANAGER,
+                namespace=write.metadata.namespace,
                 resource_version=write.metadata.resource_version,
             )
         if isinstance(write, FinalizerWrite):
@@ -68,6 +77,7 @@ class Scribe:
         """Tell one Event; raises `ApiError`."""
         happening = Happening(
             name=write.metadata.name,
+            namespace=write.metadata.namespace,
             uid=write.metadata.uid,
             type=telling.type,
             action=telling.action,

@@ -101,18 +101,7 @@ def _end(switchover: Switchover, situation: Situation, now: dt.datetime) -> _End
     target, status = switchover.spec.to, switchover.status
     owner = None if situation.observed is None else situation.observed.holder
     if owner == target:
-        if status.started_at is None:
-            return _End(
-                is_complete=True,
-                reason=Reason.ALREADY_THERE,
-                message=f"{target} owned it already",
-                outage_ms=0,
-            )
-        if situation.outage_ms is not None or _is_over(status, now):
-            outage = "" if situation.outage_ms is None else f", with an outage of {situation.outage_ms} ms"
-            message = f"moved from {status.from_node or 'nobody'} to {target}{outage}"
-            return _End(is_complete=True, reason=Reason.MOVED, message=message, outage_ms=situation.outage_ms)
-        return None
+        return _arrived(switchover, situation, now)
     if status.started_at is not None and owner not in {None, status.from_node}:
         return _End(is_complete=False, reason=Reason.SUPERSEDED, message=f"{owner} took it meanwhile")
     refusal = _refusal(target, situation)

@@ -249,16 +249,21 @@ def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | str:
         return text
 
 
-def _redundant(findings: Findings) -> _Finding:
+def standbys(findings: Findings) -> tuple[str, ...]:
+    """Return the nodes that could take over at once, the preferred first."""
     election = findings.election
     owner = findings.observed.holder if findings.observed is not None else None
     if election is not None:
         owner = owner or election.owner
-    standbys = [c.node for c in findings.candidates if c.is_eligible and c.node != owner]
-    if standbys:
-        known = [] if election is None else [node for node in election.succession if node in standbys]
-        ordered = known + [node for node in sorted(standbys) if node not in known]
-        return _Finding("True", Reason.STANDBY_AVAILABLE, f"could take over: {', '.join(ordered)}")
+    eligible = [c.node for c in findings.candidates if c.is_eligible and c.node != owner]
+    known = [] if election is None else [node for node in election.succession if node in eligible]
+    return (*known, *(node for node in sorted(eligible) if node not in known))
+
+
+def _redundant(findings: Findings) -> _Finding:
+    found = standbys(findings)
+    if found:
+        return _Finding("True", Reason.STANDBY_AVAILABLE, f"could take over: {', '.join(found)}")
     message = "no other node could take over, so the next failure is an outage; `status.candidates` says why"
     return _Finding("False", Reason.NO_STANDBY, message)
 

@@ -1,7 +1,8 @@
 """Everything the controller looks at, read into structs at once: the input of every decision.
 
-An object that this version cannot read (written for a newer one, say) is not left out: what it claims
-must not be given to somebody else. It stands there with what could be read, and with its problem.
+A VirtualIP or a ServiceFailover that this version cannot read (written for a newer one, say) is not left
+out: what it claims must not be given to somebody else. It stands there with what could be read, field by
+field, and with its problem.
 """
 
 from __future__ import annotations
@@ -12,14 +13,28 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import msgspec
 
 from vipapi import resources
-from vipapi.resources import FailoverDomain, Node, ObjectMeta, Switchover, VIPNode, VirtualIP, VirtualIPSpec
+from vipapi.resources import (
+    FailoverDomain,
+    Node,
+    ObjectMeta,
+    Service,
+    ServiceFailover,
+    ServiceFailoverSpec,
+    ServiceFailoverStatus,
+    Switchover,
+    VIPNode,
+    VirtualIP,
+    VirtualIPSpec,
+    VirtualIPStatus,
+)
 
 if TYPE_CHECKING:
     import datetime as dt
 
-    from vipapi.nodestatus import DomainStatus, HoldingStatus
+    from vipapi.nodestatus import DomainStatus, HoldingStatus, ServiceStatus
 
 Kind = TypeVar("Kind", FailoverDomain, Switchover, VIPNode, Node)
+Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 
 class Moment(NamedTuple):
@@ -38,15 +53,23 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class World(msgspec.Struct, frozen=True, kw_only=True):
-    """One snapshot. `missing_secrets` are names of heartbeat Secrets known not to exist."""
+    """One snapshot. `missing_secrets` are names of heartbeat Secrets known not to exist.
+
+    `unreadable` says by UID what is wrong with a VirtualIP or a ServiceFailover. `illegible` says, by the UID
+    of a ServiceFailover, which VirtualIPs services of it follow whose nodes could not be read. `held_back`
+    are ServiceFailovers, by UID, whose newest generation is not acted upon.
+    """
 
     virtual_ips: tuple[VirtualIP, ...] = ()
+    failovers: tuple[ServiceFailover, ...] = ()
     domains: Mapping[str, FailoverDomain] = {}
     switchovers: tuple[Switchover, ...] = ()
     vip_nodes: Mapping[str, VIPNode] = {}
     nodes: Mapping[str, Node] = {}
     missing_secrets: frozenset[str] = frozenset()
     unreadable: Mapping[str, str] = {}
+    illegible: Mapping[str, tuple[str, ...]] = {}
+    held_back: frozenset[str] = frozenset()
     problems: tuple[Problem, ...] = ()
 
     def domain_report(self, node: str, domain: FailoverDomain) -> DomainStatus | None:
@@ -76,6 +99,15 @@ def holdings(world: World) -> Mapping[str, Mapping[str, HoldingStatus]]:
     return found
 
 
+def running(world: World) -> Mapping[str, Mapping[str, Mapping[str, ServiceStatus]]]:
+    """Return, by ServiceFailover UID, service and node, how the services stand on each node."""
+    found: dict[str, dict[str, dict[str, ServiceStatus]]] = {}
+    for node, vip_node in world.vip_nodes.items():
+        for service in vip_node.status.services:
+            found.setdefault(service.uid, {}).setdefault(service.name, {})[node] = service
+    return found
+
+
 class Reader:
     """Reads documents into a `World`, and the same version of an object only once."""
 
@@ -86,6 +118,7 @@ class Reader:
         self,
         *,
         virtual_ips: Iterable[Mapping[str, Any]],
+        failovers: Iterable[Mapping[str, Any]],
         domains: Iterable[Mapping[str, Any]],
         switchovers: Iterable[Mapping[str, Any]],
         vip_nodes: Iterable[Mapping[str, Any]],
@@ -95,14 +128,18 @@ class Reader:
         before, self._read = self._read, {}
         problems: list[Problem] = []
         unreadable: dict[str, str] = {}
+        illegible: dict[str, tuple[str, ...]] = {}
         read_ips = [self._virtual_ip(document, before, unreadable) for document in virtual_ips]
+        read = [self._failover(document, before, unreadable, illegible) for document in failovers]
         return World(
             virtual_ips=tuple(sorted(read_ips, key=lambda ip: ip.metadata.name)),
+            failovers=tuple(sorted(read, key=lambda each: (each.metadata.namespace, each.metadata.name))),
             domains=_by_name(self._all(FailoverDomain, domains, before, problems)),
             switchovers=tuple(self._all(Switchover, switchovers, before, problems)),
             vip_nodes=_by_name(self._all(VIPNode, vip_nodes, before, problems)),
             nodes=_by_name(self._all(Node, nodes, before, problems)),
             unreadable=unreadable,
+            illegible=illegible,
             problems=tuple(problems),
         )
 
@@ -138,23 +175,90 @@ class Reader:
         self._read[key] = parsed
         return parsed
 
+    def _failover(
+        self,
+        document: Mapping[str, Any],
+        before: Mapping[tuple[str, str], Any],
+        unreadable: dict[str, str],
+        illegible: dict[str, tuple[str, ...]],
+    ) -> ServiceFailover:
+        key = _key(document)
+        parsed: ServiceFailover
+        try:
+            parsed = before[key] if key in before else resources.parse(ServiceFailover, document)
+        except ValueError as error:
+            uid = document["metadata"]["uid"]
+            unreadable[uid] = str(error)
+            parsed, lost = _remains_of_failover(document)
+            if lost:
+                illegible[uid] = lost
+            return parsed
+        self._read[key] = parsed
+        return parsed
+
 
 def _remains(document: Mapping[str, Any]) -> VirtualIP:
     """What can be read of an unreadable VirtualIP: who it is, which addresses it means, what was decided."""
-    spec = document.get("spec")
-    addresses = spec.get("addresses") if isinstance(spec, Mapping) else None
-    texts = tuple(text for text in addresses or () if isinstance(text, str))
-    status = document.get("status") or {}
-    try:
-        read = msgspec.convert(status, type=resources.VirtualIPStatus)
-    except msgspec.ValidationError:
-        read = resources.VirtualIPStatus()
-    domain = spec.get("domain") if isinstance(spec, Mapping) else None
+    spec = _mapping(document.get("spec"))
+    texts = [text for text in spec.get("addresses") or () if isinstance(text, str)]
     return VirtualIP(
         metadata=msgspec.convert(document["metadata"], type=ObjectMeta),
-        spec=VirtualIPSpec(addresses=texts, domain=domain if isinstance(domain, str) else "default"),
-        status=read,
+        spec=_legible(VirtualIPSpec, {"addresses": texts}, spec),
+        status=_status(VirtualIPStatus, document),
     )
+
+
+def _remains_of_failover(document: Mapping[str, Any]) -> tuple[ServiceFailover, tuple[str, ...]]:
+    """What can be read of an unreadable ServiceFailover, and whom its unreadable services follow."""
+    spec, uid = _mapping(document.get("spec")), document["metadata"]["uid"]
+    services: list[Mapping[str, Any]] = []
+    lost: list[str] = []
+    for each in map(_mapping, spec.get("services") or ()):
+        # No other service has this workload, so nobody is refused for its sake.
+        skeleton = {name: each.get(name) for name in ("name", "virtualIPRef", "primary", "standbys")}
+        skeleton["workload"] = {"systemd": {"unit": f"{uid}/{each.get('name')}"}}
+        try:
+            msgspec.convert(skeleton, type=Service)
+        except msgspec.ValidationError:
+            lost.append(str(_mapping(each.get("virtualIPRef")).get("name")))
+        else:
+            services.append(_legible_fields(Service, skeleton, each))
+    failover = ServiceFailover(
+        metadata=msgspec.convert(document["metadata"], type=ObjectMeta),
+        spec=_legible(ServiceFailoverSpec, {"mode": "Cluster", "services": services}, spec),
+        status=_status(ServiceFailoverStatus, document),
+    )
+    return failover, tuple(lost)
+
+
+def _legible(kind: type[Struct], skeleton: Mapping[str, Any], document: Mapping[str, Any]) -> Struct:
+    """Read a document as far as it can be: the skeleton, and over it each field that does no harm."""
+    return msgspec.convert(_legible_fields(kind, skeleton, document), type=kind)
+
+
+def _legible_fields(
+    kind: type[Struct], skeleton: Mapping[str, Any], document: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    found = dict(skeleton)
+    for name, value in document.items():
+        attempt = found | {name: value}
+        try:
+            msgspec.convert(attempt, type=kind)
+        except msgspec.ValidationError:
+            continue
+        found = attempt
+    return found
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _status(kind: type[Struct], document: Mapping[str, Any]) -> Struct:
+    try:
+        return msgspec.convert(document.get("status") or {}, type=kind)
+    except msgspec.ValidationError:
+        return kind()
 
 
 def _key(document: Mapping[str, Any]) -> tuple[str, str]:

@@ -10,9 +10,15 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from vipapi.resources import FailoverDomainStatus, ObjectMeta, SwitchoverStatus, VirtualIPStatus
+from vipapi.resources import (
+    FailoverDomainStatus,
+    ObjectMeta,
+    ServiceFailoverStatus,
+    SwitchoverStatus,
+    VirtualIPStatus,
+)
 
-Kind = Literal["VirtualIP", "FailoverDomain", "Switchover"]
+Kind = Literal["VirtualIP", "ServiceFailover", "FailoverDomain", "Switchover"]
 
 
 class Telling(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +35,7 @@ class StatusWrite(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: Kind
     metadata: ObjectMeta
-    status: VirtualIPStatus | FailoverDomainStatus | SwitchoverStatus
+    status: VirtualIPStatus | ServiceFailoverStatus | FailoverDomainStatus | SwitchoverStatus
     tellings: tuple[Telling, ...] = ()
 
 

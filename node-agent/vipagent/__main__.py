@@ -12,6 +12,7 @@ import contextlib
 import logging
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from vipagent import machine, metrics, realtime
@@ -20,9 +21,11 @@ from vipagent.disk import Disk
 from vipagent.fence import Fence, FenceRefused
 from vipagent.keeper import Keeper
 from vipagent.kernel import Kernel, KernelRefused
+from vipagent.leash_cgroups import default_cgroup
 from vipagent.node import Node
 from vipagent.preflight import inspect, look
 from vipagent.probes import Probes
+from vipagent.runner import Runner
 from vipapi import __version__, listen
 
 _log = logging.getLogger("vipagent")
@@ -62,7 +65,12 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--hooks-dir",
         type=Path,
         default=Path("/etc/vipkeeper/hooks"),
-        help="programs that exec checks may run",
+        help="programs that exec checks and services may run",
+    )
+    parser.add_argument(
+        "--services-cgroup",
+        type=Path,
+        help="cgroup below which services run; absent: vipkeeper-NODE below the keeper's own",
     )
     parser.add_argument(
         "--metrics", type=listen.parse, default=("127.0.0.1", 9946), help="address:port of the metrics"
@@ -94,6 +102,12 @@ async def _run(options: argparse.Namespace) -> None:
             is_witness_only=options.witness_only,
             node=node,
             run_probe=probes.run,
+            runner_for=partial(
+                Runner,
+                node=options.node,
+                hooks_dir=options.hooks_dir,
+                cgroup=options.services_cgroup or default_cgroup(options.node),
+            ),
             disk=disk,
             socket=options.socket,
         )

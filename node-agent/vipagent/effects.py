@@ -11,7 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from vipagent.messages import Key, Message
+    from vipagent.messages import Inquire, Key, Message, Vacant
     from vipapi.configuration import Configuration
 
 MILLISECOND: Final = 1_000_000
@@ -76,7 +76,7 @@ class Extend:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The lease is over: close the fence, unbind, then say `closed`."""
+    """The lease is over: close the fence, unbind, stop what follows the address set, then say `closed`."""
 
     key: Key
 
@@ -88,7 +88,23 @@ class Adopt:
     configuration: Configuration
 
 
-Effect = Send | Open | Extend | Close | Adopt
+@dataclass(frozen=True, slots=True)
+class Inquired:
+    """A node asks, as the owner of an address set, which of its services run here: answer it."""
+
+    node: str
+    inquiry: Inquire
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A node has said which services run with it."""
+
+    node: str
+    answer: Vacant
+
+
+Effect = Send | Open | Extend | Close | Adopt | Inquired | Told
 
 
 class Phase(Enum):

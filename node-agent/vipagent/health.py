@@ -17,7 +17,8 @@ Three folds, each a plain function of what it is given:
    The first result decides at once, so that a keeper that has just started says what it sees after one
    probe and not after `rise` periods. Not so for a *presumed* Definition: it passes until it has failed
    `fall` times. The node's own gateway check is one (`GATEWAY`): a keeper knows nothing against its
-   gateway when it starts, and moving an address is dearer than a second's doubt.
+   gateway when it starts, and moving an address is dearer than a second's doubt. So are the checks of
+   services that have just become active.
 
 2. A link's state is a fact that the kernel tells, not a sample that may be lost on the way. Where the
    check does not say `failureThreshold`, its first failure is enough.
@@ -41,7 +42,7 @@ from vipapi.healthchecks import ICMP, HealthCheck, Link, Probe
 from vipapi.nodestatus import CheckStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from vipapi.nodeplan import Plan
 
@@ -136,6 +137,11 @@ class Subject:
     uid: str
     priority: int
     checks: tuple[HealthCheck, ...] = ()
+    are_presumed: bool = False
+
+    def definition(self, check: HealthCheck) -> Definition:
+        """Return what is probed for one of its checks."""
+        return dataclasses.replace(Definition.of(check), is_presumed=self.are_presumed)
 
 
 def subjects(plan: Plan) -> tuple[Subject, ...]:
@@ -146,6 +152,26 @@ def subjects(plan: Plan) -> tuple[Subject, ...]:
         for vip in domain.virtual_ips
         for candidate in vip.candidates
         if candidate.node == plan.node
+    )
+
+
+def of_services(uid: str) -> str:
+    """Return the UID under which the checks of a VirtualIP's services stand."""
+    return f"{uid}/services"
+
+
+def service_subjects(plan: Plan, active: Collection[str]) -> tuple[Subject, ...]:
+    """Return the services' own checks of those VirtualIPs whose services are active here, told by UID.
+
+    Services that have just become active are presumed well until their checks have failed often enough.
+    """
+    return tuple(
+        Subject(
+            uid=of_services(vip.uid), priority=HIGHEST_SCORE, checks=vip.service_checks, are_presumed=True
+        )
+        for domain in plan.domains
+        for vip in domain.virtual_ips
+        if vip.uid in active and vip.service_checks
     )
 
 
@@ -179,7 +205,7 @@ def assess(subject: Subject, standings: Mapping[Definition, Standing]) -> Fitnes
     pending: list[str] = []
     statuses: list[CheckStatus] = []
     for check in subject.checks:
-        standing = standings.get(Definition.of(check), unknown)
+        standing = standings.get(subject.definition(check), unknown)
         statuses.append(CheckStatus(name=check.name, result=standing.verdict, message=standing.message))
         if check.weight is not None:
             counts = standing.verdict == ("Passing" if check.weight > 0 else "Failing")
@@ -223,7 +249,7 @@ class Health:
         concerned: dict[Definition, list[str]] = {definition: [] for definition in besides}
         self._subjects = {subject.uid: subject for subject in subjects}
         for subject in self._subjects.values():
-            for definition in {Definition.of(check): None for check in subject.checks}:
+            for definition in {subject.definition(check): None for check in subject.checks}:
                 concerned.setdefault(definition, []).append(subject.uid)
         self._standings = {d: self._standings.get(d) or _first(d) for d in concerned}
         self._concerned = {d: tuple(uids) for d, uids in concerned.items()}

@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Handing:
-    """A hand-over under way: whom we asked, since when, how often; `must_leave` if we cannot stay."""
+    """A hand-over under way: whom we asked, since when, how often; `must_leave` if we cannot stay.
+
+    `is_ready` is that the target said so, and that what runs here is being stopped for it.
+    """
 
     target: str
     must_leave: bool
+    is_ready: bool = False
     asks: int = 0
     next_ask_ns: int = 0
 
@@ -27,12 +31,14 @@ class Holding:
     """This node's side of one address set.
 
     `acks_ns` is, by witness, when the newest request that it granted was sent; `free` when it last called
-    the address set free. `is_alone` is a lease that rests on this node's own vote only.
+    the address set free. `is_alone` is a lease that rests on this node's own vote only. `is_occupied` is that
+    services run here that must have stopped before another node may have the address set.
     """
 
     order: Order
     phase: Phase = Phase.STANDBY
     is_fit: bool = False
+    is_occupied: bool = False
     term: int = 0
     deadline_ns: int = 0
     is_alone: bool = False

@@ -5,10 +5,12 @@ what arrived, look at health and kernel, renew (rule 11: renewal *is* this loop;
 turns holds nothing for longer than a lease). Disk, name look-ups and metrics have threads of their own.
 
     courier ──plan──▶ disk ──▶ seats ──effects──▶ fence, addresses, announcements, datagrams
-    checks, netlink ──────────▶ judge ─┘                       every heartbeat ──▶ report ──▶ courier
+    checks, netlink ──────────▶ judge ─┘  ▲             │      every heartbeat ──▶ report ──▶ courier
+                                 services ┴─────────────┘
 
 Effects are carried out in the order in which they come out of the lease. Closing is two steps: the
-fence at once, then unbinding in a task, and only then does the lease hear `closed` and release.
+fence at once, then unbinding in a task, and only then, with every service that followed the address set
+known to be stopped, does the lease hear `closed` and release.
 
 A witness configuration may come with a plan or from a peer. Either way it is offered, kept on disk, and
 only then taken over; one that cannot be kept stays offered, is a problem in the report, and is tried
@@ -22,6 +24,7 @@ import contextlib
 import logging
 import time
 from collections import deque
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -30,7 +33,7 @@ from vipagent import access, health, lines, metrics, realtime, reports
 from vipagent.ballots import Ballots
 from vipagent.checks import Checks
 from vipagent.datagrams import DatagramRefused, domain_tag
-from vipagent.effects import MILLISECOND, Adopt, Close, Extend, Open, Phase, Send
+from vipagent.effects import MILLISECOND, Adopt, Close, Extend, Inquired, Open, Send, Told
 from vipagent.intake import Intake
 from vipagent.memory import Memories
 from vipagent.reports import Facts, Keeping
@@ -39,6 +42,7 @@ from vipagent.socketserver import SocketServer
 from vipagent.standing import stand
 from vipagent.tasks import Tasks
 from vipagent.wires import Wires
+from vipagent.workloads import Workloads
 from vipapi import nodeplan
 from vipapi.healthchecks import Link
 from vipapi.link import Votes
@@ -51,10 +55,12 @@ if TYPE_CHECKING:
     from vipagent.disk import Disk
     from vipagent.effects import Effect
     from vipagent.health import Result
-    from vipagent.messages import Key
+    from vipagent.messages import Inquire, Key
     from vipagent.node import Node
+    from vipagent.runner import Runner
     from vipagent.seats import Seated
     from vipagent.standing import Standing
+    from vipagent.workload import Outcome
     from vipapi.healthchecks import Probe
     from vipapi.nodeplan import DomainPlan, Plan, VirtualIPPlan
     from vipapi.nodestatus import Problem, Report, Takeover
@@ -72,6 +78,17 @@ def now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
+@dataclass(slots=True)
+class Opened:
+    """An address set that is held: how it was won, until when, and whether its addresses are to be bound."""
+
+    seated: Seated
+    vip: VirtualIPPlan
+    effect: Open
+    deadline_ns: int
+    is_taken: bool = False
+
+
 class Keeper:
     """One node's keeper. Everything it is given is open and belongs to the caller."""
 
@@ -85,6 +102,7 @@ class Keeper:
         is_witness_only: bool,
         node: Node,
         run_probe: Callable[[Probe, float], Awaitable[Result]],
+        runner_for: Callable[..., Runner],
         disk: Disk,
         socket: Path,
     ) -> None:
@@ -97,6 +115,15 @@ class Keeper:
         self._seats = Seats(node=name, machine=machine, incarnation=incarnation, random=Random())
         self._ballots = Ballots(lambda: self._seats.votes_wanted(now_ns()), self._server.publish)
         self._wires = Wires(self._take_datagram, self._arm)
+        self._workloads = Workloads(
+            node=name,
+            incarnation=incarnation,
+            runner=runner_for(on_outcome=self._on_outcome),
+            now_ns=now_ns,
+            on_change=self._on_services,
+            on_bindable=self._on_bindable,
+            ask=self._inquire,
+        )
         self._loop = asyncio.get_running_loop()
         self._plan = nodeplan.Plan(node=name)
         self._applying = asyncio.Lock()
@@ -105,6 +132,7 @@ class Keeper:
         self._places: dict[str, Place] = {}
         self._standings: dict[str, Standing] = {}
         self._takeovers: dict[Key, Takeover] = {}
+        self._opened: dict[Key, Opened] = {}
         self._tasks = Tasks()
         self._timer: asyncio.TimerHandle | None = None
         self._due_ns = 0
@@ -119,6 +147,7 @@ class Keeper:
         self._tasks.guard_loop()
         plan = self._intake.load()
         await self._node.start_clean(vip for domain in plan.domains for vip in domain.virtual_ips)
+        await self._workloads.start_clean(vip for domain in plan.domains for vip in domain.virtual_ips)
         await self._memories.settle(plan.domains, is_from_disk=True)
         await self._apply(plan)
         await self._server.open()
@@ -139,6 +168,7 @@ class Keeper:
                 part.cancel()
             await asyncio.gather(*parts, return_exceptions=True)
             self._disconnect()
+            await self._workloads.close()
             await self._checks.close()
             await self._server.close()
             await self._node.leave_clean()
@@ -153,7 +183,7 @@ class Keeper:
         self._arm()
         longest_ms = max((s.seat.domain.timing.grant_ms for s in self._seats), default=0)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(2 * longest_ms / 1000):
+            async with asyncio.timeout(2 * longest_ms / 1000 + self._workloads.time_to_stop_s()):
                 await self._rested.wait()
 
     async def _look_again_and_again(self) -> None:
@@ -218,6 +248,9 @@ class Keeper:
         """
         if not self._is_stopping:
             self._node.plan(vip for domain in plan.domains for vip in domain.virtual_ips)
+            self._workloads.assign(vip for domain in plan.domains for vip in domain.virtual_ips)
+            for won in self._opened.values():
+                self._own(won)
             self._configure()
         problems: list[Problem | None] = []
         for domain in plan.domains:
@@ -238,7 +271,8 @@ class Keeper:
         self._has_gateway = bool(self._node.gateways())
         if not self._keeping.is_witness_only:
             self._checks.update(
-                health.subjects(self._plan), health.node_checks(self._plan, has_gateway=self._has_gateway)
+                (*health.subjects(self._plan), *health.service_subjects(self._plan, self._workloads.active)),
+                health.node_checks(self._plan, has_gateway=self._has_gateway),
             )
 
     def _configure(self) -> None:
@@ -294,6 +328,7 @@ class Keeper:
         """Set the one timer to the earliest deadline of all seats; tell when all is given up at the end."""
         if self._is_stopping and self._seats.is_at_rest:
             self._rested.set()
+        self._follow()
         due_ns = self._seats.deadline_ns
         self._ballots.look()
         if due_ns is None or (self._timer is not None and due_ns == self._due_ns):
@@ -324,16 +359,24 @@ class Keeper:
         self._report()
 
     def _judge(self) -> None:
-        obstacles = self._node.obstacles()
         self._standings |= {
-            uid: stand(self._checks.fitness(uid), obstacle, is_witness_only=self._keeping.is_witness_only)
-            for uid, obstacle in obstacles.items()
+            uid: stand(
+                self._checks.fitness(uid),
+                obstacle or self._workloads.obstacle(uid),
+                is_witness_only=self._keeping.is_witness_only,
+            )
+            for uid, obstacle in self._node.obstacles().items()
         }
+        for uid in self._workloads.active:
+            fitness = self._checks.fitness(health.of_services(uid))
+            if fitness is not None and fitness.reason == "CheckFailed":
+                self._workloads.fail(uid, fitness.message)
+        occupied = self._workloads.occupied
         for seated in self._seats:
             domain = seated.seat.domain
             fit = [vip.uid for vip in domain.virtual_ips if self._standings[vip.uid].is_fit]
             is_sound = domain.gateway_probe == "Off" or not self._checks.is_failing(health.GATEWAY)
-            self._perform(seated, seated.seat.judge(fit, now_ns(), is_sound=is_sound))
+            self._perform(seated, seated.seat.judge(fit, now_ns(), is_sound=is_sound, occupied_uids=occupied))
         self._arm()
 
     def _perform(self, seated: Seated, effects: list[Effect]) -> None:
@@ -354,15 +397,23 @@ class Keeper:
                     self._send(seated, send)
                 case Extend(key, deadline_ns):
                     former_deadline_ns = self._node.extend(key, deadline_ns)
+                    self._opened[key].deadline_ns = deadline_ns
+                    self._workloads.extend(self._opened[key].vip.uid, deadline_ns)
                     metrics.lease_margin.observe((former_deadline_ns - now_ns()) / 1e9)
                 case Open() as opened:
                     vip = seated.seat.vip(opened.key)
                     assert vip is not None, opened
                     self._node.open(opened.key, vip, opened.deadline_ns)
-                    self._tasks.spawn(self._take(seated, vip, opened))
+                    self._opened[opened.key] = won = Opened(seated, vip, opened, opened.deadline_ns)
+                    self._own(won)
+                    self._bind_or_not(opened.key)
                 case Close(key):
                     self._node.close(key)
-                    self._tasks.spawn(self._leave(seated, key))
+                    uid = self._opened.pop(key).vip.uid
+                    self._workloads.lose(uid)
+                    self._tasks.spawn(self._leave(seated, key, uid))
+                case Inquired() | Told() as said:
+                    queue.extend(self._converse(said))
                 case Adopt(configuration):
                     if self._memories.offer(seated.seat.domain.uid, configuration):
                         self._tasks.spawn(self._take_over_configurations())
@@ -372,11 +423,18 @@ class Keeper:
         if sealed is None or not self._wires.send(seated.seat.domain.uid, *sealed):
             metrics.lost_datagrams.inc()
 
-    async def _take(self, seated: Seated, vip: VirtualIPPlan, opened: Open) -> None:
-        """Bind and announce what the lease has won."""
+    async def _take(self, key: Key) -> None:
+        """Bind and announce what the lease has won, and what services were waited for."""
+        won = self._opened.get(key)
+        if won is None:
+            return
+        vip, opened = won.vip, won.effect
         started_at = datetime.now(tz=UTC)
-        await self._node.take(opened.key)
-        if seated.seat.lease.phase(opened.key) is not Phase.OWNER:
+        await self._node.take(key)
+        if self._opened.get(key) is not won or not won.is_taken:
+            return
+        self._workloads.bound(vip.uid)
+        if key in self._takeovers:
             return
         origin = opened.origin
         took_ns = now_ns() - origin.since_ns
@@ -388,15 +446,68 @@ class Keeper:
         )  # fmt: skip
         self._report()
 
-    async def _leave(self, seated: Seated, key: Key) -> None:
-        """Unbind what the lease has lost, then let it say so."""
+    async def _leave(self, seated: Seated, key: Key, uid: str) -> None:
+        """Unbind what the lease has lost, wait until nothing runs that followed it, then let it say so."""
         name = await self._node.leave(key)
+        await self._workloads.vacated(uid)
         self._takeovers.pop(key, None)
         metrics.left(name)
         _log.info("Left %s", name)
         self._perform(seated, seated.seat.lease.closed(key, now_ns()))
         self._arm()
         self._report()
+
+    # Services ------------------------------------------------------------------------------------
+
+    def _own(self, won: Opened) -> None:
+        # Another set of this VirtualIP's addresses excludes nobody from this one: its lease may still run.
+        since_ns = now_ns() + won.seated.seat.domain.timing.grant_ms * MILLISECOND
+        self._workloads.own(
+            won.vip.uid,
+            term=won.effect.term,
+            former=won.effect.origin.former,
+            deadline_ns=won.deadline_ns,
+            since_ns=since_ns,
+        )
+
+    def _converse(self, said: Inquired | Told) -> list[Effect]:
+        """Tell another node what runs here, or hear what runs there."""
+        if isinstance(said, Inquired):
+            return [Send(said.node, self._workloads.answer(said.inquiry))]
+        self._workloads.hear(said.node, said.answer)
+        return []
+
+    def _on_outcome(self, outcome: Outcome) -> None:
+        self._workloads.receive(outcome)
+
+    def _on_services(self) -> None:
+        """What runs has changed: the lease, the addresses, the checks and the report may have to follow."""
+        self._update_checks()
+        self._judge()
+        self._report()
+
+    def _on_bindable(self, uid: str) -> None:
+        for key, won in tuple(self._opened.items()):
+            if won.vip.uid == uid:
+                self._bind_or_not(key)
+
+    def _follow(self) -> None:
+        """Stop what runs where the lease is to go elsewhere, or go on with it."""
+        for key, won in tuple(self._opened.items()):
+            self._workloads.leave(won.vip.uid, is_leaving=won.seated.seat.lease.is_leaving(key))
+
+    def _bind_or_not(self, key: Key) -> None:
+        """Bind the addresses of a set that is held when its services are ready for them, and only then."""
+        won = self._opened[key]
+        may_bind = self._workloads.may_bind(won.vip.uid)
+        if may_bind != won.is_taken:
+            won.is_taken = may_bind
+            self._tasks.spawn(self._take(key) if may_bind else self._node.put_down(key))
+
+    def _inquire(self, uid: str, node: str, inquiry: Inquire) -> None:
+        for won in self._opened.values():
+            if won.vip.uid == uid:
+                self._send(won.seated, Send(node, inquiry))
 
     # Report --------------------------------------------------------------------------------------
 
@@ -410,6 +521,7 @@ class Keeper:
             interfaces=self._node.interfaces(),
             interface_of=self._node.interface_of,
             bound=self._node.bound,
+            services=self._workloads.statuses(),
             problems=self._problems(),
         )
         report = reports.report(self._keeping, facts, now_ns())
@@ -426,6 +538,7 @@ class Keeper:
             *(problem for memory in memories for problem in memory.problems.values()),
             *(problem for seated in self._seats.speaking() for problem in seated.seat.problems(now_ns())),
             *self._node.problems(),
+            *self._workloads.problems(),
         )
 
 

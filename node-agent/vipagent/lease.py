@@ -20,7 +20,9 @@ The rules (numbers as in docs/protocol.md):
 10. a candidate tries only while a majority freshly calls the address free, `rank` × 30 ms after it heard
     so; losers give back at once and hold back for a random moment;
 12. `expire` and `receive` first let go of what has lapsed, whatever the clock did meanwhile;
-13. a planned move asks the target first (Prepare, Ready), then closes, releases and hands over;
+13. a planned move asks the target first (Prepare, Ready), then closes, releases and hands over. Where
+    services run that follow the address set they are stopped in between, under the lease: whoever has it next
+    knows that they have stopped. An owner whose lease has lapsed says `closed` only when they have;
 16. releases are repeated until each witness has seen them or Tw has passed.
 
 *A majority* is one of every quorum of the configuration in force: two while the witnesses change. A
@@ -79,6 +81,7 @@ _AFTER_MOVE_HEARTBEATS: Final = 3
 _OWNER_ALONE_HEARTBEATS: Final = 2.5
 _API_SERVER_PATIENCE_NS: Final = 2000 * MILLISECOND
 _GATEWAY_GRACE_NS: Final = 1000 * MILLISECOND
+_ASK_AGAIN_NS: Final = 5000 * MILLISECOND
 _NEVER_NS: Final = 1 << 63
 _ASKS: Final = (Phase.ACQUIRING, Phase.OWNER)
 
@@ -157,7 +160,7 @@ class Lease:
         for holding in self._holdings.values():
             if holding.phase is Phase.OWNER:
                 due.append(holding.deadline_ns)
-                if holding.handing is not None:
+                if holding.handing is not None and not (holding.handing.is_ready and holding.is_occupied):
                     due.append(holding.handing.next_ask_ns)
             elif holding.phase is Phase.ACQUIRING:
                 due.append(holding.retry_at_ns)
@@ -227,13 +230,31 @@ class Lease:
             if is_answer:
                 self._answered_ns = max(now_ns, self._answered_ns)
 
-    def judge(self, fit: frozenset[Key], now_ns: int, *, is_sound: bool = True) -> list[Effect]:
-        """Take over which address sets this node is fit to hold, and whether it reaches its gateway."""
+    def is_leaving(self, key: Key) -> bool:
+        """Whether what runs here for the address set is to be stopped, so that another node may own it."""
+        holding = self._holdings.get(key)
+        if holding is None or holding.phase is not Phase.OWNER:
+            return False
+        return not self._is_ready(holding) or (holding.handing is not None and holding.handing.is_ready)
+
+    def judge(
+        self,
+        fit: frozenset[Key],
+        now_ns: int,
+        *,
+        is_sound: bool = True,
+        occupied: frozenset[Key] = frozenset(),
+    ) -> list[Effect]:
+        """Take over which address sets this node is fit to hold, and whether it reaches its gateway.
+
+        Those that are `occupied` have services running here.
+        """
         if self._is_sound and not is_sound:
             self._unsound_since_ns = now_ns
         self._is_sound = is_sound
         for key, holding in self._holdings.items():
             holding.is_fit = key in fit
+            holding.is_occupied = key in occupied
         return self._steer(now_ns)
 
     def resign(self, now_ns: int) -> list[Effect]:
@@ -344,6 +365,9 @@ class Lease:
             if holding.phase is not Phase.OWNER:
                 continue
             must_leave = not self._is_ready(holding)
+            if must_leave and holding.is_occupied:
+                holding.handing = None
+                continue
             target = holding.standby if must_leave else self._better_elsewhere(holding, now_ns)
             if target is None:
                 holding.handing = None
@@ -357,10 +381,16 @@ class Lease:
         return effects
 
     def _ask(self, key: Key, holding: Holding, handing: Handing, now_ns: int) -> list[Effect]:
-        if now_ns < handing.next_ask_ns:
+        if now_ns < handing.next_ask_ns or (handing.is_ready and holding.is_occupied):
             return []
-        if handing.must_leave and handing.asks >= _ATTEMPTS:
-            return self._give_up(key, holding, now_ns)
+        if handing.asks >= _ATTEMPTS:
+            if handing.must_leave:
+                return self._give_up(key, holding, now_ns)
+            if handing.is_ready:
+                # It changed its mind while services were stopped for it: they start again.
+                again_ns = now_ns + _ASK_AGAIN_NS
+                holding.handing = Handing(handing.target, must_leave=False, next_ask_ns=again_ns)
+                return []
         handing.asks += 1
         handing.next_ask_ns = now_ns + (_RETRY_NS if handing.must_leave else self._timing.heartbeat_ns)
         self._wake_by(handing.next_ask_ns)
@@ -386,6 +416,9 @@ class Lease:
         if holding is None or holding.phase is not Phase.OWNER or message.incarnation != self._incarnation:
             return []
         if holding.handing is None or holding.handing.target != sender:
+            return []
+        if holding.is_occupied:
+            holding.handing.is_ready, holding.handing.asks = True, 0
             return []
         return self._give_up(message.key, holding, now_ns, successor=sender)
 

@@ -14,7 +14,8 @@ compares its clock with another's.
       │ ◀──────────────── Released │
       │ ◀── Offer (it became free) │
 
-Between any two keepers whose witness configurations differ: `GetConfig` and `Config`.
+Between any two keepers whose witness configurations differ: `GetConfig` and `Config`. From an owner to all
+who may have run the services that follow its address set: `Inquire`, answered with `Vacant`.
 
 `round` numbers an agent's requests and releases and only grows; together with the sender's
 incarnation, which the datagram carries, it orders all that one agent ever said.
@@ -167,7 +168,25 @@ class Config(msgspec.Struct, frozen=True, array_like=True, tag="config"):
     configuration: Configuration
 
 
+class Inquire(msgspec.Struct, frozen=True, array_like=True, tag="inquire"):
+    """The owner in this term asks which of these services, told by their ids, run with the receiver."""
+
+    incarnation: int
+    term: int
+    services: tuple[str, ...]
+
+
+class Vacant(msgspec.Struct, frozen=True, array_like=True, tag="vacant"):
+    """The answer to an Inquire of that incarnation and term: `vacant` run not here, `stuck` will not stop."""
+
+    incarnation: int
+    term: int
+    vacant: tuple[str, ...]
+    stuck: tuple[str, ...]
+
+
 ToWitness = Request | Release
 ToCandidate = Ack | Released | Offer | Prepare | Ready | Handover
 OfConfiguration = GetConfig | Config
-Message = ToWitness | ToCandidate | OfConfiguration
+OfServices = Inquire | Vacant
+Message = ToWitness | ToCandidate | OfConfiguration | OfServices

@@ -3,8 +3,11 @@
 It joins `plan` (what is missing or too many) with the doors that do it, and with the two things that
 cannot wait for the next look: taking an address that was won, and leaving one that was lost.
 
-    taking    fence opens → addresses bound → announced, in one go; repeats follow (`announcement`)
-    leaving   fence closes at once → addresses unbound
+    taking        fence opens → addresses bound → announced, in one go; repeats follow (`announcement`)
+    leaving       fence closes at once → addresses unbound
+
+Where services are to start first there is a while between the fence and the addresses, and where they
+stop last the addresses are put down, unbound while the fence is still open, before they do.
 
 A look observes, plans and acts. It follows every change that the kernel tells of, and comes by itself
 every `LOOK_S` to renew the addresses' lifetimes. Between planning and acting the world moves on, so
@@ -62,7 +65,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Held:
-    """One holding, from `open` to `leave`; where it belongs and how it is announced follow the plan."""
+    """One holding, from `open` to `leave`; where it belongs and how it is announced follow the plan.
+
+    `claim.is_held` tells whether its addresses are to be bound, between `take` and `put_down`.
+    """
 
     vip: VirtualIPPlan
     claim: Claim
@@ -191,14 +197,14 @@ class Node:
         if planned is None or vip is None or _bare(planned) != _bare(held.claim):
             return
         before = held.claim, held.vip.announcement_count, held.vip.announcement_refresh_s
-        held.vip, held.claim = vip, replace(planned, is_held=True)
+        held.vip, held.claim = vip, replace(planned, is_held=held.claim.is_held)
         after = held.claim, vip.announcement_count, vip.announcement_refresh_s
         if key in self._repeats and after != before:
             self._announce_from_now(key, held)
 
     def open(self, key: Key, vip: VirtualIPPlan, deadline_ns: int) -> None:
         """Open the fence of a set that was won; `take` follows."""
-        self._held[key] = held = _Held(vip, claim(vip, is_held=True), deadline_ns)
+        self._held[key] = held = _Held(vip, claim(vip, is_held=False), deadline_ns)
         for address in held.claim.addresses:
             self._holders[address.ip][key] = held
         self._note_bound(held)
@@ -216,14 +222,22 @@ class Node:
         held = self._held.get(key)
         if held is None:
             return
+        held.claim = replace(held.claim, is_held=True)
         places = place(held.claim, self.view)
         if isinstance(places, Refusal):
             _log.error("Cannot bind %s: %s", held.claim.name, places.message)
         else:
             await self._attempt("Bind", [self._bind(address, index) for address, index in places.items()])
-        if self._held.get(key) is held:
+        if self._held.get(key) is held and held.claim.is_held:
             self._announce([address.ip for address in held.claim.addresses], asks_gateway=True)
             self._announce_from_now(key, held)
+
+    async def put_down(self, key: Key) -> None:
+        """Unbind a held set whose fence stays open; `take` binds it again."""
+        held = self._held.get(key)
+        if held is not None:
+            held.claim = replace(held.claim, is_held=False)
+            await self._unbind_all(key, held)
 
     def close(self, key: Key) -> None:
         """Close the fence of a set; when it returns, no packet of its addresses passes. `leave` follows."""
@@ -235,6 +249,10 @@ class Node:
         held = self._held.pop(key)
         for address in held.claim.addresses:
             self._holders[address.ip].pop(key)
+        await self._unbind_all(key, held)
+        return held.claim.name
+
+    async def _unbind_all(self, key: Key, held: _Held) -> None:
         repeats = self._repeats.pop(key, None)
         if repeats is not None:
             repeats.cancel()
@@ -246,7 +264,6 @@ class Node:
                 for index in tuple(self._bound_on[address.ip])
             ],
         )
-        return held.claim.name
 
     # Looking -------------------------------------------------------------------------------------
 
@@ -361,7 +378,7 @@ class Node:
                 if self._guards.get((index, GuardRole.CARRIER)) is not None:
                     return  # never an address on a link that is not fenced: the guard is tried again too
                 await self._attempt("Bind", [self._bind(address, index)])
-                if is_new and self._is_held(address):
+                if is_new and self._is_taken(address):
                     self._announce([address], asks_gateway=False)
             case Forget(address):
                 is_known = any(address == a.ip for claimed in self._claims() for a in claimed.addresses)
@@ -380,9 +397,12 @@ class Node:
     def _is_held(self, address: IPAddress) -> bool:
         return bool(self._holders.get(address))
 
+    def _is_taken(self, address: IPAddress) -> bool:
+        return any(held.claim.is_held for held in self._holders.get(address, {}).values())
+
     async def _bind(self, address: IPAddress, index: LinkIndex) -> None:
         async with self._locks[address]:
-            if not self._is_held(address):
+            if not self._is_taken(address):
                 return
             self._bound_on[address].add(index)
             try:
@@ -401,8 +421,10 @@ class Node:
                 self._bound_on[address].discard(index)
 
     def _place_of(self, address: IPAddress) -> LinkIndex | None:
-        """Where a held address belongs, as far as the last look knows; None if it is not held."""
+        """Where an address that was taken belongs, as far as the last look knows; None if it was not."""
         for held in self._holders.get(address, {}).values():
+            if not held.claim.is_held:
+                continue
             places = place(held.claim, self.view)
             if isinstance(places, Refusal):
                 return next(iter(self._bound_on[address]), None)

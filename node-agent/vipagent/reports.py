@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vipagent.seats import Seated, Seats
     from vipagent.standing import Standing
     from vipapi.nodeplan import DomainPlan, Plan, VirtualIPPlan
-    from vipapi.nodestatus import InterfaceStatus, Problem
+    from vipapi.nodestatus import InterfaceStatus, Problem, ServiceStatus
 
 _STATES: Final[dict[Phase, Literal["Standby", "Acquiring", "Owner"]]] = {
     Phase.STANDBY: "Standby",
@@ -53,6 +53,7 @@ class Facts:
     interfaces: tuple[InterfaceStatus, ...]
     interface_of: Callable[[str], str]
     bound: Callable[[Key], tuple[str, ...]]
+    services: tuple[ServiceStatus, ...]
     problems: tuple[Problem, ...]
 
 
@@ -89,6 +90,7 @@ def report(keeping: Keeping, facts: Facts, now_ns: int) -> Report:
             for seated in (facts.seats.get(planned.uid),)
             for vip in planned.virtual_ips
         ),
+        services=facts.services,
         problems=facts.problems,
     )
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from vipagent.datagrams import Codec, DatagramRefused, Envelope
-from vipagent.effects import Adopt, Send
+from vipagent.effects import Adopt, Inquired, Send, Told
 from vipagent.lease import Lease
-from vipagent.messages import Ack, Config, GetConfig, Release, Request, Sender
+from vipagent.messages import Ack, Config, GetConfig, Inquire, Release, Request, Sender, Vacant
 from vipagent.peers import Peers
 from vipagent.succession import key_of, lease_timing, orders, rosters
 from vipagent.vote import Vote
@@ -153,12 +153,23 @@ class Seat:
         named = next((m.address for m in self.configuration.members if m.node == self._me.node), None)
         self._is_stranger = named is not None and self._stands_at not in (None, named)
 
-    def judge(self, fit_uids: Iterable[str], now_ns: int, *, is_sound: bool) -> list[Effect]:
-        """Take over which address sets this node is fit to hold, and whether it reaches its gateway."""
+    def judge(
+        self,
+        fit_uids: Iterable[str],
+        now_ns: int,
+        *,
+        is_sound: bool,
+        occupied_uids: frozenset[str] = frozenset(),
+    ) -> list[Effect]:
+        """Take over which address sets this node is fit to hold, and whether it reaches its gateway.
+
+        Services run here that follow those of `occupied_uids`.
+        """
         self.is_sound = is_sound
         fit = frozenset(fit_uids)
         keys = frozenset(key for uid, key in self._keys.items() if uid in fit)
-        return self.lease.judge(keys, now_ns, is_sound=is_sound)
+        occupied = frozenset(key for uid, key in self._keys.items() if uid in occupied_uids)
+        return self.lease.judge(keys, now_ns, is_sound=is_sound, occupied=occupied)
 
     def key(self, uid: str) -> Key | None:
         """The key of a planned VirtualIP's address set; None if it is not planned here."""
@@ -192,6 +203,10 @@ class Seat:
                 return self._on_config(configuration)
             case GetConfig():
                 return [Send(node, Config(self.configuration))]
+            case Inquire() if not self._is_stranger:
+                return [Inquired(node, message)]
+            case Vacant() if message.incarnation == self._me.incarnation:
+                return [Told(node, message)]
         effects: list[Effect] = []
         if envelope.relation.is_served:
             effects += self._route(envelope.sender, message, now_ns)
@@ -238,7 +253,7 @@ class Seat:
                 return [] if self._is_stranger else list(self.witness.receive(sender, message, now_ns))
             case Ack():
                 self._peers.hear_answer(sender.node, now_ns)
-            case Config() | GetConfig():
+            case Config() | GetConfig() | Inquire() | Vacant():
                 return []
         return self.lease.receive(sender.node, message, now_ns)
 

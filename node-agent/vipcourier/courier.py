@@ -32,6 +32,7 @@ from vipcluster.client import (
     FAILOVER_DOMAINS,
     NODES,
     SECRETS,
+    SERVICE_FAILOVERS,
     VIP_NODES,
     VIRTUAL_IPS,
     ApiError,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from vipcluster.client import Cluster
 
 MANAGER = "vipkeeper-courier"
-WATCHED = (VIRTUAL_IPS, FAILOVER_DOMAINS, NODES, SECRETS)
+WATCHED = (VIRTUAL_IPS, SERVICE_FAILOVERS, FAILOVER_DOMAINS, NODES, SECRETS)
 PLAN_PAUSE_S = 0.01
 WRITE_PAUSE_S = 0.05
 REREAD_S = 30.0
@@ -61,7 +62,7 @@ FIRST_RETRY_S = 0.2
 LAST_RETRY_S = 2.0
 REMEDIES = {
     Forbidden: "bind the courier's service account to its ClusterRole and, for Secrets, its Role",
-    NotFound: "install vipkeeper's CRDs",
+    NotFound: "install vipkeeper's CRDs, those of this version, before its node agents",
 }
 
 Given = ParamSpec("Given")

@@ -3,16 +3,19 @@
 A node takes part in the FailoverDomains whose `nodeSelector` selects it and in those it is a witness of,
 also one that is just being replaced. Of each it is told the witness configuration, the members, the keys
 and every VirtualIP that may be held: one that the controller has accepted (condition `Accepted`) and that
-nobody is deleting; those that somebody is deleting it is told by their UIDs. Everything in the plan is
-sorted, so that an unchanged world gives an unchanged plan, byte for byte.
+nobody is deleting; those that somebody is deleting it is told by their UIDs. With a VirtualIP go the
+services that follow it (`services`), whose nodes are its candidates then; every node of the domain is told
+of them, for one that was a candidate stops them in order only while it knows of them. Everything in the
+plan is sorted, so that an unchanged world gives an unchanged plan, byte for byte.
 
 A plan that says less than the last one makes keepers let go of addresses. So what can not be read is
 not taken for something that is gone. Of every object the last good state is kept, and stands in
 
-- for a VirtualIP or a domain that this version cannot read (written for a newer one, say);
+- for a VirtualIP, a ServiceFailover or a domain that this version cannot read (written for a newer one, say);
 - for a VirtualIP whose newest generation the controller has not accepted yet. Where there is no older
   state, as after a restart, the newest stands in, but with the addresses of `status.addresses`, which
-  were accepted, in place of its own: another VirtualIP may have those. Without any it is left out;
+  were accepted, in place of its own: another VirtualIP may have those. Without any it is left out
+  (for a ServiceFailover `services` decides);
 - for a heartbeat Secret that is missing or damaged;
 - for an `Accepted` that somebody wiped from a status;
 - for a domain whose status was wiped, shows a lower epoch than before, or a configuration that its hash
@@ -25,11 +28,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
-from vipapi import conditions, timing
+from vipapi import timing
 from vipapi.addresses import parse_all
 from vipapi.candidates import nominate
 from vipapi.configuration import Configuration, Member, fingerprint
@@ -44,15 +47,19 @@ from vipapi.resources import (
     VirtualIPSpec,
     VirtualIPStatus,
     configuration_of,
-    parse,
 )
+from vipapi.services import joined
+from vipcourier.reading import Reader, accepted_generation, by_name, is_accepted, metadata_of, status_of
+from vipcourier.services import Failovers, service_checks, service_plans
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from vipapi.healthchecks import HealthCheck
+    from vipapi.nodeplan import ServicePlan
     from vipapi.resources import DomainNode
-
-Document = dict[str, Any]
+    from vipapi.services import Following
+    from vipcourier.reading import Document
 
 SHORTEST_KEY = 16
 HIGHEST_KEY_ID = 255
@@ -64,6 +71,7 @@ class Sources(NamedTuple):
     """Complete listings of what a plan is made of; the Secrets are those of the operator's namespace."""
 
     virtual_ips: Sequence[Document]
+    failovers: Sequence[Document]
     domains: Sequence[Document]
     nodes: Sequence[Document]
     secrets: Sequence[Document]
@@ -103,35 +111,59 @@ class _Held(NamedTuple):
     status: VirtualIPStatus
 
 
+class _Joint(NamedTuple):
+    """What a VirtualIP's plan has of the nodes and of the services that follow it."""
+
+    candidates: tuple[CandidatePlan, ...]
+    services: tuple[ServicePlan, ...]
+    service_checks: tuple[HealthCheck, ...]
+
+
+class _JointKey(NamedTuple):
+    """What a joint is made of, besides the labels of the nodes: UIDs with the generations in force."""
+
+    virtual_ip: tuple[str, int]
+    domain: tuple[str, int]
+    failovers: tuple[tuple[str, int], ...]
+
+
 class Planner:
     """Makes the plans of one node; remembers the last good state of each object that still exists."""
 
     def __init__(self, node: str) -> None:
         self._node = node
-        self._parsed: dict[tuple[str, str], Any] = {}
+        self._reader = Reader()
+        self._failovers = Failovers()
         self._domains: dict[str, _GoodDomain] = {}
         self._orders: dict[str, _Order] = {}
         self._virtual_ips: dict[str, _GoodVirtualIP] = {}
         self._keys: dict[str, tuple[Key, ...]] = {}
-        self._nominees: dict[tuple[str, int, str, int], tuple[CandidatePlan, ...]] = {}
-        self._known_nominees: dict[tuple[str, int, str, int], tuple[CandidatePlan, ...]] = {}
+        self._joints: dict[_JointKey, _Joint] = {}
+        self._known_joints: dict[_JointKey, _Joint] = {}
         self._labels: list[tuple[str, tuple[tuple[str, str], ...]]] = []
 
     def plan(self, sources: Sources) -> Planned:
         """Return the plan for this world; never raises for what an object says."""
         problems: list[str] = []
-        parsed, self._parsed = self._parsed, {}
-        nodes = self._read_nodes(sources.nodes, parsed, problems)
+        self._reader.begin()
+        nodes = self._read_nodes(sources.nodes, problems)
         own = next((node for node in nodes if node.metadata.name == self._node), None)
         secrets = {secret["metadata"]["name"]: secret for secret in sources.secrets}
-        held = self._read_virtual_ips(sources.virtual_ips, parsed, problems)
+        held, virtual_ips = self._read_virtual_ips(sources.virtual_ips, problems)
+        followings = self._failovers.read(
+            sources.failovers,
+            self._reader,
+            virtual_ips=virtual_ips,
+            nodes={node.metadata.name for node in nodes},
+            problems=problems,
+        )
         deleted = _deleted(sources.virtual_ips)
         domains = []
         good_domains, self._domains = self._domains, {}
         orders, self._orders = self._orders, {}
         good_keys, self._keys = self._keys, {}
-        for document in sorted(sources.domains, key=_name):
-            metadata, status, good = self._read_domain(document, parsed, good_domains, problems)
+        for document in sorted(sources.domains, key=by_name):
+            metadata, status, good = self._read_domain(document, good_domains, problems)
             order = _newest(metadata, status, orders.get(metadata.uid, _Order()), problems)
             self._orders[metadata.uid] = order
             if good is None or not self._takes_part(own, good.spec, order.configuration):
@@ -152,7 +184,12 @@ class Planner:
                     members=order.members,
                     keys=keys,
                     virtual_ips=tuple(
-                        _virtual_ip(found, self._candidates(found, metadata.uid, good, nodes))
+                        _virtual_ip(
+                            found,
+                            self._joint(
+                                found, followings.get(found.metadata.name, ()), metadata.uid, good, nodes
+                            ),
+                        )
                         for found in members
                     ),
                     deleted=deleted.get(metadata.name, ()),
@@ -167,59 +204,58 @@ class Planner:
         )
         return Planned(plan, tuple(problems))
 
-    def _read_nodes(
-        self, documents: Iterable[Document], parsed: Mapping[tuple[str, str], Any], problems: list[str]
-    ) -> list[Node]:
+    def _read_nodes(self, documents: Iterable[Document], problems: list[str]) -> list[Node]:
         nodes = []
-        for document in sorted(documents, key=_name):
+        for document in sorted(documents, key=by_name):
             try:
-                nodes.append(self._parse(Node, document, parsed))
+                nodes.append(self._reader.read(Node, document))
             except ValueError as error:
                 problems.append(str(error))
         labels = [(node.metadata.name, tuple(sorted(node.metadata.labels.items()))) for node in nodes]
         if labels != self._labels:
             self._labels = labels
-            self._nominees = {}
-        self._known_nominees, self._nominees = self._nominees, {}
+            self._joints = {}
+        self._known_joints, self._joints = self._joints, {}
         return nodes
 
     def _read_virtual_ips(
-        self, documents: Iterable[Document], parsed: Mapping[tuple[str, str], Any], problems: list[str]
-    ) -> list[_Held]:
-        """Return those that may be held, each with the spec that is in force."""
+        self, documents: Iterable[Document], problems: list[str]
+    ) -> tuple[list[_Held], dict[str, VirtualIP]]:
+        """Return those that may be held, each with the spec that is in force, and all that can be read."""
         before, self._virtual_ips = self._virtual_ips, {}
-        found = []
-        for document in sorted(documents, key=_name):
+        found, readable = [], {}
+        for document in sorted(documents, key=by_name):
             uid = document["metadata"]["uid"]
             good = before.get(uid)
             try:
-                virtual_ip = self._parse(VirtualIP, document, parsed)
+                virtual_ip: VirtualIP = self._reader.read(VirtualIP, document)
             except ValueError as error:
                 problems.append(str(error))
-                metadata, status = _metadata(document), _status(VirtualIPStatus, document)
+                metadata, status = metadata_of(document), status_of(VirtualIPStatus, document)
             else:
                 metadata, status = virtual_ip.metadata, virtual_ip.status
                 good = _in_force(virtual_ip, good, problems)
-            if good is None or metadata.is_deleting or not _is_accepted(status, is_planned=uid in before):
+                readable[metadata.name] = virtual_ip
+            is_let_in = is_accepted(status.conditions, is_planned=uid in before)
+            if good is None or metadata.is_deleting or not is_let_in:
                 continue
             self._virtual_ips[uid] = good
             found.append(_Held(metadata, good, status))
-        return found
+        return found, readable
 
     def _read_domain(
         self,
         document: Document,
-        parsed: Mapping[tuple[str, str], Any],
         before: Mapping[str, _GoodDomain],
         problems: list[str],
     ) -> tuple[ObjectMeta, FailoverDomainStatus, _GoodDomain | None]:
         good = before.get(document["metadata"]["uid"])
         try:
-            domain = self._parse(FailoverDomain, document, parsed)
+            domain = self._reader.read(FailoverDomain, document)
             times = timing.effective(domain.spec)
         except ValueError as error:
             problems.append(f"FailoverDomain {document['metadata']['name']}: {error}")
-            metadata, status = _metadata(document), _status(FailoverDomainStatus, document)
+            metadata, status = metadata_of(document), status_of(FailoverDomainStatus, document)
         else:
             metadata, status = domain.metadata, domain.status
             good = _GoodDomain(domain.spec, times, metadata.generation)
@@ -232,36 +268,45 @@ class Planner:
             return True
         return own is not None and spec.node_selector.matches(own.metadata.labels)
 
-    def _candidates(
-        self, found: _Held, domain_uid: str, domain: _GoodDomain, nodes: Sequence[Node]
-    ) -> tuple[CandidatePlan, ...]:
+    def _joint(
+        self,
+        found: _Held,
+        followings: tuple[Following, ...],
+        domain_uid: str,
+        domain: _GoodDomain,
+        nodes: Sequence[Node],
+    ) -> _Joint:
         # Labels are matched for every node of the cluster: done again only when something in it changed.
-        key = (found.metadata.uid, found.good.generation, domain_uid, domain.generation)
-        candidates = self._known_nominees.get(key)
-        if candidates is None:
-            candidates = tuple(
-                CandidatePlan(node=nominee.node, priority=nominee.priority)
-                for nominee in nominate(found.good.spec, domain.spec, nodes)
-                if nominee.is_candidate
+        key = _JointKey(
+            virtual_ip=(found.metadata.uid, found.good.generation),
+            domain=(domain_uid, domain.generation),
+            failovers=tuple(
+                (each.failover.metadata.uid, each.failover.metadata.generation) for each in followings
+            ),
+        )
+        joint = self._known_joints.get(key)
+        if joint is None:
+            nominees = nominate(joined(found.good.spec, followings), domain.spec, nodes)
+            joint = _Joint(
+                candidates=tuple(
+                    CandidatePlan(node=nominee.node, priority=nominee.priority)
+                    for nominee in nominees
+                    if nominee.is_candidate
+                ),
+                services=service_plans(followings),
+                service_checks=service_checks(followings),
             )
-        self._nominees[key] = candidates
-        return candidates
-
-    def _parse(self, kind: type[Any], document: Document, parsed: Mapping[tuple[str, str], Any]) -> Any:
-        metadata = document["metadata"]
-        key = (metadata["uid"], metadata["resourceVersion"])
-        found = parsed[key] if key in parsed else parse(kind, document)
-        self._parsed[key] = found
-        return found
+        self._joints[key] = joint
+        return joint
 
 
-def _virtual_ip(found: _Held, candidates: tuple[CandidatePlan, ...]) -> VirtualIPPlan:
+def _virtual_ip(found: _Held, joint: _Joint) -> VirtualIPPlan:
     spec, election = found.good.spec, found.status.election
     return VirtualIPPlan(
         uid=found.metadata.uid,
         name=found.metadata.name,
         addresses=spec.addresses,
-        candidates=candidates,
+        candidates=joint.candidates,
         owner=None if election is None else election.owner,
         succession=() if election is None else election.succession,
         based_on_term=0 if election is None else election.based_on_term,
@@ -270,7 +315,9 @@ def _virtual_ip(found: _Held, candidates: tuple[CandidatePlan, ...]) -> VirtualI
         health_checks=spec.health_checks,
         announcement_count=spec.announcement.count,
         announcement_refresh_s=spec.announcement.refresh_seconds,
-        is_held_alone=spec.on_quorum_loss == "Hold" and len(candidates) == CANDIDATES_TO_HOLD_ALONE,
+        is_held_alone=spec.on_quorum_loss == "Hold" and len(joint.candidates) == CANDIDATES_TO_HOLD_ALONE,
+        services=joint.services,
+        service_checks=joint.service_checks,
     )
 
 
@@ -298,7 +345,7 @@ def _deleted(documents: Iterable[Document]) -> dict[str, tuple[str, ...]]:
     found: dict[str, list[str]] = {}
     for document in documents:
         uid = document["metadata"]["uid"]
-        status = _status(VirtualIPStatus, document)
+        status = status_of(VirtualIPStatus, document)
         names = [each.tombstone(uid) for each in status.retired_addresses]
         if document["metadata"].get("deletionTimestamp"):
             names = [uid]
@@ -337,20 +384,12 @@ def read_keys(secret: Document | None) -> tuple[tuple[Key, ...], str]:
     return tuple(keys[:KEYS_IN_FORCE]), objection
 
 
-def _is_accepted(status: VirtualIPStatus, *, is_planned: bool) -> bool:
-    """Whether the controller let the object in, and has not said otherwise since."""
-    condition = conditions.find(status.conditions, "Accepted")
-    if condition is None or condition.status == "Unknown":
-        return is_planned
-    return condition.status == "True"
-
-
 def _in_force(
     virtual_ip: VirtualIP, before: _GoodVirtualIP | None, problems: list[str]
 ) -> _GoodVirtualIP | None:
     """Return the spec to go by; None if there is nothing yet that anybody accepted."""
     metadata, accepted = virtual_ip.metadata, virtual_ip.status.addresses
-    generation = _accepted_generation(virtual_ip.status)
+    generation = accepted_generation(virtual_ip.status.conditions)
     if generation >= metadata.generation:
         return _GoodVirtualIP(virtual_ip.spec, metadata.generation, is_accepted=True)
     if generation == 0 or (before is not None and before.is_accepted):
@@ -370,32 +409,8 @@ def _in_force(
     return _GoodVirtualIP(spec, metadata.generation, is_accepted=False)
 
 
-def _accepted_generation(status: VirtualIPStatus) -> int:
-    """Return the newest generation that the controller accepted, 0 if it does not say so of any."""
-    condition = conditions.find(status.conditions, "Accepted")
-    if condition is None or condition.status != "True":
-        return 0
-    return condition.observed_generation or 0
-
-
 def _members(nodes: Iterable[DomainNode]) -> tuple[Member, ...]:
     return tuple(
         Member(node=node.node_name, address=node.address)
         for node in sorted(nodes, key=lambda node: node.node_name)
     )
-
-
-def _metadata(document: Document) -> ObjectMeta:
-    return msgspec.convert(document["metadata"], type=ObjectMeta)
-
-
-def _status(kind: type[Any], document: Document) -> Any:
-    try:
-        return msgspec.convert(document.get("status") or {}, type=kind)
-    except msgspec.ValidationError:
-        return kind()
-
-
-def _name(document: Document) -> str:
-    name: str = document["metadata"]["name"]
-    return name

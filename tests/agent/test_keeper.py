@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
+import subprocess
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -23,15 +26,19 @@ from vipagent.effects import Send
 from vipagent.fence import Fence
 from vipagent.keeper import Keeper, now_ns
 from vipagent.kernel import Kernel
+from vipagent.leash_cgroups import default_cgroup
 from vipagent.messages import Config
 from vipagent.node import Node
 from vipagent.probes import Probes
+from vipagent.runner import Runner
 from vipagent.seat import Seat
 from vipapi import link
 from vipapi.configuration import Configuration, Member, WitnessSet
+from vipapi.healthchecks import Exec, HealthCheck, TCPSocket
 from vipapi.link import Vote, Votes, VotesWanted
-from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Plan, Timing, VirtualIPPlan
-from vipapi.nodestatus import DomainStatus, Report
+from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Plan, ServicePlan, Timing, VirtualIPPlan
+from vipapi.nodestatus import DomainStatus, Report, ServiceStatus
+from vipapi.workloads import Scripts, Workload
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -109,6 +116,15 @@ class Courier:
     def state(self) -> str:
         return self.report.virtual_ips[0].state if self.report and self.report.virtual_ips else ""
 
+    def is_bound(self) -> bool:
+        return bool(self.report and self.report.virtual_ips and self.report.virtual_ips[0].bound)
+
+    def services(self) -> dict[str, ServiceStatus]:
+        return {} if self.report is None else {each.name: each for each in self.report.services}
+
+    def service_states(self) -> dict[str, str]:
+        return {name: each.state for name, each in self.services().items()}
+
     def reasons(self) -> set[str]:
         return set() if self.report is None else {problem.reason for problem in self.report.problems}
 
@@ -153,6 +169,7 @@ async def running(folder: Path) -> AsyncIterator[Courier]:
                 is_witness_only=False,
                 node=node,
                 run_probe=probes.run,
+                runner_for=partial(Runner, node="a", hooks_dir=folder, cgroup=default_cgroup("a")),
                 disk=disk,
                 socket=folder / "keeper.sock",
             )
@@ -374,3 +391,143 @@ def test_another_timing_is_refused_and_the_old_one_goes_on(tmp_path: Path) -> No
         assert courier.state() == "Owner"
 
     run(tmp_path, story)
+
+
+# Services that follow ----------------------------------------------------------------------------
+
+DAEMON = """#!/bin/sh
+echo "$VIPKEEPER_TERM" >> {folder}/$1.started
+sleep 600 &
+echo $! > {folder}/$1.pid
+"""
+
+
+def service(name: str, **more: object) -> ServicePlan:
+    made = ServicePlan(
+        uid="sfo-uid",
+        namespace="prod",
+        failover="shop",
+        name=name,
+        workload=Workload(exec=Scripts(start=Exec("daemon", (name,)))),
+        is_singleton=False,
+        start_timeout_ms=5_000,
+        stop_timeout_ms=1_000,
+    )
+    return msgspec.structs.replace(made, **more)
+
+
+def followed(*services: ServicePlan, checks: tuple[HealthCheck, ...] = ()) -> DomainPlan:
+    return planned(FIRST, msgspec.structs.replace(WEB, services=services, service_checks=checks))
+
+
+@pytest.fixture
+def hooks(tmp_path: Path) -> Path:
+    """A folder with a hook that leaves a process behind, and tells of it."""
+    hook = tmp_path / "daemon"
+    hook.write_text(DAEMON.format(folder=tmp_path))
+    hook.chmod(0o700)
+    return tmp_path
+
+
+def is_alive(folder: Path, name: str) -> bool:
+    return Path("/proc", (folder / f"{name}.pid").read_text().strip()).exists()
+
+
+async def addresses() -> list[str]:
+    async with AsyncIPRoute() as route:
+        return [str(message.get("address")) async for message in await route.addr("dump")]
+
+
+def test_services_start_before_the_address_is_bound_and_stop_after_it_is_gone(hooks: Path) -> None:
+    async def story(courier: Courier) -> None:
+        courier.plan(followed(service("db"), service("app", is_first=False)))
+        await courier.until(lambda: courier.service_states().get("db") == "Starting")
+        assert "192.0.2.10" not in await addresses()
+        await courier.until(lambda: courier.service_states() == {"db": "Active", "app": "Active"})
+        assert "192.0.2.10" in await addresses()
+        assert is_alive(hooks, "db")
+        assert is_alive(hooks, "app")
+        assert courier.services()["db"].term == int((hooks / "db.started").read_text())
+
+    run(hooks, story)
+    assert not is_alive(hooks, "db")
+    assert not is_alive(hooks, "app")
+
+
+def test_a_singleton_waits_for_the_other_candidate_s_word_or_the_end_of_its_leash(hooks: Path) -> None:
+    async def story(courier: Courier) -> None:
+        courier.plan(followed(service("db", is_singleton=True)))
+        await courier.until(lambda: courier.service_states() == {"db": "Waiting"})
+        assert courier.services()["db"].message.startswith("waits for b to confirm")
+        await courier.until(lambda: courier.service_states() == {"db": "Active"})
+
+    run(hooks, story)
+
+
+def test_a_service_that_is_planned_no_more_is_stopped_and_the_address_stays(hooks: Path) -> None:
+    async def story(courier: Courier) -> None:
+        courier.plan(followed(service("db"), service("app")))
+        await courier.until(lambda: courier.service_states() == {"db": "Active", "app": "Active"})
+        courier.plan(followed(service("db")))
+        await courier.until(lambda: courier.service_states() == {"db": "Active"})
+        assert not is_alive(hooks, "app")
+        courier.plan(followed())
+        await courier.until(lambda: courier.service_states() == {})
+        assert not is_alive(hooks, "db")
+        assert courier.state() == "Owner"
+        assert "192.0.2.10" in await addresses()
+
+    run(hooks, story)
+
+
+def test_a_service_that_is_planned_for_an_address_that_is_held_already_is_started(hooks: Path) -> None:
+    async def story(courier: Courier) -> None:
+        courier.plan(followed())
+        await courier.until(courier.is_bound)
+        courier.plan(followed(service("db")))
+        await courier.until(lambda: courier.service_states() == {"db": "Active"})
+        await courier.until(courier.is_bound)
+
+    run(hooks, story)
+
+
+def test_a_service_that_dies_costs_the_node_the_address_for_a_while(hooks: Path) -> None:
+    async def story(courier: Courier) -> None:
+        courier.plan(followed(service("db")))
+        await courier.until(lambda: courier.service_states() == {"db": "Active"})
+        os.kill(int((hooks / "db.pid").read_text()), 9)
+        await courier.until(lambda: courier.state() == "Standby")
+        assert courier.report is not None
+        holding = courier.report.virtual_ips[0]
+        assert (holding.fitness, holding.reason) == ("Unfit", "ServiceFailed")
+        assert "db" in holding.message
+        assert "192.0.2.10" not in await addresses()
+
+    run(hooks, story)
+
+
+def test_a_check_of_active_services_that_fails_moves_them_away(hooks: Path) -> None:
+    async def story(courier: Courier) -> None:
+        page = HealthCheck("page", period_milliseconds=100, tcp_socket=TCPSocket(port=1))
+        courier.plan(followed(service("db"), checks=(page,)))
+        await courier.until(lambda: courier.service_states() == {"db": "Active"})
+        await courier.until(lambda: courier.state() == "Standby")
+        assert not is_alive(hooks, "db")
+
+    run(hooks, story)
+
+
+def test_what_a_killed_keeper_left_running_is_ended_before_the_next_one_says_a_word(hooks: Path) -> None:
+    async def story(courier: Courier) -> None:
+        courier.plan(followed(service("db")))
+        await courier.until(lambda: courier.service_states() == {"db": "Active"})
+
+    cgroup = default_cgroup("a")
+    assert cgroup is not None
+    left = cgroup / "left%2Fbehind"
+    left.mkdir()
+    with subprocess.Popen(["/bin/sleep", "600"]) as sleeper:
+        (left / "cgroup.procs").write_text(str(sleeper.pid))
+        run(hooks, story)
+        assert sleeper.wait(5) == -signal.SIGKILL
+    assert not left.exists()

@@ -397,6 +397,103 @@ def test_a_hand_over_is_taken_at_once_and_waits_for_a_release_that_it_overtook()
     assert a.ack("w", again, 23) == [Open(_WEB, 422 * MILLISECOND, 5, Origin("Moved", "b", 10 * MILLISECOND))]
 
 
+# Services that follow ----------------------------------------------------------------------------
+
+_ALL: frozenset[Key] = frozenset({_WEB})
+
+
+class _Occupied(_Candidate):
+    """The owner of web, with services running that follow it; v and w vote, and b stands by."""
+
+    def __init__(self, order: Order | None = None) -> None:
+        super().__init__(order=order)
+        self.own(10, standby="b")
+        self.now_ns = 11 * MILLISECOND
+        self.judge()
+
+    def judge(self, *, is_fit: bool = True, is_occupied: bool = True) -> list[Effect]:
+        occupied = _ALL if is_occupied else frozenset()
+        return self.lease.judge(_ALL if is_fit else frozenset(), self.now_ns, occupied=occupied)
+
+    def renew_until(self, at_ms: float) -> list[Effect]:
+        """Let time pass while v and w answer; returns what is done besides asking them."""
+        done: list[Effect] = []
+        while self.lease.deadline_ns <= at_ms * MILLISECOND:
+            self.now_ns = max(self.now_ns, self.lease.deadline_ns)
+            effects = self.lease.expire(self.now_ns)
+            assert self.lease.deadline_ns > self.now_ns
+            done += [e for e in effects if not (isinstance(e, Send) and isinstance(e.message, Request))]
+            for request in _sent(effects, Request)[:1]:
+                for witness in ("v", "w"):
+                    self.ack(witness, request, self.now_ns / MILLISECOND, standby="b")
+        return done
+
+    def is_leaving(self) -> bool:
+        return self.lease.is_leaving(_WEB)
+
+    def ready(self) -> list[Effect]:
+        return self.lease.receive("b", Ready(_INCARNATION, _WEB), self.now_ns)
+
+
+_ASK_B = Send("b", Prepare(_INCARNATION, _WEB, is_sound=True))
+
+
+def test_an_unfit_owner_keeps_the_lease_until_its_services_have_stopped() -> None:
+    a = _Occupied()
+    assert not a.is_leaving()
+    assert not a.judge(is_fit=False)
+    assert a.is_leaving()
+    assert not a.renew_until(5_000)
+    assert a.phase() is Phase.OWNER
+    assert a.judge(is_fit=False, is_occupied=False) == [_ASK_B]
+    assert a.ready() == [Close(_WEB)]
+
+
+def test_a_keeper_that_stops_keeps_the_lease_until_its_services_have_stopped() -> None:
+    a = _Occupied()
+    assert not a.lease.resign(a.now_ns)
+    assert a.is_leaving()
+    assert not a.renew_until(5_000)
+    assert a.judge(is_occupied=False) == [_ASK_B]
+
+
+def test_services_are_stopped_for_a_move_only_when_its_target_is_ready_and_it_is_asked_again() -> None:
+    a = _Occupied(Order("b", 1))
+    assert _ASK_B in a.renew_until(200)
+    assert not a.is_leaving()
+    assert not a.ready()
+    assert a.is_leaving()
+    assert not a.renew_until(5_000)
+    assert a.judge(is_occupied=False) == [_ASK_B]
+    assert a.ready() == [Close(_WEB)]
+
+
+def test_an_owner_whose_target_is_not_ready_any_more_goes_on_itself() -> None:
+    a = _Occupied(Order("b", 1))
+    a.renew_until(200)
+    a.ready()
+    assert a.judge(is_occupied=False) + a.renew_until(1_000) == [_ASK_B] * 3
+    assert not a.is_leaving()
+    assert a.phase() is Phase.OWNER
+    a.judge()
+    assert _ASK_B in a.renew_until(6_000)
+
+
+def test_an_order_that_is_taken_back_lets_services_go_on() -> None:
+    a = _Occupied(Order("b", 1))
+    a.renew_until(200)
+    a.ready()
+    a.lease.assign({_WEB: Order("a", 1)}, a.now_ns)
+    assert not a.is_leaving()
+
+
+def test_a_lapsed_lease_waits_for_no_service_to_close() -> None:
+    a = _Occupied()
+    a.judge(is_fit=False)
+    assert Close(_WEB) in a.expire(2_000)
+    assert not a.is_leaving()
+
+
 # Renewing ----------------------------------------------------------------------------------------
 
 

@@ -33,8 +33,8 @@ def shape_of(kind: Any, name: str = "") -> Any:
     if get_origin(kind) is dict:
         return {"{}": shape_of(get_args(kind)[1])}
     if kind in PLAIN:
-        # The keeper writes this one time as text; it has no clock type on its side of the socket.
-        return "date-time" if name == "startedAt" else PLAIN[kind]
+        # The keeper writes these times as text; it has no clock type on its side of the socket.
+        return "date-time" if name in {"startedAt", "since"} else PLAIN[kind]
     return {
         field.encode_name: shape_of(field.type, field.encode_name) for field in msgspec.structs.fields(kind)
     }
@@ -70,8 +70,10 @@ def _field(kind: Any, name: str, longest_text: int) -> st.SearchStrategy[Any]:
     if get_origin(kind) is Literal:
         return st.sampled_from(get_args(kind))
     if kind is str:
+        written = TIMES.map(lambda moment: moment.isoformat().replace("+00:00", "Z"))
         return {
-            "startedAt": TIMES.map(lambda moment: moment.isoformat().replace("+00:00", "Z")),
+            "startedAt": written,
+            "since": written,
             "message": st.text(st.characters(codec="utf-8"), max_size=longest_text),
         }.get(name, WORDS)
     return {datetime: TIMES, bool: st.booleans(), int: SMALL}[kind]

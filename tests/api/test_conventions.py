@@ -23,7 +23,13 @@ RULES = [
     for place in PLACES
     for number, rule in enumerate(place.schema.get("x-kubernetes-validations", ()))
 ]
-SHORT_NAMES = {"VirtualIP": "vip", "FailoverDomain": "fod", "Switchover": "swo", "VIPNode": "vipn"}
+SHORT_NAMES = {
+    "VirtualIP": "vip",
+    "ServiceFailover": "sfo",
+    "FailoverDomain": "fod",
+    "Switchover": "swo",
+    "VIPNode": "vipn",
+}
 
 
 def version_of(kind: str) -> dict[str, Any]:
@@ -37,7 +43,7 @@ def test_a_kind_is_named_and_served_as_the_others_are(kind: str) -> None:
     definition = definitions()[kind]
     names = definition["spec"]["names"]
     assert definition["spec"]["group"] == "vipkeeper.io"
-    assert definition["spec"]["scope"] == "Cluster"
+    assert definition["spec"]["scope"] == ("Namespaced" if kind == "ServiceFailover" else "Cluster")
     assert definition["metadata"]["name"] == f"{names['plural']}.vipkeeper.io"
     assert (names["singular"], names["listKind"]) == (kind.lower(), f"{kind}List")
     assert names["shortNames"] == [SHORT_NAMES[kind]]
@@ -167,6 +173,7 @@ def test_a_rule_refuses_with_a_sentence_at_the_right_field(place: Place, rule: d
 
 def test_booleans_are_few_and_chosen() -> None:
     assert {place.path for place in PLACES if place.schema["type"] == "boolean"} == {
+        ".spec.services[].singleton",
         ".spec.suspend",
         ".spec.witnesses.apiServer",
         ".status.apiServerVotes",

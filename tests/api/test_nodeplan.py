@@ -5,10 +5,33 @@ import pytest
 
 from vipapi import nodeplan
 from vipapi.configuration import Configuration, Member, WitnessSet
-from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Plan, Timing, VirtualIPPlan
+from vipapi.healthchecks import Exec
+from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Plan, ServicePlan, Timing, VirtualIPPlan
+from vipapi.workloads import Scripts, Systemd, Workload
 
+APP = ServicePlan(
+    uid="f", namespace="prod", failover="billing", name="app", workload=Workload(systemd=Systemd("a.service"))
+)
+DB = ServicePlan(
+    uid="f",
+    namespace="prod",
+    failover="billing",
+    name="db",
+    workload=Workload(
+        exec=Scripts(Exec("db-start", ("-v",)), stop=Exec("db-stop"), status=Exec("db-status"))
+    ),
+    is_singleton=False,
+    is_first=False,
+    start_timeout_ms=1,
+    stop_timeout_ms=2,
+    generation=3,
+)
 VIP = VirtualIPPlan(
-    uid="u", name="web", addresses=("192.0.2.10/24", "2001:db8::10"), candidates=(CandidatePlan("a", 100),)
+    uid="u",
+    name="web",
+    addresses=("192.0.2.10/24", "2001:db8::10"),
+    candidates=(CandidatePlan("a", 100),),
+    services=(DB, APP),
 )
 DOMAIN = DomainPlan(
     name="default",
@@ -22,6 +45,10 @@ DOMAIN = DomainPlan(
 )
 
 
+def _running(*services: ServicePlan) -> VirtualIPPlan:
+    return msgspec.structs.replace(VIP, services=services)
+
+
 def _plan(**changes: object) -> Plan:
     return Plan(
         node="a", node_addresses=("192.0.2.1",), domains=(msgspec.structs.replace(DOMAIN, **changes),)
@@ -30,6 +57,11 @@ def _plan(**changes: object) -> Plan:
 
 def test_a_plan_is_read_as_it_was_written() -> None:
     assert nodeplan.decode(nodeplan.encode(_plan())) == _plan()
+
+
+def test_a_service_has_a_name_for_programs_and_one_for_people() -> None:
+    assert APP.id == "f/app"
+    assert APP.title == "prod/billing/app"
 
 
 @pytest.mark.parametrize(
@@ -62,9 +94,35 @@ def test_a_plan_is_read_as_it_was_written() -> None:
             id="more than the fence holds",
         ),
         pytest.param(_plan(virtual_ips=(VIP,) * 2501), "spread them over domains", id="more than a datagram"),
+        pytest.param(
+            _plan(virtual_ips=(_running(APP, DB, APP),)),
+            "the service prod/billing/app is in the plan twice",
+            id="a service twice",
+        ),
+        pytest.param(
+            _plan(virtual_ips=(_running(APP), _running(APP))),
+            "the service prod/billing/app is in the plan twice",
+            id="a service with two addresses",
+        ),
+        pytest.param(
+            _plan(virtual_ips=(_running(msgspec.structs.replace(APP, start_timeout_ms=0)),)),
+            "the service prod/billing/app has no time to start or to stop",
+            id="no time to start",
+        ),
+        pytest.param(
+            _plan(virtual_ips=(_running(msgspec.structs.replace(APP, stop_timeout_ms=-1)),)),
+            "the service prod/billing/app has no time to start or to stop",
+            id="no time to stop",
+        ),
         pytest.param(Plan(node="a", format=nodeplan.FORMAT + 1), "upgrade the keeper", id="a newer format"),
     ],
 )
 def test_a_plan_that_cannot_be_acted_on_is_refused_with_a_sentence(plan: Plan, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         nodeplan.decode(nodeplan.encode(plan))
+
+
+def test_a_workload_of_a_newer_kind_is_no_plan() -> None:
+    line = nodeplan.encode(_plan()).replace(b'"systemd"', b'"mount"')
+    with pytest.raises(ValueError, match="must have exactly one of `systemd` and `exec`"):
+        nodeplan.decode(line)

@@ -25,7 +25,7 @@ def attempt(bare_control_plane: ControlPlane) -> Attempt:
     """Create an object as `kubectl apply --dry-run=server` does: all checks, nothing stored."""
     api = bare_control_plane.api
     deadline = time.monotonic() + READY_S
-    for kind in ("VirtualIP", "FailoverDomain", "Switchover", "VIPNode"):
+    for kind in ("VirtualIP", "ServiceFailover", "FailoverDomain", "Switchover", "VIPNode"):
         while True:
             try:
                 api.list("vipkeeper.io/v1alpha1", kind)

@@ -59,6 +59,26 @@ def make(fleet: Fleet, name: str, **spec: Any) -> Object:
     return fleet.api.apply(body)
 
 
+def follow(fleet: Fleet, name: str, virtual_ip: str, *, namespace: str) -> Object:
+    """Make a ServiceFailover of one service on node-a, for which node-b stands by."""
+    fleet.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    service = {
+        "name": "app",
+        "virtualIPRef": {"name": virtual_ip},
+        "primary": "node-a",
+        "standbys": ["node-b"],
+        "workload": {"systemd": {"unit": "app.service"}},
+    }
+    return fleet.api.apply(
+        {
+            "apiVersion": API_VERSION,
+            "kind": "ServiceFailover",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"mode": "ActiveStandby", "services": [service]},
+        }
+    )
+
+
 def move(fleet: Fleet, name: str, virtual_ip: str, to: str) -> None:
     spec = {"virtualIPRef": {"name": virtual_ip}, "to": to}
     body = {"apiVersion": API_VERSION, "kind": "Switchover", "metadata": {"name": name}, "spec": spec}
@@ -81,6 +101,6 @@ def is_ready(fleet: Fleet, name: str) -> bool:
     return bool(condition(fleet.virtual_ip(name), "Ready").get("status") == "True")
 
 
-def notes(fleet: Fleet, reason: str) -> list[str]:
-    events = fleet.api.list("events.k8s.io/v1", "Event", namespace="default")
+def notes(fleet: Fleet, reason: str, *, namespace: str = "default") -> list[str]:
+    events = fleet.api.list("events.k8s.io/v1", "Event", namespace=namespace)
     return [event["note"] for event in events if event["reason"] == reason]

@@ -53,6 +53,7 @@ class Fleet:
         self.unfit: dict[str, tuple[str, str]] = {}
         self.scores: dict[str, int] = {}
         self.checks: dict[str, list[Object]] = {}
+        self.services: dict[str, list[Object]] = {}
         self.grants: dict[str, tuple[str, int]] = {}
         self.holders: dict[str, tuple[str, int, int | None]] = {}
         self.unbound: set[str] = set()
@@ -104,6 +105,14 @@ class Fleet:
         _, term = self.grants.get(uid, ("", 0))
         self.grants[uid] = (node, term + 1)
         self.holders[uid] = (node, term + 1, took_ms)
+
+    def run(self, node: str, failover: Object, state: str, **more: Any) -> None:
+        """Let a node report the first service of a ServiceFailover, and nothing of any other."""
+        [service, *_] = failover["spec"]["services"]
+        about = {"uid": failover["metadata"]["uid"], "name": service["name"]}
+        about["virtualIP"] = service["virtualIPRef"]["name"]
+        self.services[node] = [{**about, "state": state, **more}]
+        self.publish()
 
     def settle(
         self, look: Callable[[], Found | None], *, within_s: float = PATIENCE_S, what: str = ""
@@ -157,6 +166,7 @@ class Fleet:
             "candidacy": "Candidate",
             "domains": [about],
             "virtualIPs": [self._holding(node, each) for each in virtual_ips],
+            "services": self.services.get(node, []),
         }
         self.api.apply(
             {"apiVersion": API_VERSION, "kind": "VIPNode", "metadata": {"name": node}}, manager="fleet"

@@ -25,6 +25,39 @@ def switchover(**spec: Any) -> Object:
     return _object("Switchover", {"virtualIPRef": {"name": "web"}, "to": "node-b", **spec})
 
 
+def failover(*services: Object, mode: str = "ActiveStandby", **spec: Any) -> Object:
+    """Return a ServiceFailover, by default of one service."""
+    return _object("ServiceFailover", {"mode": mode, "services": list(services or [service()]), **spec})
+
+
+def service(name: str = "app", follows: str = "web", **said: Any) -> Object:
+    """Return a service of a ServiceFailover, by default on node-a with the standby node-b."""
+    found = {
+        "name": name,
+        "virtualIPRef": {"name": follows},
+        "primary": "node-a",
+        "standbys": ["node-b"],
+        "workload": {"exec": {"start": {"hook": f"{name}-start"}}},
+        **said,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def executed(**scripts: Any) -> Object:
+    """Return a ServiceFailover of one service with these hooks."""
+    return failover(service(workload={"exec": {"start": {"hook": "app-start"}, **scripts}}))
+
+
+def run_by_systemd(unit: str) -> Object:
+    """Return a ServiceFailover of one service that is a unit of systemd."""
+    return failover(service(workload={"systemd": {"unit": unit}}))
+
+
+def verified(**check: Any) -> Object:
+    """Return a ServiceFailover with one health check, by default a TCP one."""
+    return failover(healthChecks=[{"name": "app", "tcpSocket": {"port": 80}, **check}])
+
+
 def _object(kind: str, spec: Object) -> Object:
     spec = {name: value for name, value in spec.items() if value is not None}
     return {
@@ -116,6 +149,7 @@ GOOD = [
             spread={"group": "edge"},
             onQuorumLoss="Release",
             suspend=True,
+            allowedNamespaces={"names": ["prod", "a" * 63, "7"]},
         ),
         id="vip-everything",
     ),
@@ -124,6 +158,65 @@ GOOD = [
         virtual_ip(onQuorumLoss="Hold", candidates=[{"nodeName": "a"}, {"nodeName": "b"}]), id="vip-hold-two"
     ),
     pytest.param(checked(timeoutMilliseconds=1000), id="vip-timeout-as-long-as-the-period-in-force"),
+    pytest.param(failover(), id="failover-minimal"),
+    pytest.param(
+        failover(
+            service(
+                "db",
+                standbys=["node-b", "node-c.example"],
+                workload={
+                    "exec": {
+                        "start": {"hook": "db-start", "args": ["--port", "5432", ""]},
+                        "stop": {"hook": "db-stop"},
+                        "status": {"hook": "db-status", "args": []},
+                    }
+                },
+                singleton=True,
+                order="ServiceFirst",
+                startTimeoutSeconds=3600,
+                stopTimeoutSeconds=1,
+                onStopFailure="Block",
+            ),
+            service(
+                "app",
+                standbys=["node-b", "node-c.example"],
+                after=["db"],
+                workload={"systemd": {"unit": r"app@blue\x2dgreen.service"}},
+                singleton=False,
+                order="AddressFirst",
+            ),
+            service("cron", standbys=["node-b", "node-c.example"], after=["db", "app"], order="AddressFirst"),
+            failback={"policy": "Automatic", "delaySeconds": 86400},
+            healthChecks=[
+                {"name": "http", "httpGet": {"port": 80}, "failureThreshold": 1},
+                {"name": "sql", "exec": {"hook": "check-sql"}, "periodMilliseconds": 5000},
+            ],
+        ),
+        id="failover-everything",
+    ),
+    pytest.param(
+        failover(
+            service("one", "first"),
+            service("two", "second", primary="node-b", standbys=["node-a"]),
+            mode="Mutual",
+        ),
+        id="failover-mutual",
+    ),
+    pytest.param(
+        failover(
+            *(
+                service(f"app-{n}", f"vip-{n // 2}", primary=f"node-{n // 2}", standbys=["node-8", "node-9"])
+                for n in range(16)
+            ),
+            mode="Cluster",
+        ),
+        id="failover-cluster-of-sixteen",
+    ),
+    pytest.param(
+        failover(service(standbys=[f"node-{n}" for n in range(15)])), id="failover-fifteen-standbys"
+    ),
+    pytest.param(verified(timeoutMilliseconds=1000), id="failover-check"),
+    pytest.param(run_by_systemd("a.service"), id="failover-shortest-unit"),
     pytest.param(domain(), id="domain-empty"),
     pytest.param(
         domain(
@@ -150,6 +243,14 @@ HOOK = "must be the plain name of a file in the node's hook folder, without `/`"
 VALUES = "must have one or more entries for the operators In and NotIn, and none for Exists and DoesNotExist"
 HOLD = "must be Release, unless `candidates` has exactly two entries, each with a `nodeName`"
 NAME = "must be lower-case letters, digits and `-`, beginning and ending with a letter or digit"
+
+OTHER_NODES = "must have the same `primary` and the same `standbys`, in the same order, where they share"
+MUTUAL = "must be exactly two with two different `virtualIPRef`s in the mode Mutual"
+CROSSED = "must each have the other's `primary` as the only one of their `standbys` in the mode Mutual"
+AFTER = "must name in `after` only services of this list that have the same `virtualIPRef`"
+BEHIND = "must stand behind the services that they name in `after`"
+WORKLOAD = "must have exactly one of `systemd` and `exec`"
+UNIT = "must be the name of a service unit as `systemctl` shows it, with its suffix"
 
 BAD = [
     # addresses
@@ -273,6 +374,22 @@ BAD = [
         HOLD,
         id="vip-hold-selected",
     ),
+    pytest.param(
+        virtual_ip(allowedNamespaces={}),
+        "spec.allowedNamespaces.names: Required value",
+        id="vip-namespaces-missing",
+    ),
+    pytest.param(
+        virtual_ip(allowedNamespaces={"names": []}), "should have at least 1 items", id="vip-no-namespaces"
+    ),
+    pytest.param(
+        virtual_ip(allowedNamespaces={"names": ["prod", "prod"]}),
+        "names[1]: Duplicate value",
+        id="vip-namespace-twice",
+    ),
+    pytest.param(
+        virtual_ip(allowedNamespaces={"names": ["*"]}), "must be the name of a namespace", id="vip-namespace"
+    ),
     pytest.param(virtual_ip(suspend="yes"), "must be of type boolean", id="vip-suspend-string"),
     # health checks
     pytest.param(
@@ -373,10 +490,162 @@ BAD = [
     pytest.param(
         virtual_ip(adresses=["192.0.2.10"]), 'unknown field "spec.adresses"', id="vip-unknown-field"
     ),
-    pytest.param(
-        virtual_ip(allowedNamespaces={}), 'unknown field "spec.allowedNamespaces"', id="vip-not-yet"
-    ),
     pytest.param(checked(grpc={"port": 1}), 'unknown field "spec.healthChecks[0].grpc"', id="check-not-yet"),
+    # ServiceFailover
+    pytest.param(
+        failover(mode="Active"), 'supported values: "ActiveStandby", "Mutual", "Cluster"', id="mode"
+    ),
+    pytest.param(
+        {**failover(), "spec": {"services": [service()]}}, "spec.mode: Required value", id="without-mode"
+    ),
+    pytest.param(
+        {**failover(), "spec": {"mode": "Cluster", "services": []}},
+        "should have at least 1 items",
+        id="no-services",
+    ),
+    pytest.param(
+        failover(*(service(f"app-{n}") for n in range(17))), "must have at most 16 items", id="many-services"
+    ),
+    pytest.param(failover(service(), service()), "spec.services[1]: Duplicate value", id="service-twice"),
+    pytest.param(
+        failover(service("one", "first"), service("two", "second")),
+        "must all have the same `virtualIPRef` in the mode ActiveStandby",
+        id="active-standby-of-two-addresses",
+    ),
+    pytest.param(
+        failover(service("one"), service("two", standbys=["node-c"])), OTHER_NODES, id="other-standbys"
+    ),
+    pytest.param(
+        failover(
+            service("one", standbys=["node-b", "node-c"]),
+            service("two", standbys=["node-c", "node-b"]),
+            mode="Cluster",
+        ),
+        OTHER_NODES,
+        id="standbys-in-another-order",
+    ),
+    pytest.param(
+        failover(service("one"), service("two", primary="node-c"), mode="Cluster"),
+        OTHER_NODES,
+        id="other-primary",
+    ),
+    pytest.param(failover(mode="Mutual"), MUTUAL, id="mutual-of-one"),
+    pytest.param(failover(service("one"), service("two"), mode="Mutual"), MUTUAL, id="mutual-on-one-address"),
+    pytest.param(
+        failover(
+            service("one", "first"),
+            service("two", "second", primary="node-b", standbys=["node-a"]),
+            service("three", "third"),
+            mode="Mutual",
+        ),
+        MUTUAL,
+        id="mutual-of-three",
+    ),
+    pytest.param(
+        failover(service("one", "first"), service("two", "second"), mode="Mutual"), CROSSED, id="not-mutual"
+    ),
+    pytest.param(
+        failover(
+            service("one", "first", standbys=["node-b", "node-c"]),
+            service("two", "second", primary="node-b", standbys=["node-a"]),
+            mode="Mutual",
+        ),
+        CROSSED,
+        id="mutual-with-a-third-node",
+    ),
+    pytest.param(failover(service("one"), service("two", after=["three"])), AFTER, id="after-nobody"),
+    pytest.param(
+        failover(service("one", "first"), service("two", "second", after=["one"]), mode="Cluster"),
+        AFTER,
+        id="after-another-address-s",
+    ),
+    pytest.param(failover(service("one", after=["two"]), service("two")), BEHIND, id="before-it"),
+    pytest.param(failover(service("one", after=["one"])), BEHIND, id="after-itself"),
+    pytest.param(
+        failover(service("one", after=["two"]), service("two", after=["one"])), BEHIND, id="in-a-ring"
+    ),
+    pytest.param(
+        failover(service("one", order="AddressFirst"), service("two", after=["one"])),
+        "must start after the addresses are bound where they name a service in `after` that does",
+        id="before-the-addresses-and-after",
+    ),
+    pytest.param(
+        failover(service("one"), service("two", after=["one", "one"])), "Duplicate value", id="after-twice"
+    ),
+    pytest.param(failover(service("My App")), NAME, id="service-name"),
+    pytest.param(failover(service(follows="Web")), "must be the name of a VirtualIP", id="service-vip-name"),
+    pytest.param(
+        failover(service(virtualIPRef=None)), "services[0].virtualIPRef: Required value", id="service-vip"
+    ),
+    pytest.param(failover(service(primary="Node A")), NODE_NAME, id="service-primary"),
+    pytest.param(failover(service(primary=None)), "primary: Required value", id="service-no-primary"),
+    pytest.param(failover(service(standbys=["Node B"])), NODE_NAME, id="service-standby"),
+    pytest.param(failover(service(standbys=[])), "should have at least 1 items", id="service-no-standby"),
+    pytest.param(
+        failover(service(standbys=[f"node-{n}" for n in range(16)])),
+        "must have at most 15 items",
+        id="service-sixteen-standbys",
+    ),
+    pytest.param(
+        failover(service(standbys=["node-b", "node-c", "node-b"])),
+        "standbys: Invalid value: must not name a node twice",
+        id="service-standby-twice",
+    ),
+    pytest.param(
+        failover(service(standbys=["node-b", "node-a"])),
+        "must not have the `primary` among them: remove it",
+        id="service-primary-as-standby",
+    ),
+    pytest.param(failover(service(workload=None)), "workload: Required value", id="service-no-workload"),
+    pytest.param(failover(service(workload={})), WORKLOAD, id="workload-of-no-kind"),
+    pytest.param(
+        failover(service(workload={"systemd": {"unit": "a.service"}, "exec": {"start": {"hook": "a"}}})),
+        WORKLOAD,
+        id="workload-of-two-kinds",
+    ),
+    pytest.param(failover(service(workload={"exec": {}})), "start: Required value", id="exec-no-start"),
+    pytest.param(run_by_systemd("tomcat"), "should be at least 9 chars long", id="unit-without-suffix"),
+    pytest.param(run_by_systemd("tomcat.socket"), UNIT, id="unit-of-another-kind"),
+    pytest.param(run_by_systemd("../app.service"), UNIT, id="unit-path"),
+    pytest.param(run_by_systemd("app@.service"), UNIT, id="unit-without-instance"),
+    *(
+        case
+        for step in ("start", "stop", "status")
+        for case in (
+            pytest.param(executed(**{step: {"hook": "../app"}}), HOOK, id=f"{step}-path"),
+            pytest.param(
+                executed(**{step: {"hook": "app", "args": ["a\0"]}}),
+                "must not contain a NUL character",
+                id=f"{step}-nul",
+            ),
+        )
+    ),
+    pytest.param(
+        failover(service(order="Together")), 'supported values: "ServiceFirst", "AddressFirst"', id="order"
+    ),
+    pytest.param(failover(service(singleton="yes")), "must be of type boolean", id="singleton-string"),
+    pytest.param(
+        failover(service(startTimeoutSeconds=0)), "should be greater than or equal to 1", id="no-start-time"
+    ),
+    pytest.param(
+        failover(service(stopTimeoutSeconds=3601)),
+        "should be less than or equal to 3600",
+        id="a-stop-of-hours",
+    ),
+    pytest.param(failover(service(onStopFailure="Fence")), 'supported values: "Block"', id="fence-not-yet"),
+    pytest.param(
+        failover(service(workload={"mount": {}})),
+        'unknown field "spec.services[0].workload.mount"',
+        id="mount-not-yet",
+    ),
+    pytest.param(
+        verified(weight=20), 'unknown field "spec.healthChecks[0].weight"', id="failover-check-weight"
+    ),
+    pytest.param(
+        failover(failback={"policy": "Never"}),
+        'supported values: "Manual", "Automatic"',
+        id="failover-failback",
+    ),
     # FailoverDomain
     pytest.param(domain(allowedAddresses=[]), "should have at least 1 items", id="domain-allows-nothing"),
     pytest.param(
@@ -501,6 +770,12 @@ BAD_CHANGES = [
         "must not change: create another Switchover instead",
         id="switchover",
     ),
+    pytest.param(
+        failover(service("one", "web"), mode="Cluster"),
+        failover(service("one", "db"), mode="Cluster"),
+        "must not change: remove the service and add it under another `name`",
+        id="service-on-another-address",
+    ),
 ]
 
 GOOD_CHANGES = [
@@ -512,4 +787,12 @@ GOOD_CHANGES = [
         domain(), domain(profile="Balanced", witnesses={"count": 5}), id="domain-profile-said-aloud"
     ),
     pytest.param(switchover(), switchover(), id="switchover-applied-again"),
+    pytest.param(
+        failover(),
+        failover(
+            service("db", "db", primary="node-c", workload={"systemd": {"unit": "db.service"}}),
+            mode="Cluster",
+        ),
+        id="failover-everything",
+    ),
 ]

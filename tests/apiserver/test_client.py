@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from apiserver.fleet import API_VERSION
+from apiserver.controllers import follow
+from apiserver.fleet import API_VERSION, Fleet
 from vipcluster.client import (
     FAILOVER_DOMAINS,
     NODES,
     SECRETS,
+    SERVICE_FAILOVERS,
     SWITCHOVERS,
     VIRTUAL_IPS,
     ApiError,
@@ -125,6 +127,30 @@ def test_a_hundred_repeats_are_one_event(cluster: Cluster, apiserver: ControlPla
     assert event["series"]["count"] == 100
     assert event["reportingController"] == "vipkeeper.io/controller"
     assert "vipkeeper" in apiserver.kubectl("describe", "virtualip", "web")
+
+
+def test_an_event_about_a_namespaced_object_is_where_the_object_is(
+    cluster: Cluster, apiserver: ControlPlane
+) -> None:
+    billing = follow(Fleet(apiserver.api), "billing", "web", namespace="prod")
+    happening = Happening(
+        name="billing",
+        namespace="prod",
+        uid=billing["metadata"]["uid"],
+        type="Warning",
+        action="Observe",
+        reason="ServiceFailed",
+        note="app: Failed on node-a",
+    )
+    for _ in range(2):
+        tell(cluster, SERVICE_FAILOVERS, happening, controller="controller", instance="one", manager="us")
+    [event] = [
+        each
+        for each in apiserver.api.list("events.k8s.io/v1", "Event", namespace="prod")
+        if each["regarding"]["uid"] == billing["metadata"]["uid"]
+    ]
+    assert event["series"]["count"] == 2
+    assert "ServiceFailed" in apiserver.kubectl("describe", "servicefailover", "billing", "--namespace=prod")
 
 
 @pytest.mark.parametrize(

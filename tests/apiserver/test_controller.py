@@ -12,6 +12,7 @@ from apiserver.controllers import (
     admit,
     end,
     ended,
+    follow,
     is_ready,
     launch,
     make,
@@ -319,18 +320,89 @@ def test_a_move_of_an_address_that_does_not_exist_fails(fleet: Fleet) -> None:
     assert condition(wish, "Failed")["reason"] == "VirtualIPNotFound"
 
 
+def test_services_follow_their_address_and_their_story_is_told_in_their_namespace(fleet: Fleet) -> None:
+    uid = make(fleet, "web", allowedNamespaces={"names": ["prod"]})["metadata"]["uid"]
+    billing = follow(fleet, "billing", "web", namespace="prod")
+
+    def seen(reason: str, owner: str) -> Object | None:
+        found = fleet.api.get(API_VERSION, "ServiceFailover", "billing", namespace="prod")
+        is_so = condition(found, "Ready").get("reason") == reason
+        return found if is_so and found["status"]["services"][0].get("owner") == owner else None
+
+    fleet.scores = {"node-a": 100, "node-b": 99}
+    fleet.settle(lambda: fleet.owns("web", "node-a"))
+    assert {row["nodeName"] for row in fleet.virtual_ip("web")["status"]["candidates"]} == {
+        "node-a",
+        "node-b",
+    }
+    eventually(lambda: seen("ServicesNotActive", "node-a"))
+    fleet.run("node-a", billing, "Active", term=1, since="2026-01-01T00:00:00.123Z")
+    ready = eventually(lambda: seen("ServicesActive", "node-a"))
+    assert ready["status"]["observedGeneration"] == billing["metadata"]["generation"]
+    assert ready["status"]["services"][0] == {
+        "name": "app",
+        "owner": "node-a",
+        "state": "Active",
+        "term": 1,
+        "since": "2026-01-01T00:00:00.123000Z",
+    }
+    assert "finalizers" not in ready["metadata"]
+    fleet.run("node-a", billing, "Failed", term=1, message="app.service: exit status 1")
+    fleet.unfit["node-a"] = ("ServiceFailed", "app failed")
+    eventually(lambda: seen("ServiceFailed", "node-a"))
+    fleet.settle(lambda: fleet.owns("web", "node-b"))
+    fleet.run("node-b", billing, "Active", term=2)
+    after = eventually(lambda: seen("ServicesActive", "node-b"))
+    assert condition(after, "Degraded")["reason"] == "NoStandby"
+    assert fleet.grants[uid] == ("node-b", 2)
+    moved = "app: moved from node-a to node-b with term 2"
+    eventually(lambda: moved in notes(fleet, "OwnerChanged", namespace="prod"))
+    failed = "app: Failed on node-a: app.service: exit status 1"
+    eventually(lambda: failed in notes(fleet, "ServiceFailed", namespace="prod"))
+    assert not notes(fleet, "ServiceFailed")
+
+
+def test_services_of_a_namespace_that_an_address_does_not_allow_change_nothing(fleet: Fleet) -> None:
+    make(fleet, "web", allowedNamespaces={"names": ["prod"]})
+    follow(fleet, "billing", "web", namespace="lab")
+
+    def accepted() -> Object:
+        found = fleet.api.get(API_VERSION, "ServiceFailover", "billing", namespace="lab")
+        return condition(found, "Accepted")
+
+    refused = eventually(lambda: accepted().get("status") == "False" and accepted())
+    assert refused["reason"] == "NamespaceNotAllowed"
+    assert "`allowedNamespaces.names`" in refused["message"]
+    eventually(lambda: notes(fleet, "NamespaceNotAllowed", namespace="lab"))
+    fleet.settle(lambda: is_ready(fleet, "web"))
+    assert len(fleet.virtual_ip("web")["status"]["candidates"]) == 3
+    make(fleet, "web", allowedNamespaces={"names": ["lab"]})
+    eventually(lambda: accepted().get("status") == "True")
+    fleet.api.delete(API_VERSION, "ServiceFailover", "billing", namespace="lab")
+    eventually(lambda: len(fleet.virtual_ip("web")["status"]["candidates"]) == 3)
+
+
 def test_in_peace_nothing_is_written_and_nothing_of_kopf_is_anywhere(
     fleet: Fleet, controller: Process
 ) -> None:
     for number in range(5):
         make(fleet, f"vip-{number}", addresses=[f"192.0.2.{10 + number}/24"], spread={"group": "edge"})
 
+    make(fleet, "app", addresses=["192.0.2.20/24"], allowedNamespaces={"names": ["default"]})
+    billing = follow(fleet, "billing", "app", namespace="default")
+
+    def is_served() -> bool:
+        found = fleet.api.get(API_VERSION, "ServiceFailover", "billing")
+        return bool(condition(found, "Ready").get("status") == "True")
+
     def all_ready() -> bool:
         found = fleet.api.list(API_VERSION, "VirtualIP")
         return all(condition(each, "Ready").get("status") == "True" for each in found)
 
     fleet.settle(all_ready)
-    everything = ["VirtualIP", "FailoverDomain", "VIPNode", "Switchover"]
+    fleet.run(fleet.virtual_ip("app")["status"]["owner"], billing, "Active", term=1)
+    eventually(is_served)
+    everything = ["VirtualIP", "ServiceFailover", "FailoverDomain", "VIPNode", "Switchover"]
 
     def versions() -> dict[str, str]:
         objects = [each for kind in everything for each in fleet.api.list(API_VERSION, kind)]
@@ -349,7 +421,8 @@ def test_in_peace_nothing_is_written_and_nothing_of_kopf_is_anywhere(
     eventually(renewed_twice, what="the leader's own Lease goes on")
     assert versions() == before
     assert controller.is_alive
-    loads = [each["status"]["owner"] for each in fleet.api.list(API_VERSION, "VirtualIP")]
+    group = [each for each in fleet.api.list(API_VERSION, "VirtualIP") if "spread" in each["spec"]]
+    loads = [each["status"]["owner"] for each in group]
     assert sorted(loads.count(node) for node in fleet.nodes) == [1, 2, 2], "a group keeps apart"
 
 

@@ -27,7 +27,7 @@ from lab.api import RefusedError, manifests_in
 from vipapi import link
 from vipapi.link import Vote, VotesWanted, VoteWanted
 from vipapi.nodeplan import Plan
-from vipapi.nodestatus import HoldingStatus, Problem, Report
+from vipapi.nodestatus import HoldingStatus, Problem, Report, ServiceStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +40,8 @@ Object = dict[str, Any]
 API = "vipkeeper.io/v1alpha1"
 NAMESPACE = "vipkeeper-system"
 RBAC = "rbac.authorization.k8s.io/v1"
-RBAC_RULES = Path(__file__).parents[2] / "charts" / "vipkeeper" / "files" / "rbac.yaml"
+ROOT = Path(__file__).parents[2]
+RBAC_RULES = ROOT / "charts" / "vipkeeper" / "files" / "rbac.yaml"
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 VOTE = "vipkeeper-vote-uid"
 PATIENCE_S = 30.0
@@ -86,9 +87,20 @@ class StandInKeeper:
         self._connections.clear()
 
     def report(
-        self, *holdings: HoldingStatus, node: str = "node-a", problems: tuple[Problem, ...] = ()
+        self,
+        *holdings: HoldingStatus,
+        node: str = "node-a",
+        services: tuple[ServiceStatus, ...] = (),
+        problems: tuple[Problem, ...] = (),
     ) -> None:
-        report = Report(node=node, version="0.1.0", incarnation=1, virtual_ips=holdings, problems=problems)
+        report = Report(
+            node=node,
+            version="0.1.0",
+            incarnation=1,
+            virtual_ips=holdings,
+            services=services,
+            problems=problems,
+        )
         self._report = link.encode(report) + b"\n"
         for each in self._connections:
             each.sendall(self._report)
@@ -191,9 +203,17 @@ class Stage:
     def states(self) -> dict[str, str]:
         return {each["name"]: each["state"] for each in self.status().get("virtualIPs", [])}
 
-    def accept(self, name: str, verdict: str = "True", **status: Any) -> None:
+    def services(self) -> list[str]:
+        """Return the services that follow `web` in the newest plan, in the order in which they start."""
+        assert self.newest is not None
+        (found,) = self.newest.domains[0].virtual_ips
+        return [each.title for each in found.services]
+
+    def accept(
+        self, name: str, verdict: str = "True", *, kind: str = "VirtualIP", namespace: str = "", **status: Any
+    ) -> None:
         """Say what the controller would say."""
-        generation = self.api.get(API, "VirtualIP", name)["metadata"]["generation"]
+        generation = self.api.get(API, kind, name, namespace=namespace)["metadata"]["generation"]
         condition = {
             "type": "Accepted",
             "status": verdict,
@@ -204,8 +224,8 @@ class Stage:
         }
         document = {
             "apiVersion": API,
-            "kind": "VirtualIP",
-            "metadata": {"name": name},
+            "kind": kind,
+            "metadata": {"name": name} | ({"namespace": namespace} if namespace else {}),
             "status": {"observedGeneration": generation, "conditions": [condition], **status},
         }
         self.api.apply(document, subresource="/status")
@@ -244,9 +264,32 @@ def stage(apiserver: ControlPlane, tmp_path: Path) -> Iterator[Stage]:
         sys.stdout.write(found.log.read_text() if found.log.exists() else "")
 
 
-def add_virtual_ip(api: Api, name: str, address: str) -> None:
+def add_virtual_ip(api: Api, name: str, address: str, **spec: Any) -> None:
     document = {"apiVersion": API, "kind": "VirtualIP", "metadata": {"name": name}}
-    api.apply({**document, "spec": {"addresses": [address]}})
+    api.apply({**document, "spec": {"addresses": [address], **spec}})
+
+
+def add_failover(api: Api, *units: str) -> None:
+    """Let services follow `web`, in a namespace that is not the operator's."""
+    api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "prod"}})
+    services = [
+        {
+            "name": unit,
+            "virtualIPRef": {"name": "web"},
+            "primary": "node-b",
+            "standbys": ["node-a"],
+            "workload": {"systemd": {"unit": f"{unit}.service"}},
+        }
+        for unit in units
+    ]
+    api.apply(
+        {
+            "apiVersion": API,
+            "kind": "ServiceFailover",
+            "metadata": {"name": "billing", "namespace": "prod"},
+            "spec": {"mode": "ActiveStandby", "services": services},
+        }
+    )
 
 
 def holding(state: Any) -> HoldingStatus:
@@ -321,6 +364,56 @@ def _owner(stage: Stage) -> tuple[str | None, int]:
     assert stage.newest is not None
     (found,) = stage.newest.domains[0].virtual_ips
     return found.owner, found.observed_term
+
+
+def test_services_follow_their_virtual_ip_into_the_plan_and_the_status(stage: Stage) -> None:
+    stage.keeper.report()
+    stage.keeper.start()
+    stage.start()
+    until(lambda: stage.planned() == ["web"], "the plan")
+    assert stage.services() == []
+    add_virtual_ip(stage.api, "web", "192.0.2.10/24", allowedNamespaces={"names": ["prod"]})
+    stage.accept("web")
+    add_failover(stage.api, "db", "app")
+    stage.accept("billing", kind="ServiceFailover", namespace="prod")
+    until(lambda: stage.services() == ["prod/billing/db", "prod/billing/app"], "accepted services")
+    assert stage.newest is not None
+    (found,) = stage.newest.domains[0].virtual_ips
+    assert [(each.node, each.priority) for each in found.candidates] == [("node-a", 99), ("node-b", 100)]
+    plans = len(stage.keeper.plans)
+    add_failover(stage.api, "db", "web")
+    stage.accept("web", term=3)
+    until(lambda: _owner(stage) == (None, 3), "what came after the change")
+    assert stage.services() == ["prod/billing/db", "prod/billing/app"]
+    stage.accept("billing", kind="ServiceFailover", namespace="prod")
+    until(lambda: stage.services() == ["prod/billing/db", "prod/billing/web"], "the change, accepted")
+    assert all(plan.domains[0].virtual_ips[0].services for plan in stage.keeper.plans[plans:])
+    uid = found.services[0].uid
+    stage.keeper.report(services=(ServiceStatus(uid, "db", "web", "Active", term=3),))
+    told = {"uid": uid, "name": "db", "virtualIP": "web", "state": "Active", "term": 3}
+    until(lambda: stage.status().get("services") == [told], "the report")
+    stage.api.delete(API, "ServiceFailover", "billing", namespace="prod")
+    until(lambda: stage.services() == [], "a deleted object")
+    assert stage.planned() == ["web"]
+
+
+def test_a_kind_that_is_not_installed_is_named_and_no_plan_goes_without_it(stage: Stage) -> None:
+    """As after an upgrade that left out the CRDs: without ServiceFailovers every service would be stopped."""
+    name = "servicefailovers.vipkeeper.io"
+    path = stage.api.path_of("apiextensions.k8s.io/v1", "CustomResourceDefinition", name=name)
+    stage.api.request("DELETE", path)
+    try:
+        until(lambda: stage.api.raw("GET", path)[0] == http.client.NOT_FOUND, "it is gone")
+        stage.keeper.report()
+        stage.keeper.start()
+        courier = stage.start()
+        assert courier.wait(PATIENCE_S) == 1
+    finally:
+        stage.api.apply_definitions(manifests_in(ROOT / "crds" / "servicefailovers.yaml"))
+    assert stage.keeper.plans == []
+    last = stage.log.read_text().strip().splitlines()[-1]
+    assert "/servicefailovers: 404" in last
+    assert "install vipkeeper's CRDs, those of this version, before its node agents" in last
 
 
 def test_a_keeper_that_restarts_gets_the_plan_again(stage: Stage) -> None:

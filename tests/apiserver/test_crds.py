@@ -18,6 +18,7 @@ from apiserver.specs import (
     GOOD,
     GOOD_CHANGES,
     domain,
+    failover,
     switchover,
     virtual_ip,
 )
@@ -161,6 +162,7 @@ def test_what_may_change_does(
     "obj",
     [
         pytest.param(virtual_ip(), id="VirtualIP"),
+        pytest.param(failover(), id="ServiceFailover"),
         pytest.param(domain(), id="FailoverDomain"),
         pytest.param(switchover(), id="Switchover"),
         pytest.param(
@@ -305,7 +307,31 @@ def test_kubectl_shows_one_line_that_tells_the_story(attempt: Attempt, apiserver
     assert "virtualip.vipkeeper.io/web" in apiserver.kubectl("get", "vipkeeper", "-o", "name")
 
 
-@pytest.mark.parametrize("kind", ["vip", "fod", "swo", "vipn"])
+def test_kubectl_shows_where_a_service_runs(attempt: Attempt, apiserver: ControlPlane) -> None:
+    attempt(failover())
+    patch(apiserver.api, failover())
+    running = {
+        "name": "app",
+        "owner": "node-a",
+        "state": "Active",
+        "term": 7,
+        "since": "2026-01-01T00:00:00Z",
+    }
+    status = {
+        "services": [running],
+        "conditions": [condition("Ready"), condition("Degraded", status="False", message="all is well")],
+    }
+    patch(apiserver.api, status_of("ServiceFailover", status), subresource="/status")
+    lines = apiserver.kubectl("get", "sfo").splitlines()
+    header = ["NAME", "MODE", "SERVICE", "OWNER", "STATE", "READY", "DEGRADED", "REASON", "AGE"]
+    assert lines[0].split() == header
+    assert lines[1].split()[1:-1] == ["ActiveStandby", "app", "node-a", "Active", "True", "False", "Held"]
+    wide = apiserver.kubectl("get", "sfo", "-o", "wide", "--field-selector=spec.mode=ActiveStandby")
+    assert "SINCE" in wide.splitlines()[0]
+    assert len(wide.splitlines()) == 2
+
+
+@pytest.mark.parametrize("kind", ["vip", "sfo", "fod", "swo", "vipn"])
 def test_kubectl_explains_every_field(apiserver: ControlPlane, kind: str) -> None:
     told = patient(lambda: apiserver.kubectl("explain", kind, "--recursive"))
     [full] = [
@@ -318,8 +344,28 @@ def test_kubectl_explains_every_field(apiserver: ControlPlane, kind: str) -> Non
             assert f"{place.name}\t" in told, place.path
 
 
-def test_kubectl_explain_reads_like_documentation(apiserver: ControlPlane) -> None:
-    told = patient(lambda: apiserver.kubectl("explain", "vip.spec.healthChecks.periodMilliseconds"))
+@pytest.mark.parametrize(
+    ("field", "sentences"),
+    [
+        pytest.param(
+            "vip.spec.healthChecks.periodMilliseconds",
+            (
+                "periodMilliseconds is the time from the start of one probe to the start of the next",
+                "in milliseconds. Absent: 1000. Example: 500.",
+            ),
+            id="VirtualIP",
+        ),
+        pytest.param(
+            "sfo.spec.services.singleton",
+            ("singleton says that there must never be two copies", "Absent: true. Example: false."),
+            id="ServiceFailover",
+        ),
+    ],
+)
+def test_kubectl_explain_reads_like_documentation(
+    apiserver: ControlPlane, field: str, sentences: tuple[str, ...]
+) -> None:
+    told = patient(lambda: apiserver.kubectl("explain", field))
     words = " ".join(told.split())
-    assert "periodMilliseconds is the time from the start of one probe to the start of the next" in words
-    assert "in milliseconds. Absent: 1000. Example: 500." in words
+    for sentence in sentences:
+        assert sentence in words

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from apiserver.fleet import API_VERSION, eventually
-from vipcluster.client import NODES, SECRETS, VIRTUAL_IPS, Resource, connect
+from apiserver.controllers import follow
+from apiserver.fleet import API_VERSION, Fleet, eventually
+from vipcluster.client import NODES, SECRETS, SERVICE_FAILOVERS, VIRTUAL_IPS, Resource, connect
 from vipcluster.watch import Watch
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def test_an_object_made_anew_under_its_name_is_another_one(
     assert before["metadata"]["uid"] not in uids
 
 
-def test_a_namespaced_resource_is_watched_in_its_namespace_only(
+def test_a_namespaced_resource_is_watched_in_its_namespace_or_everywhere(
     apiserver: ControlPlane, watching: Callable[..., Watch]
 ) -> None:
     for namespace in ("inside", "outside"):
@@ -195,12 +196,15 @@ def test_a_namespaced_resource_is_watched_in_its_namespace_only(
             "metadata": {"name": f"of-{namespace}", "namespace": namespace},
         }
         apiserver.api.apply(secret)
-    watch = watching(SECRETS, NODES, namespace="inside")
+        follow(Fleet(apiserver.api), "billing", "web", namespace=namespace)
+    watch = watching(SECRETS, SERVICE_FAILOVERS, NODES, namespace="inside")
     eventually(lambda: watch.is_complete)
-    apiserver.api.apply(
-        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "more", "namespace": "inside"}}
-    )
+    for namespace in ("inside", "outside"):
+        metadata = {"name": "more", "namespace": namespace}
+        apiserver.api.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata})
+        follow(Fleet(apiserver.api), "more", "web", namespace=namespace)
     eventually(lambda: names(watch, SECRETS) == ["more", "of-inside"], within_s=10)
+    eventually(lambda: names(watch, SERVICE_FAILOVERS) == ["billing", "more"] * 2, within_s=10)
 
 
 def test_a_watch_that_ends_leaves_no_thread_behind(watching: Callable[..., Watch]) -> None:

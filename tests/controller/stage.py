@@ -40,6 +40,7 @@ class Stage:
     tellings: list[str] = field(default_factory=list)
     words: dict[str, Object] = field(default_factory=dict)
     homes: dict[str, str] = field(default_factory=dict)
+    services: dict[str, list[Object]] = field(default_factory=dict)
     version: int = 0
     last: Decisions | None = None
 
@@ -67,6 +68,11 @@ class Stage:
     def virtual_ip(self, name: str, *addresses: str, **spec: Any) -> Object:
         return self.put("VirtualIP", name, {"addresses": list(addresses or ["192.0.2.10/24"]), **spec})
 
+    def failover(self, name: str, *services: Object, namespace: str = "prod", **spec: Any) -> Object:
+        """Make a ServiceFailover of these services, or of one that follows `web` on node-a and node-b."""
+        found = {"mode": "Cluster", "services": list(services) or [service("app")], **spec}
+        return self.put("ServiceFailover", name, found, namespace=namespace)
+
     def delete(self, kind: str, name: str) -> None:
         obj = self.objects[kind, name]
         if obj["metadata"].get("finalizers"):
@@ -82,8 +88,8 @@ class Stage:
         found = self.objects[kind, name].get("status", {}).get("conditions", [])
         return next((each for each in found if each["type"] == type_), {})
 
-    def reasons(self, name: str) -> dict[str, str]:
-        found = self.objects["VirtualIP", name]["status"]["conditions"]
+    def reasons(self, name: str, kind: str = "VirtualIP") -> dict[str, str]:
+        found = self.objects[kind, name]["status"]["conditions"]
         return {each["type"]: f"{each['status']} {each['reason']}" for each in found}
 
     def witnesses(self, name: str = "default") -> set[str]:
@@ -129,6 +135,7 @@ class Stage:
 
         world = self.reader.read(
             virtual_ips=of("VirtualIP"),
+            failovers=of("ServiceFailover"),
             domains=of("FailoverDomain"),
             switchovers=of("Switchover"),
             vip_nodes=of("VIPNode"),
@@ -161,6 +168,15 @@ class Stage:
         obj["metadata"]["resourceVersion"] = str(self.version)
 
     # ---- what agents do
+
+    def run(
+        self, node: str, state: str, service: str = "app", failover: str = "billing", **more: Any
+    ) -> None:
+        """Let a node's next report tell of a service, in place of what it told of it before."""
+        uid = self.objects["ServiceFailover", failover]["metadata"]["uid"]
+        told = [each for each in self.services.get(node, []) if (each["uid"], each["name"]) != (uid, service)]
+        one = {"uid": uid, "name": service, "virtualIP": "web", "state": state, **more}
+        self.services[node] = [*told, one]
 
     def agents(self, *nodes: str, domain: str = "default", **spec: Any) -> None:
         """Nodes whose agents are alive, hear each other, and call themselves fit for everything.
@@ -240,4 +256,23 @@ class Stage:
                     "durationMilliseconds": 400 + term,
                 }
             holdings.append(holding)
-        return {"version": "test", "incarnation": 1, "domains": reports, "virtualIPs": holdings}
+        return {
+            "version": "test",
+            "incarnation": 1,
+            "domains": reports,
+            "virtualIPs": holdings,
+            "services": self.services.get(node, []),
+        }
+
+
+def service(name: str, virtual_ip: str = "web", *nodes: str, **more: Any) -> Object:
+    """A service of a ServiceFailover; without nodes it is node-a's, and node-b stands by."""
+    primary, *standbys = nodes or ("node-a", "node-b")
+    return {
+        "name": name,
+        "virtualIPRef": {"name": virtual_ip},
+        "primary": primary,
+        "standbys": standbys,
+        "workload": {"systemd": {"unit": f"{name}.service"}},
+        **more,
+    }

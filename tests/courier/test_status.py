@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+
 from vipapi.conditions import find
-from vipapi.nodestatus import InterfaceStatus, Problem, Report
+from vipapi.nodestatus import InterfaceStatus, Problem, Report, ServiceStatus
 from vipapi.resources import VIPNodeStatus
 from vipcourier.status import of_report, of_silence
 
@@ -36,6 +38,15 @@ def test_a_keeper_with_problems_names_them() -> None:
     condition = find(status.conditions, "Ready")
     assert condition is not None
     assert condition.message == "NoBPF: load the module"
+
+
+def test_services_are_told_and_stay_told_by_a_silent_keeper() -> None:
+    services = (ServiceStatus("u", "app", "web", "StopFailed", term=2, message="it ignores SIGKILL"),)
+    status = of_report(
+        msgspec.structs.replace(REPORT, services=services), before=FRESH, generation=1, now=NOW
+    )
+    assert status.services == services
+    assert of_silence("it hangs", before=status, generation=1, now=LATER).services == services
 
 
 def test_the_same_report_is_the_same_status() -> None:

@@ -149,7 +149,7 @@ class Api:
 
     def _is_established(self, name: str) -> bool:
         definition = self.get("apiextensions.k8s.io/v1", "CustomResourceDefinition", name)
-        conditions = definition.get("status", {}).get("conditions", [])
+        conditions = definition.get("status", {}).get("conditions") or []
         return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
 
     def erase_group(self, group: str, version: str = "v1alpha1") -> None:

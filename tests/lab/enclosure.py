@@ -10,6 +10,9 @@ processes only.
            └─ inner           ── the program: pytest, or `python -m lab`
                 └─ etcd, kube-apiserver, keepers, ... whatever they fork or however they daemonise
 
+All of it stands in a cgroup of its own, where the machine has cgroup2, and services that keepers start in
+cgroups below that.
+
 So Ctrl-C, SIGTERM, an exception or kill -9 of any of the three end everything, and the network
 namespaces, which no name and no process outside holds, go with them. Two labs cannot meet, and no
 packet of a test can leave the machine. `outside_network()` is for the one thing that must: building
@@ -24,12 +27,15 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from lab import kernelcalls
+from vipagent.leash_cgroups import own_cgroup
 
 SI_KERNEL = 0x80  # a terminal's Ctrl-C: the kernel sends it to the whole foreground group by itself
+PATIENCE_S = 5.0
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -80,6 +86,7 @@ def enter() -> None:
     sys.stderr.flush()
     outside = kernelcalls.current_network()
     scratch = Path(tempfile.mkdtemp(prefix="vipkeeper-lab-"))
+    cgroup = _new_cgroup(scratch.name)
     signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, signal.SIGCHLD})
     try:
         kernelcalls.unshare(kernelcalls.CLONE_NEWPID)
@@ -92,8 +99,12 @@ def enter() -> None:
     if child:
         code = _wait_for(child)
         shutil.rmtree(scratch, ignore_errors=True)
+        if cgroup is not None:
+            _remove(cgroup)
         os._exit(code)
     kernelcalls.die_with_parent(signal.SIGKILL)
+    if cgroup is not None:
+        (cgroup / "cgroup.procs").write_text("0")
     if select.select([outer], [], [], 0)[0]:
         os._exit(1)  # the outer process died before the kernel knew that we follow it
     inner = os.fork()
@@ -106,6 +117,25 @@ def enter() -> None:
     kernelcalls.bring_loopback_up()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {*PASSED_ON, signal.SIGCHLD})
     _entered.append(_Entered(network=outside, number=number_outside, scratch=scratch))
+
+
+def _new_cgroup(name: str) -> Path | None:
+    """Make a cgroup below this process's own; None without cgroup2."""
+    own = own_cgroup(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
+    if own is None:
+        return None
+    made = own / name
+    made.mkdir()
+    return made
+
+
+def _remove(cgroup: Path) -> None:
+    """Remove a cgroup and all below it; its processes died with process 1, but may not be gone yet."""
+    deadline = time.monotonic() + PATIENCE_S
+    while "populated 1" in (cgroup / "cgroup.events").read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for folder, _, _ in os.walk(cgroup, topdown=False):
+        Path(folder).rmdir()
 
 
 def _wait_for(child: int) -> int:

@@ -133,8 +133,15 @@ class Stage:
 
     def owner(self, virtual_ip: str) -> Host:
         """Return the node that answers the client now."""
-        self.wait_until(f"an answer for {virtual_ip}", lambda: self._newest_answerer(virtual_ip) is not None)
-        return self.lab.nodes[self._newest_answerer(virtual_ip) or ""]
+        found: list[str] = []
+
+        def is_answered() -> bool:
+            answerer = self._newest_answerer(virtual_ip)
+            found.extend([] if answerer is None else [answerer])
+            return bool(found)
+
+        self.wait_until(f"an answer for {virtual_ip}", is_answered)
+        return self.lab.nodes[found[0]]
 
     def wait_until(self, what: str, is_so: Callable[[], bool], *, patience_s: float = PATIENCE_S) -> None:
         """Wait for something to become true; raises `NotReadyError`."""

@@ -1,0 +1,140 @@
+"""Which ServiceFailovers are in force, and what their services make of the VirtualIPs that they follow.
+
+`vipapi.services` decides both, from objects that can be read. Here stands what becomes of the others. One
+that is being deleted is in force no more, nor is one that cannot be read and never was accepted. One that
+was stays so, with what could be read of it; where that leaves out the nodes of a service, no election is
+held for the service's VirtualIP, and its standing order stands. Likewise a VirtualIP that cannot be read
+lets go of nobody who follows it: what it says of namespaces may be what could not be read.
+
+An edit that is not acceptable takes nothing out of force either: `hold_back` makes it one that cannot be
+read, so that the generation that was accepted stays in force with those who remember it, the couriers.
+
+A VirtualIP is elected by its joined spec, so `join` puts that in place of its own, for everybody.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from vipapi import conditions, services
+from vipapi.conditions import Reason
+from vipapi.resources import AllowedNamespaces
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vipapi.resources import ServiceFailover, VirtualIP
+    from vipcontroller.world import World
+
+
+class Verdict(NamedTuple):
+    """Whether a ServiceFailover is accepted."""
+
+    is_accepted: bool
+    reason: str
+    message: str
+
+
+_ACCEPTED = Verdict(is_accepted=True, reason=Reason.ACCEPTED, message="the services follow their VirtualIPs")
+
+
+def hold_back(world: World) -> World:
+    """Return the same world in which every edit that is not acceptable counts as unreadable."""
+    refused: dict[str, str] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    verdicts = judge(world)
+    for failover in world.failovers:
+        metadata, verdict = failover.metadata, verdicts[failover.metadata.uid]
+        accepted = conditions.find(failover.status.conditions, "Accepted")
+        is_edit = (
+            accepted is not None
+            and accepted.status == "True"
+            and (accepted.observed_generation or 0) < metadata.generation
+        )
+        if is_edit and not verdict.is_accepted and not metadata.is_deleting:
+            refused[metadata.uid] = (
+                f"generation {metadata.generation} is not acted upon, and what was before goes on: "
+                f"{verdict.message}"
+            )
+            names[metadata.uid] = tuple(service.virtual_ip_ref.name for service in failover.spec.services)
+    return msgspec.structs.replace(
+        world,
+        unreadable={**world.unreadable, **refused},
+        illegible={**world.illegible, **names},
+        held_back=frozenset(refused),
+    )
+
+
+def judge(world: World) -> Mapping[str, Verdict]:
+    """Return the verdict on every ServiceFailover, by UID."""
+    verdicts = {failover.metadata.uid: _unfit(failover, world) for failover in world.failovers}
+    fit = [failover for failover in world.failovers if verdicts[failover.metadata.uid] is None]
+    for uid, objection in services.judge(fit, _virtual_ips(world, fit), world.nodes.keys()).items():
+        if objection is not None and uid not in world.held_back:
+            verdicts[uid] = Verdict(is_accepted=False, reason=objection.reason, message=objection.message)
+    return {uid: verdict or _ACCEPTED for uid, verdict in verdicts.items()}
+
+
+def join(world: World, verdicts: Mapping[str, Verdict]) -> World:
+    """Return the same world with each VirtualIP's spec as its services make it."""
+    following: dict[str, dict[str, ServiceFailover]] = {}
+    illegible: dict[str, str] = {}
+    for failover in world.failovers:
+        uid = failover.metadata.uid
+        if verdicts[uid].is_accepted:
+            for service in failover.spec.services:
+                following.setdefault(service.virtual_ip_ref.name, {})[uid] = failover
+            illegible.update(dict.fromkeys(world.illegible.get(uid, ()), world.unreadable.get(uid, "")))
+    virtual_ips = tuple(
+        _joined(virtual_ip, following.get(virtual_ip.metadata.name, {})) for virtual_ip in world.virtual_ips
+    )
+    unread = {
+        each.metadata.uid: illegible[each.metadata.name]
+        for each in virtual_ips
+        if each.metadata.name in illegible
+    }
+    return msgspec.structs.replace(world, virtual_ips=virtual_ips, unreadable={**unread, **world.unreadable})
+
+
+def _joined(virtual_ip: VirtualIP, failovers: Mapping[str, ServiceFailover]) -> VirtualIP:
+    if not failovers:
+        return virtual_ip
+    found = services.followings(virtual_ip.metadata.name, failovers.values())
+    return msgspec.structs.replace(virtual_ip, spec=services.joined(virtual_ip.spec, found))
+
+
+def _unfit(failover: ServiceFailover, world: World) -> Verdict | None:
+    """Return what keeps an object out before anything is compared."""
+    if failover.metadata.is_deleting:
+        message = "the object is being deleted and its services are being stopped"
+        return Verdict(is_accepted=False, reason=Reason.DELETING, message=message)
+    problem = world.unreadable.get(failover.metadata.uid)
+    if problem is not None and not _was_accepted(failover):
+        return Verdict(is_accepted=False, reason=Reason.INVALID_SPEC, message=problem)
+    return None
+
+
+def _was_accepted(failover: ServiceFailover) -> bool:
+    return conditions.is_true(failover.status.conditions, "Accepted")
+
+
+def _virtual_ips(world: World, failovers: list[ServiceFailover]) -> Mapping[str, VirtualIP]:
+    """Return the VirtualIPs by name; those that cannot be read let in whoever follows them already."""
+    found = {virtual_ip.metadata.name: virtual_ip for virtual_ip in world.virtual_ips}
+    for failover in failovers if world.unreadable else ():
+        for service in failover.spec.services if _was_accepted(failover) else ():
+            virtual_ip = found.get(service.virtual_ip_ref.name)
+            if virtual_ip is not None and virtual_ip.metadata.uid in world.unreadable:
+                found[virtual_ip.metadata.name] = _allowing(virtual_ip, failover.metadata.namespace)
+    return found
+
+
+def _allowing(virtual_ip: VirtualIP, namespace: str) -> VirtualIP:
+    allowed = virtual_ip.spec.allowed_namespaces
+    names = {*(() if allowed is None else allowed.names), namespace}
+    spec = msgspec.structs.replace(
+        virtual_ip.spec, allowed_namespaces=AllowedNamespaces(names=tuple(sorted(names)))
+    )
+    return msgspec.structs.replace(virtual_ip, spec=spec)

@@ -1,0 +1,441 @@
+"""The door to the services of this node: the keeper's side of the leash, the process that runs them.
+
+The keeper itself starts no program (`probes_exec` says why), and what it has started must not go on for
+longer than its lease should it hang or die. So services are run by a process of their own, the leash
+(`vipagent.leash`). It is told over a socket pair what to start and stop, and reads from memory that both
+have how long each service's lease stands: `extend` writes one number.
+
+    keeper dies       the leash stops everything at the end of the leases and kills it a stop timeout later
+    keeper starts     `start_clean` ends what a former one and its leash left behind
+    leash dies        everything is killed at once, and told; the next start has a new leash
+    both die          what is left runs until a keeper starts, or until whatever has their cgroup ends it
+
+Each service has a cgroup below the keeper's, named after it, so what is left behind has a name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import mmap
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from vipagent import realtime
+from vipagent.leash import LEASH_CGROUP, NO_CGROUP
+from vipagent.leash_cgroups import Cgroup
+from vipagent.workload import Outcome
+from vipapi.nodestatus import Problem
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Coroutine, Iterable
+    from pathlib import Path
+
+    from vipapi.nodeplan import ServicePlan
+    from vipapi.workloads import Workload
+
+_SLOTS: Final = 8192
+_SLOT_BYTES: Final = 8
+_LINE_BYTES: Final = 64 * 1024
+_ORDERLY_S: Final = 4.0
+_KILL_S: Final = 2.0
+_END_S: Final = 5.0
+_GRACE_S: Final = 0.2
+_ANSWER_S: Final = 10.0
+_NEXT_LEASH_S: Final = 1.0
+_REAP_S: Final = 0.01
+_REAP_TRIES: Final = 200
+_NO_CGROUP: Final = (
+    "this node has no cgroup that the keeper may write to, so it cannot run services by hooks: mount cgroup2 "
+    "(Linux 5.14 or newer) writable for the keeper; in a container, mount the node's /sys/fs/cgroup and run "
+    "privileged; under systemd, set Delegate=yes in the keeper's unit"
+)
+
+_log = logging.getLogger(__name__)
+
+
+class _Run:
+    """One start of a service that has not ended, as far as the keeper knows."""
+
+    def __init__(self, service: ServicePlan, number: int, slot: int, cgroup: Cgroup | None) -> None:
+        self.service = service
+        self.number = number
+        self.slot = slot
+        self.cgroup = cgroup
+        self.is_active = False
+        self.is_to_stop = False
+        self.overdue: asyncio.TimerHandle | None = None
+        self.complaint = "it has not been stopped yet"
+
+    def order(self, **environment: str) -> dict[str, Any]:
+        """Return it as the leash is told."""
+        return {
+            "folder": _folder(self.service.id),
+            "slot": self.slot,
+            "startTimeoutMs": self.service.start_timeout_ms,
+            "stopTimeoutMs": self.service.stop_timeout_ms,
+            "environment": environment,
+            **msgspec.to_builtins(self.service.workload),
+        }
+
+
+class Runner:
+    """Runs the services of one node. Made anywhere; used inside one event loop, which it never keeps waiting.
+
+    `on_outcome` is called from the loop, never from within a call of this.
+    """
+
+    def __init__(
+        self, *, node: str, hooks_dir: Path, cgroup: Path | None, on_outcome: Callable[[Outcome], None]
+    ) -> None:
+        self._node = node
+        self._hooks_dir = hooks_dir
+        self._cgroup = None if cgroup is None else Cgroup(cgroup)
+        self._on_outcome = on_outcome
+        self._memory = os.memfd_create("vipkeeper-deadlines", os.MFD_CLOEXEC)
+        os.ftruncate(self._memory, _SLOTS * _SLOT_BYTES)
+        self._map = mmap.mmap(self._memory, _SLOTS * _SLOT_BYTES)
+        # Native and aligned, so each number is written in one go and never read half.
+        self._deadlines = memoryview(self._map).cast("Q")
+        self._free_slots = list(range(_SLOTS))
+        self._runs: dict[int, _Run] = {}
+        self._by_id: dict[str, _Run] = {}
+        self._leftovers: dict[str, str] = {}
+        self._has_ended = asyncio.Event()
+        self._is_refused = False
+        self._unsent: list[bytes] = []
+        self._writer: asyncio.StreamWriter | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_serving = False
+        self._next_leash_at = 0.0
+        self._buried: set[_Run] = set()
+        self._servings: set[asyncio.Task[None]] = set()
+        self._waits: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+
+    async def start_clean(self, services: Iterable[ServicePlan] = ()) -> frozenset[str]:
+        """End what a former keeper of this node left running; return the services that could not be ended.
+
+        Where its leash still runs, that is asked to stop them, for it knows how. Of `services`, the planned
+        ones, also those units are stopped that run although this keeper has started none: a unit outlives
+        keeper and leash, and one that is enabled starts with the node. It takes 10 s at the most; when
+        one of those returned ends after all, `Stopped` is told of its run 0.
+        """
+        if self._cgroup is not None:
+            await self._end_former(self._cgroup)
+        units = [
+            self._add(service, -number)
+            for number, service in enumerate(services, 1)
+            if service.workload.systemd is not None
+        ]
+        for run in units:
+            self._order({"run": run.number, "end": run.order()})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ORDERLY_S):
+                while any(run.number in self._runs for run in units):
+                    self._has_ended.clear()
+                    await self._has_ended.wait()
+        self._leftovers |= {run.service.id: run.complaint for run in units if run.number in self._runs}
+        return frozenset(self._leftovers)
+
+    async def _end_former(self, cgroup: Cgroup) -> None:
+        if pids := (cgroup / LEASH_CGROUP).pids():
+            _log.warning("Ending what the leash of a former keeper runs")
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+            await _emptied(cgroup, _ORDERLY_S)
+        cgroup.kill()
+        await _emptied(cgroup, _KILL_S)
+        for each in cgroup.children:
+            if each.path.name != LEASH_CGROUP and each.is_populated:
+                service_id = unquote(each.path.name)
+                self._leftovers[service_id] = _about(each)
+                _keep(self._waits, self._outlast(service_id, each))
+        await cgroup.remove()
+
+    def refusal(self, workload: Workload) -> str | None:
+        """Say why this node cannot run such a workload at all, None where it can."""
+        return _NO_CGROUP if workload.exec is not None and self._cgroup is None else None
+
+    def prepare(self) -> None:
+        """Have the leash running before it is needed, for starting it takes some 100 ms."""
+        if not self._is_serving and not self._is_closed:
+            self._is_serving = True
+            _keep(self._servings, self._serve())
+
+    def start(self, service: ServicePlan, *, term: int, run: int, virtual_ip: str, deadline_ns: int) -> None:
+        """Start a service under a lease that stands until `deadline_ns` (CLOCK_BOOTTIME)."""
+        why_not = self._objection(service)
+        if why_not is not None:
+            self._tell(Outcome(service.id, run, "StartFailed", why_not))
+            return
+        added = self._add(service, run)
+        self._deadlines[added.slot] = deadline_ns
+        order = added.order(
+            VIPKEEPER_SERVICE=service.title,
+            VIPKEEPER_NODE=self._node,
+            VIPKEEPER_TERM=str(term),
+            VIPKEEPER_VIRTUAL_IP=virtual_ip,
+        )
+        self._order({"run": run, "start": order})
+
+    def extend(self, service_id: str, deadline_ns: int) -> None:
+        """The lease was renewed until then; of what does not run nothing is kept."""
+        run = self._by_id.get(service_id)
+        if run is not None:
+            self._deadlines[run.slot] = deadline_ns
+
+    def stop(self, service_id: str, run: int) -> None:
+        """Stop that run of a service; `Stopped` or `StopFailed` is told, also of one that is not known."""
+        known = self._runs.get(run)
+        if known is not None:
+            known.is_to_stop = True
+            if known.overdue is None:
+                loop = asyncio.get_running_loop()
+                within_s = known.service.stop_timeout_ms / 1000
+                known.overdue = loop.call_later(within_s + _GRACE_S, self._kill, known)
+            if known not in self._buried:
+                self._order({"run": run, "stop": True})
+        elif run == 0 and service_id in self._leftovers:
+            self._tell(Outcome(service_id, run, "StopFailed", self._leftovers[service_id]))
+        else:
+            self._tell(Outcome(service_id, run, "Stopped"))
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Return what keeps this node from running services that it was asked for."""
+        return (Problem("NoCgroup", _NO_CGROUP),) if self._is_refused else ()
+
+    async def close(self) -> None:
+        """Kill what still runs and end the leash; nothing is left of either, and nothing is told any more."""
+        if self._is_serving:
+            self._order({"close": True})
+        self._is_closed = True
+        for task in self._waits:
+            task.cancel()
+        await asyncio.gather(*self._waits, return_exceptions=True)
+        if self._servings:
+            await asyncio.wait(self._servings, timeout=_END_S)
+            self._kill_leash()
+            await asyncio.gather(*self._servings, return_exceptions=True)
+        for run in self._runs.values():
+            if run.overdue is not None:
+                run.overdue.cancel()
+        if self._cgroup is not None:
+            self._cgroup.kill()
+            await _emptied(self._cgroup, _KILL_S)
+            await self._cgroup.remove()
+        self._by_id.clear()
+        self._deadlines.release()
+        self._map.close()
+        os.close(self._memory)
+
+    def _objection(self, service: ServicePlan) -> str | None:
+        if self._is_closed:
+            return "the keeper is about to end"
+        if (why_not := self.refusal(service.workload)) is not None:
+            self._is_refused = True
+            return why_not
+        if service.id in self._leftovers:
+            return self._leftovers[service.id]
+        if service.id in self._by_id:
+            return "its former run has not ended yet"
+        if not self._free_slots:
+            return f"this node runs {_SLOTS} services already"
+        return None
+
+    def _add(self, service: ServicePlan, number: int) -> _Run:
+        cgroup = None if self._cgroup is None else self._cgroup / _folder(service.id)
+        run = _Run(service, number, self._free_slots.pop(), cgroup)
+        self._runs[number] = self._by_id[service.id] = run
+        return run
+
+    # Outcomes ------------------------------------------------------------------------------------
+
+    def _tell(self, outcome: Outcome) -> None:
+        asyncio.get_running_loop().call_soon(self._pass_on, outcome)
+
+    def _pass_on(self, outcome: Outcome) -> None:
+        if not self._is_closed:
+            self._on_outcome(outcome)
+
+    def _take(self, answer: dict[str, Any]) -> None:
+        """Take what the leash says of a run."""
+        run = self._runs.get(answer["run"])
+        if run is None:  # it ended before the leash heard that it was to be stopped
+            return
+        kind = answer["kind"]
+        run.is_active = kind == "Started"
+        run.is_to_stop |= not run.is_active
+        if kind in ("Stopped", "StopFailed") and run.overdue is not None:
+            run.overdue.cancel()
+            run.overdue = None
+        run.complaint = answer["message"]
+        if kind == "Stopped":
+            self._forget(run)
+        elif run.number > 0:
+            self._tell(Outcome(run.service.id, run.number, kind, answer["message"]))
+
+    def _forget(self, run: _Run) -> None:
+        """Nothing is left of it."""
+        del self._runs[run.number], self._by_id[run.service.id]
+        self._free_slots.append(run.slot)
+        self._has_ended.set()
+        if run.number > 0:
+            self._tell(Outcome(run.service.id, run.number, "Stopped"))
+        else:
+            self._forget_leftover(run.service.id)
+
+    def _forget_leftover(self, service_id: str) -> None:
+        if self._leftovers.pop(service_id, None) is not None:
+            self._tell(Outcome(service_id, 0, "Stopped"))
+
+    def _kill(self, run: _Run) -> None:
+        """Kill what the leash, which stands still, should have killed; and the leash, if it stays so."""
+        if run.cgroup is not None:
+            run.cgroup.kill()
+        run.overdue = asyncio.get_running_loop().call_later(_ANSWER_S, self._kill_leash)
+
+    async def _outlast(self, service_id: str, leftover: Cgroup) -> None:
+        """Wait for what could not be killed."""
+        await leftover.emptied()
+        await leftover.remove()
+        self._forget_leftover(service_id)
+
+    # The leash -----------------------------------------------------------------------------------
+
+    def _order(self, order: dict[str, Any]) -> None:
+        line = json.dumps(order).encode() + b"\n"
+        if self._writer is not None:
+            self._writer.write(line)
+            return
+        self._unsent.append(line)
+        self.prepare()
+
+    async def _serve(self) -> None:
+        """Start the leash and listen to it until it ends; kill then what it ran."""
+        why = "the process that services hang on ended: they were killed"
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._next_leash_at:
+            await asyncio.sleep(self._next_leash_at - loop.time())
+        self._next_leash_at = loop.time() + _NEXT_LEASH_S
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self._process = self._spawn_leash(theirs)
+            await self._listen(ours)
+        except OSError as error:
+            why = f"the process that services hang on does not work: {error}"
+        finally:
+            self._writer = None
+            self._unsent.clear()
+            self._is_serving = False
+            process, self._process = self._process, None
+            if self._cgroup is not None:
+                self._cgroup.kill()
+            self._mourn(why)
+            if process is not None:
+                await _reap(process)
+
+    def _spawn_leash(self, connection: socket.socket) -> subprocess.Popen[bytes]:
+        cgroup = NO_CGROUP if self._cgroup is None else str(self._cgroup.path)
+        command = [sys.executable, "-m", "vipagent.leash", str(self._hooks_dir), cgroup, str(self._memory)]
+        return realtime.spawn(
+            command, stdin=connection.fileno(), pass_fds=(self._memory,), start_new_session=True
+        )
+
+    async def _listen(self, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection, limit=_LINE_BYTES)
+        try:
+            writer.writelines(self._unsent)
+            self._unsent.clear()
+            self._writer = writer
+            with contextlib.suppress(ConnectionError):
+                while line := await reader.readline():
+                    self._take(json.loads(line))
+        finally:
+            writer.transport.abort()
+
+    def _kill_leash(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+
+    def _mourn(self, why: str) -> None:
+        """Tell what became of what the leash ran; each is told to be gone as soon as it is."""
+        if self._is_closed:
+            return
+        lost = [run for run in self._runs.values() if run not in self._buried]
+        if lost:
+            _log.error("%s", why)
+        for run in lost:
+            if not run.is_to_stop and run.number > 0:
+                kind: Literal["Died", "StartFailed"] = "Died" if run.is_active else "StartFailed"
+                self._tell(Outcome(run.service.id, run.number, kind, why))
+            run.is_to_stop = True
+            if run.service.workload.systemd is not None:
+                self._order({"run": run.number, "end": run.order()})  # by a new leash
+            else:
+                self._buried.add(run)
+                _keep(self._waits, self._bury(run))
+
+    async def _bury(self, run: _Run) -> None:
+        """Wait until nothing is left of what was killed."""
+        assert run.cgroup is not None, "what hooks start has a cgroup"
+        if not await _emptied(run.cgroup, _KILL_S):
+            self._tell(Outcome(run.service.id, run.number, "StopFailed", _about(run.cgroup)))
+            await run.cgroup.emptied()
+        await run.cgroup.remove()
+        if run.overdue is not None:
+            run.overdue.cancel()
+        self._buried.discard(run)
+        self._forget(run)
+
+
+def _folder(service_id: str) -> str:
+    return quote(service_id, safe="")
+
+
+def _about(cgroup: Cgroup) -> str:
+    pids = ", ".join(map(str, sorted(cgroup.pids())))
+    return f"it was killed, but its processes {pids} hang in the kernel: see what they wait for"
+
+
+def _keep(tasks: set[asyncio.Task[None]], coroutine: Coroutine[None, None, None]) -> None:
+    """Run it as a task; should it raise, that is an error of a callback of the loop."""
+
+    def end(task: asyncio.Task[None]) -> None:
+        tasks.discard(task)
+        if not task.cancelled():
+            task.result()
+
+    task = asyncio.get_running_loop().create_task(coroutine)
+    tasks.add(task)
+    task.add_done_callback(end)
+
+
+async def _emptied(cgroup: Cgroup, within_s: float) -> bool:
+    try:
+        await asyncio.wait_for(cgroup.emptied(), within_s)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _reap(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process that has closed its connection, and so is about to end."""
+    for _ in range(_REAP_TRIES):
+        if process.poll() is not None:
+            return
+        await asyncio.sleep(_REAP_S)
+    process.kill()
+    while process.poll() is None:  # noqa: ASYNC110 - killed just before: it is gone within a few of these
+        await asyncio.sleep(_REAP_S)

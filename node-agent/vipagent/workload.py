@@ -1,0 +1,620 @@
+"""The services of one VirtualIP on this node: what is started and stopped, and what must be known before.
+
+Each service has at most one copy here:
+
+                    Start                    Started
+        STOPPED ──────────────▶ STARTING ──────────────▶ ACTIVE
+           ▲                       │ StartFailed, silence,   │ Died, another workload,
+           │                       │ the stack stops         │ the stack stops
+           │        Stopped        ▼           Stop          ▼
+           └───────────────── STOPPING ◀─────────────────────┘
+           │                       │ ▲
+           │        Stopped        ▼ │ StopFailed; Stop is said again
+           └─────────────── STOP FAILED ◀── what an earlier keeper left behind
+
+and together they are a stack. It goes up one after another in the plan's order, those that start before the
+address first, and comes down in reverse:
+
+        lose ───────────────────────────────────────────────────────▶ DOWN, everything at once
+        leave, or a service failed (for its hold-off, 60 to 600 s) ─▶ DOWN, in reverse, the lease still held
+        own; stay; the hold-off is over ────────────────────────────▶ UP
+
+The rules:
+
+ 1. a singleton starts only when every other node that may run it has said, in this tenure, that it does not;
+    or when the time is over in which that node's leash has ended it, and the node has not said that it could
+    not stop it. Those are the other candidates, the owner before this one, and who was a candidate before,
+    each with the longest time to stop that it may have started it with;
+ 2. nothing is started without the lease, while the stack must come down, or while an earlier copy of this
+    node's own is not known to be gone;
+ 3. the stack is vacant only when nothing runs or might: what is starting, what was told to stop, what could
+    not be stopped and what an earlier keeper left behind might;
+ 4. what was said in another tenure does not count: `own` forgets it, and an answer names its term;
+ 5. an outcome counts only for the run that it names, so that a late one says nothing about a later start;
+ 6. what is up when the lease is lost comes down, though the lease be won again at once: the next copy
+    belongs to another term and waits until the former is stopped;
+ 7. a stack that is told to leave and then to stay goes up again, what was confirmed still confirmed: nobody
+    else can have started anything while this node had the lease;
+ 8. the address goes before what stands beneath it: `may_bind` falls no later than the first such Stop.
+
+Rule 1's time begins when the lease was won, for by then the former owner's had ended. Its leash gives it its
+stop timeout by its own clock, and `leash_ns` allows for both clocks being wrong by a tenth.
+
+Facts go in with `now_ns` (CLOCK_BOOTTIME), and `step` says what to do. Each deed is said once, but for a Stop
+that nothing was heard of, which is repeated: `Stopped` is what others wait for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+from vipagent.effects import MILLISECOND
+from vipagent.nodeview import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from vipapi.nodeplan import ServicePlan
+
+State = Literal["Stopped", "Waiting", "Starting", "Active", "Stopping", "Failed", "StopFailed"]
+
+FIRST_HOLD_OFF_S: Final = 60
+LONGEST_HOLD_OFF_S: Final = 600
+
+_SECOND: Final = 1000 * MILLISECOND
+_FORGIVEN_AFTER_NS: Final = 3600 * _SECOND
+_SILENCE_NS: Final = 5 * _SECOND
+_LEFTOVER_STOP_MS: Final = 30_000
+_MESSAGE_LENGTH: Final = 1024
+
+
+def leash_ns(stop_timeout_ms: int) -> int:
+    """How long after its lease's end a node's copy may last by this node's clock, its leash killing it.
+
+    Its clock may be a tenth slow and this one a tenth fast; a second is for the kill itself.
+    """
+    return stop_timeout_ms * MILLISECOND * 11 // 9 + _SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start the service; `run` names this start: no other on this node since it booted has the same."""
+
+    service: ServicePlan
+    term: int
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop that run of the service and say what became of it; 0 is what an earlier keeper left behind."""
+
+    service_id: str
+    run: int
+
+
+Deed = Start | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one run of a service.
+
+    `Stopped` is the last word: nothing of that run is left and nothing of it will be started. The other kinds
+    do not say that nothing is left.
+    """
+
+    service_id: str
+    run: int
+    kind: Literal["Started", "StartFailed", "Stopped", "StopFailed", "Died"]
+    message: str = ""
+
+
+@dataclass(slots=True)
+class _Suspect:
+    """Another node that may run a copy of a service.
+
+    `stop_timeout_ms` is the longest that it may have started it with, and `since_ns` when its lease was over.
+    It is cleared once it is known to run none, for it cannot have one again in this tenure; once it has
+    denied, no time clears it.
+    """
+
+    stop_timeout_ms: int
+    since_ns: int
+    is_cleared: bool = False
+    has_denied: bool = False
+
+    @property
+    def ended_ns(self) -> int:
+        """When its leash has ended its copy."""
+        return self.since_ns + leash_ns(self.stop_timeout_ms)
+
+
+@dataclass(slots=True)
+class _Copy:
+    """This node's copy of one service, and who else may have one.
+
+    `service` is what was started. `due_ns` is when Stop must be said (again), or a start has been silent for
+    too long. What is shown is as of the last step.
+    """
+
+    shown_since_ns: int
+    service: ServicePlan | None = None
+    state: Literal["Stopped", "Starting", "Active", "Stopping", "StopFailed"] = "Stopped"
+    run: int = 0
+    due_ns: int = 0
+    message: str = ""
+    suspects: dict[str, _Suspect] = field(default_factory=dict)
+    shown: State = "Stopped"
+    shown_message: str = ""
+
+    @property
+    def is_up(self) -> bool:
+        return self.state in ("Starting", "Active")
+
+    @property
+    def is_down(self) -> bool:
+        return self.state == "Stopped"
+
+    @property
+    def patience_ns(self) -> int:
+        """How long a Stop may go without an answer."""
+        stop_ms = self.service.stop_timeout_ms if self.service else _LEFTOVER_STOP_MS
+        return stop_ms * MILLISECOND + _SILENCE_NS
+
+    @property
+    def uncleared(self) -> dict[str, _Suspect]:
+        return {node: suspect for node, suspect in sorted(self.suspects.items()) if not suspect.is_cleared}
+
+    def suspect(self, node: str, stop_timeout_ms: int, since_ns: int) -> _Suspect:
+        """Count the node among those that may run a copy; whoever does so already is given no less time."""
+        suspect = self.suspects.setdefault(node, _Suspect(stop_timeout_ms, since_ns))
+        suspect.stop_timeout_ms = max(stop_timeout_ms, suspect.stop_timeout_ms)
+        return suspect
+
+    def doubt(self, since_ns: int) -> None:
+        """Forget what the others said: time counts from here."""
+        for suspect in self.suspects.values():
+            suspect.since_ns = since_ns
+            suspect.is_cleared = suspect.has_denied = False
+
+    def end(self, message: str, now_ns: int) -> None:
+        """Have it stopped with the next step."""
+        self.state, self.message, self.due_ns = "Stopping", message, now_ns
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """The failures so far; `blamed` are the services with the generation that failed.
+
+    `held_until_ns` is None once the hold-off of the last one is over.
+    """
+
+    failures: int
+    blamed: Mapping[str, int]
+    message: str
+    held_until_ns: int | None
+
+    @property
+    def hold_off_s(self) -> int:
+        return min(FIRST_HOLD_OFF_S << min(self.failures - 1, 10), LONGEST_HOLD_OFF_S)
+
+
+class Stack:
+    """The services of one VirtualIP on this node.
+
+    It does no I/O: facts and `now_ns` go in, `step` says what to do. `leftovers` are the ids of what an
+    earlier keeper left behind and could not be ended.
+    """
+
+    def __init__(self, *, now_ns: int, leftovers: frozenset[str] = frozenset()) -> None:
+        self._plans: dict[str, ServicePlan] = {}
+        self._others: frozenset[str] = frozenset()
+        self._copies = {
+            service_id: _Copy(
+                now_ns,
+                state="StopFailed",
+                due_ns=now_ns,
+                message="left behind by an earlier keeper",
+                shown="StopFailed",
+            )
+            for service_id in sorted(leftovers)
+        }
+        self._term: int | None = None
+        self._is_leaving = False
+        self._is_bound = False
+        self._trouble: _Trouble | None = None
+        self._active_since_ns: int | None = None
+        self._run = 0
+
+    # What the shell and the report ask -----------------------------------------------------------
+
+    @property
+    def may_bind(self) -> bool:
+        """Whether the addresses may be bound and announced; look at it before carrying out a step's deeds.
+
+        They wait for all that starts before them. Once bound they stay, though a service be added or
+        exchanged, until the stack comes down: then they go after what started behind them.
+        """
+        if not self._plans:
+            return True
+        if self._term is None:
+            return False
+        is_founded = all(self._copies[each.id].state == "Active" for each in self._services if each.is_first)
+        if self._must_come_down:
+            is_above = any(not self._copies[each.id].is_down for each in self._services if not each.is_first)
+            return self._is_bound and is_founded and is_above
+        return self._is_bound or is_founded
+
+    @property
+    def is_vacant(self) -> bool:
+        """Whether nothing runs or might: the lease may be released (rule 3)."""
+        return all(copy.is_down for copy in self._copies.values())
+
+    @property
+    def is_active(self) -> bool:
+        """Whether there are services and all of them are active."""
+        return bool(self._plans) and all(self._copies[each].state == "Active" for each in self._plans)
+
+    @property
+    def unconfirmed(self) -> Mapping[str, frozenset[str]]:
+        """By node, the services of which it must be asked whether it runs them."""
+        if not self._may_come_up:
+            return {}
+        questions: dict[str, set[str]] = {}
+        for service in self._services:
+            copy = self._copies[service.id]
+            if service.is_singleton and not copy.is_up:
+                for node in copy.uncleared:
+                    questions.setdefault(node, set()).add(service.id)
+        return {node: frozenset(ids) for node, ids in questions.items()}
+
+    @property
+    def obstacle(self) -> Refusal | None:
+        """Why this node must not have the lease: a service failed here, or a former copy cannot be stopped.
+
+        An owner with such a copy stays: it could not give the lease away, and its other services run.
+        """
+        if self._is_held_off:
+            assert self._trouble is not None
+            return _refusal(f"{self._trouble.message}; {self._hold_off_told}")
+        for service in self._services:
+            copy = self._copies[service.id]
+            if copy.state == "StopFailed" and self._term is None:
+                return _refusal(_because(f"{service.title} could not be stopped", copy.message))
+        return None
+
+    def runs(self, service_ids: Iterable[str]) -> frozenset[str]:
+        """Return which of these run here or might; ask only when what has lapsed of the lease was let go."""
+        return frozenset(
+            each for each in service_ids if each in self._copies and not self._copies[each].is_down
+        )
+
+    def stuck(self, service_ids: Iterable[str]) -> frozenset[str]:
+        """Return which of these could not be stopped, so that the leash's time says nothing about them."""
+        return frozenset(each for each in self.runs(service_ids) if self._copies[each].state == "StopFailed")
+
+    def statuses(self) -> tuple[tuple[ServicePlan, State, int, str], ...]:
+        """Return, as of the last step, each service's state, since when, and what to say about it.
+
+        In the order in which they start, then what is planned no more but not stopped yet.
+        """
+        gone = [
+            copy.service
+            for key, copy in self._copies.items()
+            if key not in self._plans and copy.service is not None
+        ]
+        return tuple(
+            (each, copy.shown, copy.shown_since_ns, copy.shown_message)
+            for each in (*self._services, *gone)
+            for copy in (self._copies[each.id],)
+        )
+
+    @property
+    def deadline_ns(self) -> int | None:
+        """When `step` has something to do by time alone."""
+        due = [copy.due_ns for copy in self._copies.values() if copy.state not in ("Stopped", "Active")]
+        trouble = self._trouble
+        if trouble is not None and trouble.held_until_ns is not None:
+            due.append(trouble.held_until_ns)
+        elif trouble is not None and self._active_since_ns is not None:
+            due.append(self._active_since_ns + _FORGIVEN_AFTER_NS)
+        service = self._next
+        if service is not None and not self._has_denial(service):
+            due.append(self._free_ns(service))
+        return min(due, default=None)
+
+    # What happens to it --------------------------------------------------------------------------
+
+    def assign(self, services: tuple[ServicePlan, ...], others: frozenset[str], now_ns: int) -> None:
+        """Take over the plan: the services in the order in which they start, and who else may run them.
+
+        What is planned no more is stopped. Taking a node out of `others` is how a person says that it is
+        dead: its denial is forgotten unless it says it again, and it is given its leash's time once more.
+        """
+        for service in services:
+            copy = self._copies.setdefault(service.id, _Copy(now_ns))
+            for node in others:
+                copy.suspect(node, service.stop_timeout_ms, now_ns)
+            if service.id not in self._plans:
+                # it may have followed another VirtualIP until now, so this tenure's age says nothing
+                copy.doubt(now_ns)
+            for node, suspect in copy.suspects.items():
+                if suspect.has_denied and node in self._others - others:
+                    suspect.has_denied, suspect.since_ns = False, now_ns
+        self._plans = {each.id: each for each in services}
+        self._others = others
+        self._copies = {
+            key: copy for key, copy in self._copies.items() if key in self._plans or not copy.is_down
+        }
+        if self._trouble is not None and any(
+            key not in self._plans or self._plans[key].generation != generation
+            for key, generation in self._trouble.blamed.items()
+        ):
+            self._trouble = None
+
+    def own(self, term: int, since_ns: int, now_ns: int, former: str | None = None) -> None:
+        """The lease was won; `former` is the other node that had it before, as far as is known.
+
+        Rule 1's time counts from `since_ns`, which may lie a little in the future.
+        """
+        if self._term == term:
+            return
+        self.lose(now_ns)
+        self._term = term
+        for key, service in self._plans.items():
+            if former is not None:
+                self._copies[key].suspect(former, service.stop_timeout_ms, since_ns)
+            self._copies[key].doubt(since_ns)
+
+    def leave(self, now_ns: int) -> None:  # noqa: ARG002 - every fact comes with its time
+        """Come down in order while the lease still stands; done when `is_vacant`."""
+        self._is_leaving = self._term is not None
+
+    def stay(self, now_ns: int) -> None:  # noqa: ARG002 - every fact comes with its time
+        """Stay after all: come up again."""
+        self._is_leaving = False
+
+    def lose(self, now_ns: int) -> None:
+        """The lease is over: everything stops at once (rule 6)."""
+        self._term = None
+        self._is_leaving = self._is_bound = False
+        for copy in self._copies.values():
+            if copy.is_up:
+                copy.end("", now_ns)
+
+    def bound(self, now_ns: int) -> None:  # noqa: ARG002 - every fact comes with its time
+        """The addresses are bound: what starts behind them may."""
+        self._is_bound = self._term is not None and self.may_bind
+
+    def confirm(self, node: str, service_ids: Collection[str], now_ns: int, *, term: int) -> None:
+        """In its answer to a question of this term that node said that it runs none of these."""
+        for copy in self._asked_about(service_ids, term):
+            copy.suspect(node, 0, now_ns).is_cleared = True
+
+    def deny(self, node: str, service_ids: Collection[str], now_ns: int, *, term: int) -> None:
+        """It said that it could not stop these: no time frees it, only a later `confirm`."""
+        for copy in self._asked_about(service_ids, term):
+            copy.suspect(node, 0, now_ns).has_denied = True
+
+    def fail(self, message: str, now_ns: int) -> None:
+        """The services' health checks say that what is active does not work."""
+        if self._may_come_up and any(self._copies[key].state == "Active" for key in self._plans):
+            self._blame(self._plans, f"health checks of the services fail: {message}", now_ns)
+
+    def receive(self, outcome: Outcome, now_ns: int) -> None:
+        """Take note of what became of a run."""
+        copy = self._copies.get(outcome.service_id)
+        if copy is None or copy.run != outcome.run or copy.is_down:
+            return
+        match outcome.kind:
+            case "Started":
+                if copy.state == "Starting":
+                    copy.state = "Active"
+            case "StartFailed":
+                self._break(copy, _because("its start failed", outcome.message), now_ns)
+            case "Died":
+                self._break(copy, _because("it died", outcome.message), now_ns)
+            case "StopFailed":
+                self._break(copy, _because("it could not be stopped", outcome.message), now_ns)
+                copy.state, copy.message = "StopFailed", outcome.message
+            case "Stopped":
+                self._break(copy, _because("it stopped without having been told to", outcome.message), now_ns)
+                copy.state, copy.message = "Stopped", ""
+                if outcome.service_id not in self._plans:
+                    del self._copies[outcome.service_id]
+
+    # What to do ----------------------------------------------------------------------------------
+
+    def step(self, now_ns: int) -> list[Deed]:
+        """Return what to do now, in this order."""
+        self._expire(now_ns)
+        self._come_down(now_ns)
+        if not self.may_bind:
+            self._is_bound = False
+        deeds: list[Deed] = [*self._stops(now_ns), *self._starts(now_ns)]
+        if not self.is_active:
+            self._active_since_ns = None
+        elif self._active_since_ns is None:
+            self._active_since_ns = now_ns
+        for key, copy in self._copies.items():
+            state, copy.shown_message = self._shown(key, copy)
+            if state != copy.shown:
+                copy.shown, copy.shown_since_ns = state, now_ns
+        assert self._term is not None or not any(copy.is_up for copy in self._copies.values())
+        return deeds
+
+    def _expire(self, now_ns: int) -> None:
+        for copy in self._copies.values():
+            if copy.state == "Starting" and now_ns >= copy.due_ns:
+                self._break(copy, "nothing was heard of its start", now_ns)
+        trouble = self._trouble
+        if trouble is None:
+            return
+        if trouble.held_until_ns is not None and now_ns >= trouble.held_until_ns:
+            trouble.held_until_ns = None
+        if self._active_since_ns is not None and now_ns >= self._active_since_ns + _FORGIVEN_AFTER_NS:
+            self._trouble = None
+
+    def _come_down(self, now_ns: int) -> None:
+        """End what is planned no more or otherwise, and the next of all while the stack must come down."""
+        for key, copy in self._copies.items():
+            planned = self._plans.get(key)
+            if copy.is_up and planned is None:
+                copy.end("it is not to run here any more", now_ns)
+            elif copy.is_up and planned is not None and not _is_same(copy.service, planned):
+                copy.end("it is to run otherwise", now_ns)
+        if not self._must_come_down:
+            return
+        for service in reversed(self._services):
+            copy = self._copies[service.id]
+            if copy.is_up:
+                copy.end("", now_ns)
+            if not copy.is_down:
+                return
+
+    def _stops(self, now_ns: int) -> list[Stop]:
+        stops = []
+        for key, copy in self._copies.items():
+            if copy.state in ("Stopping", "StopFailed") and now_ns >= copy.due_ns:
+                copy.due_ns = now_ns + copy.patience_ns
+                stops.append(Stop(key, copy.run))
+        return stops
+
+    def _starts(self, now_ns: int) -> list[Start]:
+        service = self._next
+        if service is None or self._has_denial(service) or now_ns < self._free_ns(service):
+            return []
+        assert self._term is not None
+        copy = self._copies[service.id]
+        # The clock makes it differ from every run before this keeper's, too: a leash outlives keepers.
+        self._run = copy.run = max(self._run + 1, now_ns)
+        copy.state, copy.service, copy.message = "Starting", service, ""
+        copy.due_ns = now_ns + service.start_timeout_ms * MILLISECOND + _SILENCE_NS
+        copy.suspects = {
+            node: _Suspect(service.stop_timeout_ms, now_ns, is_cleared=service.is_singleton)
+            for node in self._others
+        }
+        return [Start(service, self._term, copy.run)]
+
+    @property
+    def _services(self) -> list[ServicePlan]:
+        """In the order in which they start: what waits for the address holds up nothing that it waits for."""
+        return sorted(self._plans.values(), key=lambda each: not each.is_first)
+
+    @property
+    def _next(self) -> ServicePlan | None:
+        """The one that starts next, if nothing but other nodes stands in its way (rule 2)."""
+        if not self._may_come_up:
+            return None
+        for service in self._services:
+            copy = self._copies[service.id]
+            if copy.state != "Active":
+                is_its_turn = copy.is_down and (service.is_first or self._is_bound)
+                return service if is_its_turn else None
+        return None
+
+    @property
+    def _is_held_off(self) -> bool:
+        return self._trouble is not None and self._trouble.held_until_ns is not None
+
+    @property
+    def _may_come_up(self) -> bool:
+        return self._term is not None and not self._must_come_down
+
+    @property
+    def _must_come_down(self) -> bool:
+        return self._is_leaving or self._is_held_off
+
+    # Who else may run it -------------------------------------------------------------------------
+
+    def _asked_about(self, service_ids: Iterable[str], term: int) -> list[_Copy]:
+        """Rule 4: what an answer is about, if it is one to a question of this tenure."""
+        return [self._copies[each] for each in service_ids if each in self._plans and self._term == term]
+
+    def _has_denial(self, service: ServicePlan) -> bool:
+        """Rule 1: whether a node that may run it could not stop it."""
+        return service.is_singleton and bool(self._deniers(service))
+
+    def _deniers(self, service: ServicePlan) -> list[str]:
+        uncleared = self._copies[service.id].uncleared
+        return [node for node, suspect in uncleared.items() if suspect.has_denied]
+
+    def _free_ns(self, service: ServicePlan) -> int:
+        """Rule 1: when no node's leash leaves it a copy any more."""
+        if not service.is_singleton:
+            return 0
+        return max((suspect.ended_ns for suspect in self._copies[service.id].uncleared.values()), default=0)
+
+    # Failures ------------------------------------------------------------------------------------
+
+    def _break(self, copy: _Copy, message: str, now_ns: int) -> None:
+        """It is not up any more although it was to be; if it was not, that is no failure."""
+        if not copy.is_up:
+            return
+        copy.end(message, now_ns)
+        service = copy.service
+        assert service is not None
+        if self._may_come_up and service.id in self._plans:
+            self._blame([service.id], f"{service.title}: {message}", now_ns)
+
+    def _blame(self, service_ids: Iterable[str], message: str, now_ns: int) -> None:
+        failures = 1 + (self._trouble.failures if self._trouble else 0)
+        blamed = {each: self._plans[each].generation for each in service_ids}
+        self._trouble = trouble = _Trouble(failures, blamed, message, None)
+        trouble.held_until_ns = now_ns + trouble.hold_off_s * _SECOND
+        self._active_since_ns = None
+
+    @property
+    def _hold_off_told(self) -> str:
+        assert self._trouble is not None
+        return f"this node is kept off for {self._trouble.hold_off_s} s"
+
+    # What people read ----------------------------------------------------------------------------
+
+    def _shown(self, key: str, copy: _Copy) -> tuple[State, str]:
+        service = self._plans.get(key)
+        if not copy.is_down or service is None:
+            return copy.state, copy.message[:_MESSAGE_LENGTH]
+        if self._is_held_off:
+            assert self._trouble is not None
+            if key in self._trouble.blamed:
+                return "Failed", f"{self._trouble.message[:_MESSAGE_LENGTH]}; {self._hold_off_told}"
+            return "Stopped", f"with another that failed: {self._trouble.message}"[:_MESSAGE_LENGTH]
+        if self._may_come_up:
+            return "Waiting", self._obstacle_to(service)[:_MESSAGE_LENGTH]
+        return "Stopped", ""
+
+    def _obstacle_to(self, service: ServicePlan) -> str:
+        for earlier in self._services:
+            if earlier.id == service.id:
+                break
+            if self._copies[earlier.id].state != "Active":
+                return f"starts when {earlier.name} is active"
+        if not service.is_first and not self._is_bound:
+            return "starts when the addresses are bound"
+        deniers = self._deniers(service)
+        if deniers:
+            return (
+                f"could not be stopped on {', '.join(deniers)}: end it there, or take the node out of the "
+                "service's nodes if it is dead"
+            )
+        uncleared = self._copies[service.id].uncleared
+        longest_s = max(leash_ns(suspect.stop_timeout_ms) // _SECOND for suspect in uncleared.values())
+        return (
+            f"waits for {', '.join(uncleared)} to confirm that it does not run there, "
+            f"for {longest_s} s at the longest"
+        )
+
+
+def _is_same(running: ServicePlan | None, planned: ServicePlan) -> bool:
+    return running is not None and running.workload == planned.workload
+
+
+def _because(what: str, message: str) -> str:
+    return f"{what}: {message}" if message else what
+
+
+def _refusal(message: str) -> Refusal:
+    return Refusal("ServiceFailed", message[:_MESSAGE_LENGTH])

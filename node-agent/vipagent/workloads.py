@@ -1,0 +1,353 @@
+"""The services of this node: joins the `Stack` of each VirtualIP with the runner, and both with the lease.
+
+    lease won ──▶ others asked (Inquire) ──▶ confirmed ──▶ started ──▶ addresses bound and announced
+    to leave  ──▶ stopped, under the lease ──▶ vacant ──▶ lease handed over or released
+    lapsed    ──▶ fence closed, stopped ──▶ vacant ──▶ `closed`; the leash ends what does not stop in time
+
+It decides nothing: a `Stack` says what to start and stop, the lease says who may. It owns one timer, for
+what stacks do by time alone and for asking the other nodes again while they have not answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from vipagent.messages import Inquire, Vacant
+from vipagent.nodeview import Refusal
+from vipagent.workload import Stack, Start
+from vipapi.nodestatus import ServiceStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from vipagent.runner import Runner
+    from vipagent.workload import Outcome
+    from vipapi.nodeplan import VirtualIPPlan
+    from vipapi.nodestatus import Problem
+
+_ASK_S: Final = 0.1
+
+
+class _Following:
+    """A VirtualIP's services as they stand here.
+
+    `started` are those whose runs the runner has not ended, with the time that each may take to stop;
+    `waiting` are told when nothing runs.
+    """
+
+    def __init__(self, name: str, stack: Stack) -> None:
+        self.stack = stack
+        self.name = name
+        self.is_planned = True
+        self.refusal: Refusal | None = None
+        self.term: int | None = None
+        self.deadline_ns = 0
+        self.is_leaving = False
+        self.is_bindable = stack.may_bind
+        self.ask_at_s = 0.0
+        self.started: dict[str, float] = {}
+        self.waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The services that follow it, and those that did and are not stopped yet."""
+        return frozenset(service.id for service, *_ in self.stack.statuses())
+
+    def shape(self) -> tuple[object, ...]:
+        """All that the lease, the checks and the report depend on."""
+        stack = self.stack
+        return stack.is_vacant, stack.is_active, stack.obstacle, stack.statuses()
+
+
+class Workloads:
+    """All services that this node runs or might. Made and used inside a running event loop.
+
+    `on_change` is called soon after something changed that the lease, the checks or the report depend on,
+    `on_bindable` at once with the UID of a VirtualIP whose `may_bind` is about to change what runs;
+    `ask` is to send an Inquire about a VirtualIP to a node.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        incarnation: int,
+        runner: Runner,
+        now_ns: Callable[[], int],
+        on_change: Callable[[], None],
+        on_bindable: Callable[[str], None],
+        ask: Callable[[str, str, Inquire], None],
+    ) -> None:
+        self._node = node
+        self._incarnation = incarnation
+        self._runner = runner
+        self._now_ns = now_ns
+        self._on_change = on_change
+        self._on_bindable = on_bindable
+        self._ask = ask
+        self._loop = asyncio.get_running_loop()
+        self._leftovers: frozenset[str] = frozenset()
+        self._booted_at = datetime.now(tz=UTC) - timedelta(microseconds=now_ns() // 1000)
+        self._followings: dict[str, _Following] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._shapes: dict[str, tuple[object, ...]] = {}
+        self._telling: asyncio.Handle | None = None
+
+    async def start_clean(self, vips: Iterable[VirtualIPPlan]) -> None:
+        """End what a former keeper of this node left running; what cannot be ended counts as running.
+
+        `vips` are those of the plan that is on disk.
+        """
+        services = [service for vip in vips for service in vip.services]
+        self._leftovers = await self._runner.start_clean(services)
+
+    async def close(self) -> None:
+        """End everything."""
+        for timer in (self._timer, self._telling):
+            if timer is not None:
+                timer.cancel()
+        await self._runner.close()
+
+    # What the keeper tells -----------------------------------------------------------------------
+
+    def assign(self, vips: Iterable[VirtualIPPlan]) -> None:
+        """Take over the planned VirtualIPs; the services of others are stopped."""
+        now_ns = self._now_ns()
+        planned = {vip.uid: vip for vip in vips if vip.services or vip.uid in self._followings}
+        for uid, vip in planned.items():
+            following = self._followings.get(uid)
+            if following is None:
+                following = self._followings[uid] = _Following(vip.name, self._stack(vip, now_ns))
+            others = frozenset(candidate.node for candidate in vip.candidates) - {self._node}
+            following.is_planned = bool(vip.services)
+            following.stack.assign(vip.services, others, now_ns)
+            following.refusal = self._refusal(vip)
+        for uid in self._followings.keys() - planned.keys():
+            self._followings[uid].is_planned = False
+            self._followings[uid].stack.assign((), frozenset(), now_ns)
+        if self._followings:
+            self._runner.prepare()
+        self.look()
+
+    def _refusal(self, vip: VirtualIPPlan) -> Refusal | None:
+        for service in vip.services:
+            why_not = self._runner.refusal(service.workload)
+            if why_not is not None:
+                return Refusal("ServiceImpossible", f"{service.title}: {why_not}")
+        return None
+
+    def _stack(self, vip: VirtualIPPlan, now_ns: int) -> Stack:
+        own = frozenset(service.id for service in vip.services) & self._leftovers
+        self._leftovers -= own
+        return Stack(now_ns=now_ns, leftovers=own)
+
+    def own(self, uid: str, *, term: int, former: str | None, deadline_ns: int, since_ns: int) -> None:
+        """The lease was won; from `since_ns` on whatever another node ran has its lease behind it."""
+        following = self._followings.get(uid)
+        if following is not None and following.term != term:
+            following.term, following.deadline_ns = term, deadline_ns
+            following.is_leaving, following.ask_at_s = False, 0.0
+            former = None if former == self._node else former
+            following.stack.own(term, since_ns, self._now_ns(), former)
+            self.look()
+
+    def extend(self, uid: str, deadline_ns: int) -> None:
+        """The lease was renewed: nothing is ended before this and the time to stop have passed."""
+        following = self._followings.get(uid)
+        if following is not None:
+            following.deadline_ns = deadline_ns
+            for service_id in following.started:
+                self._runner.extend(service_id, deadline_ns)
+
+    def bound(self, uid: str) -> None:
+        """The addresses are bound."""
+        following = self._followings.get(uid)
+        if following is not None:
+            following.stack.bound(self._now_ns())
+            self.look()
+
+    def leave(self, uid: str, *, is_leaving: bool) -> None:
+        """Whether everything is to stop, because the owner is to be another node."""
+        following = self._followings.get(uid)
+        if following is None or following.is_leaving == is_leaving:
+            return
+        following.is_leaving = is_leaving
+        (following.stack.leave if is_leaving else following.stack.stay)(self._now_ns())
+        self.look()
+
+    def lose(self, uid: str) -> None:
+        """The lease is over."""
+        following = self._followings.get(uid)
+        if following is not None:
+            following.term = None
+            following.stack.lose(self._now_ns())
+            self.look()
+
+    def fail(self, uid: str, message: str) -> None:
+        """The checks of a VirtualIP's active services say that one does not work."""
+        self._followings[uid].stack.fail(message, self._now_ns())
+        self.look()
+
+    def hear(self, node: str, answer: Vacant) -> None:
+        """A node has answered an Inquire of this keeper."""
+        now_ns = self._now_ns()
+        for following in self._followings.values():
+            following.stack.confirm(node, answer.vacant, now_ns, term=answer.term)
+            following.stack.deny(node, answer.stuck, now_ns, term=answer.term)
+        self.look()
+
+    def receive(self, outcome: Outcome) -> None:
+        """The runner tells what became of a service."""
+        for following in self._followings.values():
+            following.stack.receive(outcome, self._now_ns())
+            if outcome.kind == "Stopped" and not following.stack.runs((outcome.service_id,)):
+                following.started.pop(outcome.service_id, None)
+        if outcome.kind == "Stopped" and outcome.run == 0:
+            self._leftovers -= {outcome.service_id}
+        self.look()
+
+    # What the keeper asks ------------------------------------------------------------------------
+
+    def may_bind(self, uid: str) -> bool:
+        """Whether the addresses of a VirtualIP may be bound as far as its services go."""
+        following = self._followings.get(uid)
+        return following is None or following.stack.may_bind
+
+    def obstacle(self, uid: str) -> Refusal | None:
+        """Why this node is kept off a VirtualIP for its services' sake."""
+        following = self._followings.get(uid)
+        return None if following is None else following.refusal or following.stack.obstacle
+
+    @property
+    def occupied(self) -> frozenset[str]:
+        """The VirtualIPs, by UID, of which services run here or might."""
+        return frozenset(uid for uid, each in self._followings.items() if not each.stack.is_vacant)
+
+    @property
+    def active(self) -> frozenset[str]:
+        """The VirtualIPs, by UID, all of whose services are active here."""
+        return frozenset(uid for uid, each in self._followings.items() if each.stack.is_active)
+
+    def answer(self, inquiry: Inquire) -> Vacant:
+        """Say what runs here, and what may start at any moment, for this node has its lease."""
+        running, stuck = set(self._leftovers), set(self._leftovers)
+        for following in self._followings.values():
+            stack = following.stack
+            running |= stack.runs(inquiry.services) if following.term is None else following.ids
+            stuck |= stack.stuck(inquiry.services)
+        return Vacant(
+            incarnation=inquiry.incarnation,
+            term=inquiry.term,
+            vacant=tuple(service for service in inquiry.services if service not in running),
+            stuck=tuple(service for service in inquiry.services if service in stuck),
+        )
+
+    def statuses(self) -> tuple[ServiceStatus, ...]:
+        """Return those that follow what this node owns, and whatever else is not plainly stopped."""
+        return tuple(
+            ServiceStatus(
+                uid=service.uid,
+                name=service.name,
+                virtual_ip=following.name,
+                state=state,
+                term=following.term or 0,
+                since=_told(self._booted_at + timedelta(microseconds=since_ns // 1000)),
+                message=message,
+            )
+            for following in self._followings.values()
+            for service, state, since_ns, message in following.stack.statuses()
+            if following.term is not None or state != "Stopped"
+        )
+
+    def problems(self) -> tuple[Problem, ...]:
+        """What keeps services from running on this node at all."""
+        return self._runner.problems()
+
+    def time_to_stop_s(self) -> float:
+        """How long it may take until nothing runs here, in seconds."""
+        return max((sum(each.started.values()) for each in self._followings.values()), default=0.0)
+
+    async def vacated(self, uid: str) -> None:
+        """Return when nothing runs of a VirtualIP's services."""
+        following = self._followings.get(uid)
+        if following is not None and not following.stack.is_vacant:
+            waiting: asyncio.Future[None] = self._loop.create_future()
+            following.waiting.append(waiting)
+            await waiting
+
+    # The loop ------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Do what is due, and tell."""
+        now_ns = self._now_ns()
+        for uid, following in list(self._followings.items()):
+            if following.stack.is_vacant:
+                self._tell_vacant(following)
+                if following.term is None and not following.is_planned:
+                    del self._followings[uid]
+                    continue
+            self._step(uid, following, now_ns)
+        self._arm(now_ns)
+        shapes = {uid: following.shape() for uid, following in self._followings.items()}
+        if shapes != self._shapes and self._telling is None:
+            self._telling = self._loop.call_soon(self._tell)
+        self._shapes = shapes
+
+    def _step(self, uid: str, following: _Following, now_ns: int) -> None:
+        deeds = following.stack.step(now_ns)
+        if following.stack.may_bind != following.is_bindable:
+            following.is_bindable = following.stack.may_bind
+            self._on_bindable(uid)
+        for deed in deeds:
+            if isinstance(deed, Start):
+                following.started[deed.service.id] = deed.service.stop_timeout_ms / 1000
+                self._runner.start(
+                    deed.service,
+                    virtual_ip=following.name,
+                    term=deed.term,
+                    run=deed.run,
+                    deadline_ns=following.deadline_ns,
+                )
+            else:
+                self._runner.stop(deed.service_id, deed.run)
+
+    def _tell(self) -> None:
+        self._telling = None
+        self._on_change()
+
+    @staticmethod
+    def _tell_vacant(following: _Following) -> None:
+        waiting, following.waiting = following.waiting, []
+        for each in waiting:
+            if not each.done():
+                each.set_result(None)
+
+    def _arm(self, now_ns: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due_s = [
+            max(0, each.stack.deadline_ns - now_ns) / 1e9
+            for each in self._followings.values()
+            if each.stack.deadline_ns is not None
+        ]
+        asking = [(uid, each) for uid, each in self._followings.items() if each.stack.unconfirmed]
+        due_s += [self._inquire(uid, each) for uid, each in asking]
+        if due_s:
+            self._timer = self._loop.call_later(min(due_s), self.look)
+
+    def _inquire(self, uid: str, following: _Following) -> float:
+        """Ask every node that has not confirmed yet, if it is time; return the seconds until it is again."""
+        now_s = self._loop.time()
+        if now_s >= following.ask_at_s:
+            following.ask_at_s = now_s + _ASK_S
+            for node, services in following.stack.unconfirmed.items():
+                assert following.term is not None
+                self._ask(uid, node, Inquire(self._incarnation, following.term, tuple(sorted(services))))
+        return following.ask_at_s - now_s
+
+
+def _told(at: datetime) -> str:
+    return at.isoformat(timespec="seconds").replace("+00:00", "Z")

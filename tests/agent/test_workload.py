@@ -1,0 +1,714 @@
+"""The stack of a VirtualIP's services: tables, and laws over histories of several nodes (`agent.stacks`)."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.stacks import SECOND, Cluster, service
+from vipagent.workload import FIRST_HOLD_OFF_S, LONGEST_HOLD_OFF_S, Outcome, Stack, Start, leash_ns
+
+if TYPE_CHECKING:
+    from vipapi.nodeplan import ServicePlan
+
+DB, APP = service("db"), service("app")
+BEHIND = service("behind", is_first=False)
+ALONE = frozenset[str]()
+BOTH = frozenset({"node-b", "node-c"})
+HOUR_S = 3600
+
+
+class Node:
+    """A stack with a clock; deeds are told as `start db` and `stop db`, and every one is remembered."""
+
+    def __init__(
+        self, *services: ServicePlan, others: frozenset[str] = ALONE, leftovers: frozenset[str] = frozenset()
+    ) -> None:
+        self.now_ns = 1000 * SECOND
+        self.runs: dict[str, int] = {}
+        self.stack = Stack(now_ns=self.now_ns, leftovers=leftovers)
+        self.others = others
+        self.assign(*services)
+
+    def assign(self, *services: ServicePlan, others: frozenset[str] | None = None) -> list[str]:
+        self.others = self.others if others is None else others
+        self.stack.assign(services, self.others, self.now_ns)
+        return self.step()
+
+    def step(self) -> list[str]:
+        told = []
+        for deed in self.stack.step(self.now_ns):
+            key = deed.service.id if isinstance(deed, Start) else deed.service_id
+            if isinstance(deed, Start):
+                assert deed.run > self.runs.get(key, 0)
+                self.runs[key] = deed.run
+            assert deed.run == self.runs.get(key, 0)
+            told.append(f"{type(deed).__name__.lower()} {key.removeprefix('u/')}")
+        assert self.stack.step(self.now_ns) == [], "a deed is said once"
+        return told
+
+    def after(self, seconds: float) -> list[str]:
+        self.now_ns += int(seconds * SECOND)
+        return self.step()
+
+    def own(self, term: int = 1, former: str | None = None) -> list[str]:
+        self.stack.own(term, self.now_ns, self.now_ns, former)
+        return self.step()
+
+    def leave(self) -> list[str]:
+        self.stack.leave(self.now_ns)
+        return self.step()
+
+    def stay(self) -> list[str]:
+        self.stack.stay(self.now_ns)
+        return self.step()
+
+    def lose(self) -> list[str]:
+        self.stack.lose(self.now_ns)
+        return self.step()
+
+    def bound(self) -> list[str]:
+        self.stack.bound(self.now_ns)
+        return self.step()
+
+    def fail(self, message: str = "no answer") -> list[str]:
+        self.stack.fail(message, self.now_ns)
+        return self.step()
+
+    def confirm(self, node: str, *names: str, term: int = 1) -> list[str]:
+        self.stack.confirm(node, [f"u/{name}" for name in names], self.now_ns, term=term)
+        return self.step()
+
+    def deny(self, node: str, *names: str, term: int = 1) -> list[str]:
+        self.stack.deny(node, [f"u/{name}" for name in names], self.now_ns, term=term)
+        return self.step()
+
+    def tell(self, name: str, kind: str, message: str = "", *, run: int | None = None) -> list[str]:
+        key = f"u/{name}"
+        outcome = Outcome(key, self.runs.get(key, 0) if run is None else run, kind, message)  # type: ignore[arg-type]
+        self.stack.receive(outcome, self.now_ns)
+        return self.step()
+
+    def started(self, *names: str) -> list[str]:
+        """Each is said to have started; what that brings about last."""
+        return [self.tell(name, "Started") for name in names][-1]
+
+    @property
+    def states(self) -> dict[str, str]:
+        return {each.name: state for each, state, _, _ in self.stack.statuses()}
+
+    @property
+    def messages(self) -> dict[str, str]:
+        return {each.name: message for each, _, _, message in self.stack.statuses()}
+
+
+def active(*services: ServicePlan, others: frozenset[str] = ALONE) -> Node:
+    """Return a node that owns the address and runs them all."""
+    node = Node(*services, others=others)
+    node.own()
+    for each in services:
+        for other in others:
+            node.confirm(other, each.name)
+        node.tell(each.name, "Started")
+        node.bound()
+    assert node.stack.is_active
+    return node
+
+
+# Order -------------------------------------------------------------------------------------------
+
+
+def test_services_start_one_after_another() -> None:
+    node = Node(DB, APP)
+    assert node.step() == []
+    assert node.own() == ["start db"]
+    assert node.states == {"db": "Starting", "app": "Waiting"}
+    assert node.messages["app"] == "starts when db is active"
+    assert node.tell("db", "Started") == ["start app"]
+    assert not node.stack.is_active
+    assert node.tell("app", "Started") == []
+    assert node.stack.is_active
+
+
+def test_services_stop_in_reverse_one_after_another() -> None:
+    node = active(DB, APP)
+    assert node.leave() == ["stop app"]
+    assert not node.stack.is_vacant
+    assert node.tell("app", "Stopped") == ["stop db"]
+    assert node.tell("db", "Stopped") == []
+    assert node.stack.is_vacant
+    assert node.states == {"db": "Stopped", "app": "Stopped"}
+
+
+def test_with_the_lease_lost_all_stop_at_once() -> None:
+    node = active(DB, APP)
+    assert sorted(node.lose()) == ["stop app", "stop db"]
+
+
+def test_a_service_that_starts_behind_the_address_waits_for_it() -> None:
+    node = Node(BEHIND, DB)
+    assert node.own() == ["start db"]
+    assert not node.stack.may_bind
+    assert node.started("db") == []
+    assert node.stack.may_bind
+    assert node.messages["behind"] == "starts when the addresses are bound"
+    assert node.bound() == ["start behind"]
+
+
+def test_the_address_goes_between_what_stands_behind_it_and_what_stands_beneath() -> None:
+    node = active(DB, BEHIND)
+    assert node.leave() == ["stop behind"]
+    assert node.stack.may_bind
+    node.stack.receive(Outcome("u/behind", node.runs["u/behind"], "Stopped"), node.now_ns)
+    assert not node.stack.may_bind
+    assert node.step() == ["stop db"]
+
+
+@pytest.mark.parametrize("end", ["leave", "lose", "fail"])
+def test_the_address_goes_with_what_it_stands_on(end: str) -> None:
+    node = active(DB)
+    assert node.stack.may_bind
+    assert getattr(node, end)() == ["stop db"]
+    assert not node.stack.may_bind
+
+
+def test_without_services_nothing_keeps_the_address() -> None:
+    node = Node()
+    assert node.stack.may_bind
+    assert node.stack.is_vacant
+    assert not node.stack.is_active
+
+
+def test_a_standby_does_not_bind() -> None:
+    assert not Node(DB).stack.may_bind
+
+
+def test_an_added_service_does_not_take_the_address_away() -> None:
+    node = active(DB)
+    assert node.assign(DB, APP) == ["start app"]
+    assert node.stack.may_bind
+    assert not node.stack.is_active
+
+
+# Rule 1: nobody else runs it ---------------------------------------------------------------------
+
+
+def test_a_singleton_waits_for_every_other_node() -> None:
+    node = Node(DB, APP, others=BOTH)
+    assert node.own() == []
+    assert node.states == {"db": "Waiting", "app": "Waiting"}
+    assert node.messages["db"] == (
+        "waits for node-b, node-c to confirm that it does not run there, for 37 s at the longest"
+    )
+    assert node.stack.unconfirmed == {each: {"u/db", "u/app"} for each in BOTH}
+    assert node.confirm("node-b", "db", "app") == []
+    assert node.stack.unconfirmed == {"node-c": {"u/db", "u/app"}}
+    assert node.confirm("node-c", "db") == ["start db"]
+    assert node.stack.unconfirmed == {"node-c": {"u/app"}}
+    assert node.started("db") == []
+    assert node.confirm("node-c", "app") == ["start app"]
+
+
+def test_a_singleton_waits_no_longer_than_a_leash_lasts() -> None:
+    node = Node(service("db", stop_s=9), others=BOTH)
+    assert node.own() == []
+    assert node.stack.deadline_ns == node.now_ns + 12 * SECOND
+    assert node.after(11.999) == []
+    assert node.after(0.001) == ["start db"]
+
+
+@given(st.integers(1, HOUR_S * 1000), st.floats(0.9, 1.1), st.floats(0.9, 1.1))
+def test_a_leash_has_ended_its_copy_whatever_the_clocks_do(stop_ms: int, theirs: float, mine: float) -> None:
+    lasts_ns = stop_ms * 1_000_000 / theirs
+    assert lasts_ns * mine < leash_ns(stop_ms)
+
+
+def test_what_is_no_singleton_starts_at_once() -> None:
+    node = Node(service("db", is_singleton=False), others=BOTH)
+    assert node.own() == ["start db"]
+    assert node.stack.unconfirmed == {}
+
+
+def test_the_former_owner_is_waited_for_though_it_is_no_candidate() -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    assert node.own(former="node-x") == []
+    assert node.confirm("node-b", "db") == []
+    assert node.confirm("node-x", "db") == ["start db"]
+
+
+def test_a_former_candidate_is_waited_for() -> None:
+    node = Node(DB, others=BOTH)
+    node.assign(DB, others=frozenset({"node-b"}))
+    assert node.own() == []
+    assert node.confirm("node-b", "db") == []
+    assert node.confirm("node-c", "db") == ["start db"]
+
+
+def test_once_it_was_started_here_a_former_candidate_is_not_waited_for_again() -> None:
+    node = active(DB, others=BOTH)
+    node.assign(DB, others=frozenset({"node-b"}))
+    node.lose()
+    node.tell("db", "Stopped")
+    node.assign(DB, others=frozenset({"node-b"}))
+    node.own(term=2)
+    node.confirm("node-c", "db", term=2)
+    assert node.confirm("node-b", "db", term=2) == ["start db"]
+    node.lose()
+    node.tell("db", "Stopped")
+    node.own(term=3)
+    assert node.confirm("node-b", "db", term=3) == ["start db"]
+
+
+def test_the_longest_time_to_stop_counts_that_it_may_have_been_started_with() -> None:
+    node = Node(service("db", stop_s=90), others=BOTH)
+    node.assign(service("db", stop_s=9))
+    node.own()
+    assert node.after(110.9) == []
+    assert node.after(0.1) == ["start db"]
+
+
+def test_the_time_may_begin_in_the_future() -> None:
+    node = Node(service("db", stop_s=9), others=BOTH)
+    node.stack.own(1, node.now_ns + SECOND, node.now_ns)
+    assert node.after(12.9) == []
+    assert node.after(0.1) == ["start db"]
+
+
+def test_a_service_new_to_the_plan_is_waited_for_however_old_the_tenure() -> None:
+    node = active(DB, others=BOTH)
+    node.after(HOUR_S)
+    assert node.assign(DB, APP) == []
+    assert node.stack.unconfirmed == {each: {"u/app"} for each in BOTH}
+    assert node.after(38) == ["start app"]
+
+
+def test_what_could_not_be_stopped_elsewhere_is_waited_for_without_end() -> None:
+    node = Node(DB, others=BOTH)
+    node.own()
+    node.confirm("node-c", "db")
+    assert node.deny("node-b", "db") == []
+    assert node.stack.deadline_ns is None
+    assert node.after(HOUR_S) == []
+    assert node.messages["db"].startswith("could not be stopped on node-b: end it there")
+    assert node.confirm("node-b", "db") == ["start db"]
+
+
+def test_a_denial_that_was_overtaken_says_nothing() -> None:
+    node = Node(DB, others=BOTH)
+    node.own()
+    node.confirm("node-b", "db")
+    node.deny("node-b", "db")
+    assert node.confirm("node-c", "db") == ["start db"]
+
+
+def test_a_node_that_a_person_took_out_is_given_its_leashs_time_once_more() -> None:
+    node = Node(DB, others=BOTH)
+    node.own()
+    node.confirm("node-c", "db")
+    node.deny("node-b", "db")
+    node.after(HOUR_S)
+    assert node.assign(DB, others=frozenset({"node-c"})) == []
+    assert node.after(37) == []
+    assert node.after(1) == ["start db"]
+
+
+# Rule 2: only with the lease, and one copy at a time ---------------------------------------------
+
+
+def test_nothing_starts_without_the_lease() -> None:
+    node = Node(DB)
+    assert node.after(HOUR_S) == []
+    assert node.states == {"db": "Stopped"}
+
+
+def test_nothing_starts_while_the_node_is_leaving() -> None:
+    node = Node(DB, others=BOTH)
+    node.own()
+    node.leave()
+    assert node.stack.unconfirmed == {}
+    assert node.after(HOUR_S) == []
+
+
+def test_what_is_starting_is_stopped_when_the_node_leaves() -> None:
+    node = Node(DB, APP)
+    node.own()
+    assert node.leave() == ["stop db"]
+    assert node.tell("db", "Started") == []
+    assert node.states["db"] == "Stopping"
+
+
+def test_a_lease_that_is_won_again_at_once_waits_for_what_is_stopping() -> None:
+    node = active(DB, APP)
+    node.stack.lose(node.now_ns)
+    assert sorted(node.own(term=2)) == ["stop app", "stop db"]
+    assert node.tell("app", "Stopped") == []
+    assert node.tell("db", "Stopped") == ["start db"]
+
+
+def test_what_an_earlier_keeper_left_behind_is_stopped_before_it_is_started() -> None:
+    node = Node(leftovers=frozenset({"u/db"}))
+    assert node.runs == {}
+    assert not node.stack.is_vacant
+    assert node.stack.runs(["u/db", "u/app"]) == node.stack.stuck(["u/db", "u/app"]) == {"u/db"}
+    assert node.after(35) == ["stop db"]
+    node.assign(DB)
+    assert node.states == {"db": "StopFailed"}
+    assert node.own() == []
+    assert node.tell("db", "Stopped") == ["start db"]
+
+
+# Rule 3: vacant is vacant ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kinds", "is_vacant"),
+    [
+        pytest.param([], False, id="starting"),
+        pytest.param(["Started"], False, id="active"),
+        pytest.param(["StartFailed"], False, id="its-start-failed"),
+        pytest.param(["Started", "Died"], False, id="it-died"),
+        pytest.param(["Started", "Died", "StopFailed"], False, id="it-could-not-be-stopped"),
+        pytest.param(["Started", "Died", "Stopped"], True, id="it-is-known-to-be-gone"),
+        pytest.param(["StartFailed", "Stopped"], True, id="what-did-not-start-is-gone"),
+        pytest.param(["StartFailed", "StopFailed", "Stopped"], True, id="gone-at-last"),
+        pytest.param(["Stopped"], True, id="gone-unasked"),
+        pytest.param(["Stopped", "StopFailed"], True, id="gone-is-gone"),
+    ],
+)
+def test_a_stack_is_vacant_when_nothing_runs_or_might(kinds: list[str], *, is_vacant: bool) -> None:
+    node = Node(DB)
+    node.own()
+    for kind in kinds:
+        node.tell("db", kind)
+    assert node.stack.is_vacant == is_vacant
+    assert node.stack.runs(["u/db"]) == (frozenset() if is_vacant else {"u/db"})
+
+
+def test_what_could_not_be_stopped_is_told_and_kept() -> None:
+    node = active(DB, APP)
+    node.leave()
+    assert node.tell("app", "StopFailed", "exit status 3") == []
+    assert node.states == {"db": "Active", "app": "StopFailed"}
+    assert node.messages["app"] == "exit status 3"
+    assert node.stack.stuck(["u/db", "u/app"]) == {"u/app"}
+    assert not node.stack.is_vacant
+    assert node.stack.obstacle is None
+    assert node.lose() == ["stop db"]
+    assert node.stack.obstacle is not None
+    assert node.stack.obstacle.message == "prod/billing/app could not be stopped: exit status 3"
+    node.tell("db", "Stopped")
+    node.tell("app", "Stopped")
+    assert node.stack.is_vacant
+    assert node.stack.obstacle is None
+
+
+def test_a_stop_that_nothing_is_heard_of_is_said_again() -> None:
+    node = active(service("db", stop_s=10))
+    assert node.lose() == ["stop db"]
+    assert node.after(14.9) == []
+    assert node.after(0.1) == ["stop db"]
+    node.tell("db", "StopFailed")
+    assert node.after(15) == ["stop db"]
+    node.tell("db", "Stopped")
+    assert node.stack.deadline_ns is None
+
+
+# Rules 4 to 7 ------------------------------------------------------------------------------------
+
+
+def test_a_confirmation_from_before_the_tenure_does_not_count() -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.confirm("node-b", "db")
+    assert node.own() == []
+    node.lose()
+    node.confirm("node-b", "db")
+    assert node.own(term=2) == []
+    assert node.confirm("node-b", "db", term=1) == []
+    assert node.confirm("node-b", "db", term=2) == ["start db"]
+    node.lose()
+    node.tell("db", "Stopped")
+    assert node.own(term=5) == []
+
+
+def test_a_denial_from_before_the_tenure_does_not_count() -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.own()
+    node.deny("node-b", "db")
+    node.own(term=2)
+    node.deny("node-b", "db", term=1)
+    assert node.after(38) == ["start db"]
+
+
+def test_to_be_told_of_the_same_tenure_again_changes_nothing() -> None:
+    node = active(DB, others=BOTH)
+    assert node.own() == []
+    assert node.stack.is_active
+
+
+def test_what_a_standby_asks_about_unknown_services_is_nothing() -> None:
+    node = Node(DB, others=BOTH)
+    node.own()
+    assert node.confirm("node-b", "other") == []
+    assert node.tell("other", "Stopped") == []
+
+
+@pytest.mark.parametrize("kind", ["Started", "StartFailed", "Stopped", "StopFailed", "Died"])
+@pytest.mark.parametrize("state", ["Starting", "Active", "Stopping"])
+def test_a_late_outcome_says_nothing_about_a_later_start(kind: str, state: str) -> None:
+    node = active(DB)
+    former = node.runs["u/db"]
+    node.lose()
+    node.tell("db", "Stopped")
+    assert node.own(term=2) == ["start db"]
+    if state != "Starting":
+        node.tell("db", "Started")
+    if state == "Stopping":
+        node.leave()
+    assert node.tell("db", kind, run=former) == []
+    assert node.states == {"db": state}
+
+
+def test_a_node_that_is_to_stay_after_all_starts_again_what_it_stopped() -> None:
+    node = active(DB, APP, others=BOTH)
+    node.leave()
+    assert node.tell("app", "Stopped") == ["stop db"]
+    assert node.stay() == []
+    assert node.tell("db", "Stopped") == ["start db"]
+    assert node.tell("db", "Started") == ["start app"]
+
+
+def test_a_node_that_is_to_stay_before_all_is_stopped_goes_on_with_the_rest() -> None:
+    node = active(DB, APP)
+    node.leave()
+    node.stay()
+    assert node.tell("app", "Stopped") == ["start app"]
+    assert node.states["db"] == "Active"
+
+
+# Failures ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        pytest.param("StartFailed", "prod/billing/app: its start failed: bad", id="start"),
+        pytest.param("Died", "prod/billing/app: it died: bad", id="death"),
+        pytest.param("Stopped", "prod/billing/app: it stopped without having been told to: bad", id="end"),
+        pytest.param("StopFailed", "prod/billing/app: it could not be stopped: bad", id="leash"),
+    ],
+)
+def test_a_service_that_fails_takes_the_stack_down(kind: str, told: str) -> None:
+    node = Node(DB, APP)
+    node.own()
+    node.started("db")
+    deeds = node.tell("app", kind, "bad")
+    assert deeds == (["stop db"] if kind == "Stopped" else ["stop app"])
+    node.tell("app", "Stopped")
+    node.tell("db", "Stopped")
+    assert node.stack.is_vacant
+    assert node.states == {"db": "Stopped", "app": "Failed"}
+    assert node.messages["app"] == f"{told}; this node is kept off for 60 s"
+    assert node.messages["db"] == f"with another that failed: {told}"
+    assert node.stack.obstacle is not None
+    assert node.stack.obstacle.reason == "ServiceFailed"
+    assert node.stack.obstacle.message == f"{told}; this node is kept off for 60 s"
+
+
+def test_a_start_that_nothing_is_heard_of_has_failed() -> None:
+    node = Node(service("db", start_s=20))
+    node.own()
+    assert node.after(24.9) == []
+    assert node.after(0.1) == ["stop db"]
+    assert node.stack.obstacle is not None
+    assert node.stack.obstacle.message.startswith("prod/billing/db: nothing was heard of its start")
+
+
+def test_services_that_their_health_checks_give_up_on_are_stopped() -> None:
+    node = active(DB, APP)
+    assert node.fail("app: HTTP 500") == ["stop app"]
+    node.tell("app", "Stopped")
+    node.tell("db", "Stopped")
+    assert node.messages["app"] == (
+        "health checks of the services fail: app: HTTP 500; this node is kept off for 60 s"
+    )
+
+
+@pytest.mark.parametrize("what", ["standby", "leaving", "starting"])
+def test_health_checks_say_nothing_of_what_is_not_active(what: str) -> None:
+    node = Node(DB)
+    if what != "standby":
+        node.own()
+    if what == "leaving":
+        node.started("db")
+        node.leave()
+    assert node.fail() == []
+    assert node.stack.obstacle is None
+
+
+@pytest.mark.parametrize("end", ["leave", "lose"])
+def test_what_ends_while_it_is_to_end_is_no_failure(end: str) -> None:
+    node = active(DB, APP)
+    getattr(node, end)()
+    node.tell("db", "Died")
+    assert node.stack.obstacle is None
+
+
+def test_an_owner_that_keeps_the_lease_tries_again_after_the_hold_off() -> None:
+    node = active(DB)
+    node.tell("db", "Died")
+    node.tell("db", "Stopped")
+    assert node.after(FIRST_HOLD_OFF_S - 0.1) == []
+    assert node.after(0.1) == ["start db"]
+    assert node.stack.obstacle is None
+
+
+def test_a_standby_that_failed_is_fit_again_after_the_hold_off() -> None:
+    node = active(DB)
+    node.tell("db", "Died")
+    node.lose()
+    node.tell("db", "Stopped")
+    assert node.stack.deadline_ns == node.now_ns + FIRST_HOLD_OFF_S * SECOND
+    assert node.after(FIRST_HOLD_OFF_S) == []
+    assert node.stack.obstacle is None
+    assert node.states == {"db": "Stopped"}
+
+
+def _hold_off_s(node: Node) -> int:
+    """Let it fail once more and return how long the node is kept off."""
+    node.tell("db", "Died")
+    node.tell("db", "Stopped")
+    assert node.stack.deadline_ns is not None
+    hold_off_s = (node.stack.deadline_ns - node.now_ns) // SECOND
+    assert node.after(hold_off_s) == ["start db"]
+    node.tell("db", "Started")
+    return hold_off_s
+
+
+def test_each_failure_doubles_the_hold_off() -> None:
+    node = active(DB)
+    assert [_hold_off_s(node) for _ in range(6)] == [
+        60,
+        120,
+        240,
+        480,
+        LONGEST_HOLD_OFF_S,
+        LONGEST_HOLD_OFF_S,
+    ]
+
+
+def test_failures_are_forgotten_after_an_hour_of_being_active() -> None:
+    node = active(DB)
+    _hold_off_s(node)
+    assert node.stack.deadline_ns == node.now_ns + HOUR_S * SECOND
+    node.after(HOUR_S)
+    assert node.stack.deadline_ns is None
+    assert _hold_off_s(node) == 60
+
+
+def test_a_service_that_dies_after_hours_is_held_off_as_well() -> None:
+    node = active(DB)
+    node.after(5 * HOUR_S)
+    node.tell("db", "Died")
+    assert node.stack.obstacle is not None
+
+
+@pytest.mark.parametrize(
+    ("services", "is_forgotten"),
+    [
+        pytest.param([DB, service("app", generation=2)], True, id="corrected"),
+        pytest.param([DB], True, id="removed"),
+        pytest.param([service("db", generation=2), APP], False, id="another-is-corrected"),
+    ],
+)
+def test_a_corrected_service_is_tried_at_once(services: list[ServicePlan], *, is_forgotten: bool) -> None:
+    node = active(DB, APP)
+    node.tell("app", "Died")
+    node.assign(*services)
+    assert (node.stack.obstacle is None) == is_forgotten
+
+
+# Another plan ------------------------------------------------------------------------------------
+
+
+def test_a_service_that_is_planned_no_more_is_stopped_and_remembered_until_then() -> None:
+    node = active(DB, APP)
+    assert node.assign(APP) == ["stop db"]
+    assert node.states == {"app": "Active", "db": "Stopping"}
+    assert node.stack.runs(["u/db"]) == {"u/db"}
+    assert node.stack.is_active
+    node.tell("db", "Stopped")
+    assert node.states == {"app": "Active"}
+
+
+def test_a_service_that_comes_back_while_it_stops_is_started_when_it_has_stopped() -> None:
+    node = active(DB)
+    node.assign()
+    assert node.assign(DB) == []
+    assert node.tell("db", "Stopped") == ["start db"]
+
+
+def test_a_service_that_comes_back_may_have_been_elsewhere_meanwhile() -> None:
+    node = active(DB, others=BOTH)
+    node.assign()
+    node.assign(DB)
+    assert node.tell("db", "Stopped") == []
+    assert node.confirm("node-b", "db") == []
+    assert node.confirm("node-c", "db") == ["start db"]
+
+
+def test_another_workload_is_started_when_the_former_has_stopped() -> None:
+    node = active(DB, others=BOTH)
+    assert node.assign(service("db", hook="other")) == ["stop db"]
+    assert node.messages["db"] == "it is to run otherwise"
+    assert node.stack.may_bind
+    assert node.tell("db", "Stopped") == ["start db"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param(service("db", stop_s=1, start_s=1), id="timeouts"),
+        pytest.param(service("db", generation=7), id="generation"),
+        pytest.param(service("db", is_first=False), id="order"),
+        pytest.param(service("db", is_singleton=False), id="singleton"),
+    ],
+)
+def test_what_runs_goes_on_when_only_its_circumstances_change(changed: ServicePlan) -> None:
+    node = active(DB)
+    assert node.assign(changed) == []
+    assert node.stack.statuses()[0][:2] == (changed, "Active")
+
+
+def test_a_state_is_told_with_when_it_began() -> None:
+    node = Node(DB, others=BOTH)
+    node.after(5)
+    node.own()
+    since_ns = node.now_ns
+    node.after(1)
+    node.confirm("node-b", "db")
+    assert node.stack.statuses()[0][1:3] == ("Waiting", since_ns)
+    node.confirm("node-c", "db")
+    assert node.stack.statuses()[0][1:3] == ("Starting", since_ns + SECOND)
+
+
+# Laws --------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 1 << 32), st.integers(2, 4))
+def test_no_two_nodes_ever_run_a_singleton_and_when_things_calm_down_the_owner_does(
+    seed: int, nodes: int
+) -> None:
+    services = (
+        service("db", stop_s=10),
+        service("app", stop_s=30, is_first=False),
+        service("web", stop_s=2),
+    )
+    cluster = Cluster(Random(seed), nodes=nodes, services=services)
+    cluster.live(60)
+    cluster.calm_down()
+    assert cluster.is_well(), cluster.told()
