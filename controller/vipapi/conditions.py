@@ -127,6 +127,8 @@ class Reason(enum.StrEnum):
     """A required health check fails on the node."""
     CHECK_PENDING = "CheckPending"
     """A required health check has no result on the node yet."""
+    NOT_ARMED = "NotArmed"
+    """The node could not announce the addresses at once yet."""
     NO_INTERFACE = "NoInterface"
     """No interface of the node has the addresses' subnet, or the named one is not there."""
     INTERFACE_DOWN = "InterfaceDown"

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from vipcontroller.observation import View
     from vipcontroller.world import World
 
-SETTLING = frozenset({Reason.AGENT_UNREACHABLE, Reason.NOT_REPORTED, Reason.CHECK_PENDING})
-"""Obstacles that a fresh address or a fresh domain goes through on its way to a first owner."""
+SETTLING = frozenset({Reason.AGENT_UNREACHABLE, Reason.NOT_REPORTED, Reason.CHECK_PENDING, Reason.NOT_ARMED})
+"""Obstacles that a fresh address, a fresh domain or a fresh agent gets over by itself."""
 
 HIGHEST_SCORE = 254
 

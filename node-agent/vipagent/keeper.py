@@ -80,13 +80,17 @@ def now_ns() -> int:
 
 @dataclass(slots=True)
 class Opened:
-    """An address set that is held: how it was won, until when, and whether its addresses are to be bound."""
+    """An address set that is held: how it was won, until when, and whether its addresses are to be bound.
+
+    `turns` counts how often that has changed.
+    """
 
     seated: Seated
     vip: VirtualIPPlan
     effect: Open
     deadline_ns: int
     is_taken: bool = False
+    turns: int = 0
 
 
 class Keeper:
@@ -428,10 +432,10 @@ class Keeper:
         won = self._opened.get(key)
         if won is None:
             return
-        vip, opened = won.vip, won.effect
+        vip, opened, turn = won.vip, won.effect, won.turns
         started_at = datetime.now(tz=UTC)
         await self._node.take(key)
-        if self._opened.get(key) is not won or not won.is_taken:
+        if self._opened.get(key) is not won or won.turns != turn:
             return
         self._workloads.bound(vip.uid)
         if key in self._takeovers:
@@ -502,6 +506,7 @@ class Keeper:
         may_bind = self._workloads.may_bind(won.vip.uid)
         if may_bind != won.is_taken:
             won.is_taken = may_bind
+            won.turns += 1
             self._tasks.spawn(self._take(key) if may_bind else self._node.put_down(key))
 
     def _inquire(self, uid: str, node: str, inquiry: Inquire) -> None:

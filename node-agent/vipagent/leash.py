@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from vipagent import realtime
 from vipagent.leash_cgroups import Cgroup, cgroup_of_this_process
-from vipagent.leash_exec import Children, Scripts
+from vipagent.leash_exec import Children, Scripts, adopt_orphans
 from vipagent.leash_timer import Timer, now_ns
 from vipagent.tasks import Tasks
 
@@ -334,6 +334,7 @@ def main() -> None:
     realtime.claim_real_time()
     with contextlib.suppress(OSError):
         os.sched_setparam(0, os.sched_param(_PRIORITY))
+    adopt_orphans()
     gc.enable()  # its heap is small, and it has no quiet moments of which it knows
     cgroup = None if folder == NO_CGROUP else Cgroup(Path(folder))
     home = cgroup_of_this_process()
@@ -361,7 +362,7 @@ def _leave(cgroup: Cgroup, home: Path | None) -> None:
     if home is not None:
         with contextlib.suppress(OSError):
             Cgroup(home).enter()
-    cgroup.remove_now()
+    asyncio.run(cgroup.remove())
 
 
 if __name__ == "__main__":

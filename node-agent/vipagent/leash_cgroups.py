@@ -72,14 +72,14 @@ class Cgroup:
             os.close(events)
 
     def pids(self) -> frozenset[int]:
-        """Return the processes in it and below it."""
+        """Return the processes in it and below it; one of another PID namespace has no number here."""
         found: set[int] = set()
         for each in self._tree():
             with contextlib.suppress(OSError):
                 found |= {
                     int(pid) for pid in (each.path / "cgroup.procs").read_text(encoding="ascii").split()
                 }
-        return frozenset(found)
+        return frozenset(found - {0})
 
     def kill(self) -> None:
         """Kill everything in it and below it; it takes effect at once on all that can still be reached."""

@@ -157,6 +157,11 @@ class Child:
         return Ended(complaint, says_no=0 < status < _NOT_RUN)
 
 
+def adopt_orphans() -> None:
+    """Have what outlives its hook become a child of this process: in a container there may be no init."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 class Children:
     """All processes below this one: starts hooks, and reaps what ends, also what hooks left behind.
 
@@ -169,8 +174,6 @@ class Children:
         self._ordinary_limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = self._ordinary_limits[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        # Else what outlives its hook would be reaped by init, and in a container there may be none.
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
 
     def start(

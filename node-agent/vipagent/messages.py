@@ -177,11 +177,15 @@ class Inquire(msgspec.Struct, frozen=True, array_like=True, tag="inquire"):
 
 
 class Vacant(msgspec.Struct, frozen=True, array_like=True, tag="vacant"):
-    """The answer to an Inquire of that incarnation and term: `vacant` run not here, `stuck` will not stop."""
+    """The answer to an Inquire of that incarnation and term.
+
+    `vacant` do not run here; `running` do or might, and are ended with their lease; `stuck` will not stop.
+    """
 
     incarnation: int
     term: int
     vacant: tuple[str, ...]
+    running: tuple[str, ...]
     stuck: tuple[str, ...]
 
 

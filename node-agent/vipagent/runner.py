@@ -255,6 +255,7 @@ class Runner:
 
     def _add(self, service: ServicePlan, number: int) -> _Run:
         cgroup = None if self._cgroup is None else self._cgroup / _folder(service.id)
+        assert number not in self._runs, number
         run = _Run(service, number, self._free_slots.pop(), cgroup)
         self._runs[number] = self._by_id[service.id] = run
         return run

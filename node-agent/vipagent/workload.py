@@ -29,10 +29,11 @@ The rules:
     node's own is not known to be gone;
  3. the stack is vacant only when nothing runs or might: what is starting, what was told to stop, what could
     not be stopped and what an earlier keeper left behind might;
- 4. what was said in another tenure does not count: `own` forgets it, and an answer names its term;
+ 4. what was said in another tenure does not count: `own` forgets it, and an answer names its term. Only who
+    could not stop a copy is not forgotten until it says that it has;
  5. an outcome counts only for the run that it names, so that a late one says nothing about a later start;
- 6. what is up when the lease is lost comes down, though the lease be won again at once: the next copy
-    belongs to another term and waits until the former is stopped;
+ 6. what is up when the lease is lost comes down, though the lease be won again at once: nothing of another
+    term starts until all of it is stopped. Nor does anything while what is planned no more has not stopped;
  7. a stack that is told to leave and then to stay goes up again, what was confirmed still confirmed: nobody
     else can have started anything while this node had the lease;
  8. the address goes before what stands beneath it: `may_bind` falls no later than the first such Stop.
@@ -111,6 +112,18 @@ class Outcome:
     message: str = ""
 
 
+class Runs:
+    """The numbers of all starts on a node: no two are the same, nor the same as before the keeper started."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def next(self, now_ns: int) -> int:
+        """Return a number that nobody had; the clock makes it differ from those of keepers before."""
+        self._last = max(self._last + 1, now_ns)
+        return self._last
+
+
 @dataclass(slots=True)
 class _Suspect:
     """Another node that may run a copy of a service.
@@ -174,10 +187,10 @@ class _Copy:
         return suspect
 
     def doubt(self, since_ns: int) -> None:
-        """Forget what the others said: time counts from here."""
+        """Forget who said that it runs none: time counts from here. Who could not stop it has to say more."""
         for suspect in self.suspects.values():
             suspect.since_ns = since_ns
-            suspect.is_cleared = suspect.has_denied = False
+            suspect.is_cleared = False
 
     def end(self, message: str, now_ns: int) -> None:
         """Have it stopped with the next step."""
@@ -205,10 +218,12 @@ class Stack:
     """The services of one VirtualIP on this node.
 
     It does no I/O: facts and `now_ns` go in, `step` says what to do. `leftovers` are the ids of what an
-    earlier keeper left behind and could not be ended.
+    earlier keeper left behind and could not be ended; `runs` numbers the starts of all stacks of a node.
     """
 
-    def __init__(self, *, now_ns: int, leftovers: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, *, now_ns: int, leftovers: frozenset[str] = frozenset(), runs: Runs | None = None
+    ) -> None:
         self._plans: dict[str, ServicePlan] = {}
         self._others: frozenset[str] = frozenset()
         self._copies = {
@@ -226,7 +241,9 @@ class Stack:
         self._is_bound = False
         self._trouble: _Trouble | None = None
         self._active_since_ns: int | None = None
-        self._run = 0
+        self._runs = runs or Runs()
+        self._is_draining = False
+        self._elsewhere: frozenset[str] = frozenset()
 
     # What the shell and the report ask -----------------------------------------------------------
 
@@ -380,6 +397,7 @@ class Stack:
         """The lease is over: everything stops at once (rule 6)."""
         self._term = None
         self._is_leaving = self._is_bound = False
+        self._is_draining = not self.is_vacant
         for copy in self._copies.values():
             if copy.is_up:
                 copy.end("", now_ns)
@@ -391,7 +409,14 @@ class Stack:
     def confirm(self, node: str, service_ids: Collection[str], now_ns: int, *, term: int) -> None:
         """In its answer to a question of this term that node said that it runs none of these."""
         for copy in self._asked_about(service_ids, term):
-            copy.suspect(node, 0, now_ns).is_cleared = True
+            suspect = copy.suspect(node, 0, now_ns)
+            suspect.is_cleared, suspect.has_denied = True, False
+
+    def wait(self, node: str, service_ids: Collection[str], now_ns: int, *, term: int) -> None:
+        """It said that it runs these still: the time in which its leash ends them begins now."""
+        for copy in self._asked_about(service_ids, term):
+            suspect = copy.suspect(node, 0, now_ns)
+            suspect.since_ns = max(now_ns, suspect.since_ns)
 
     def deny(self, node: str, service_ids: Collection[str], now_ns: int, *, term: int) -> None:
         """It said that it could not stop these: no time frees it, only a later `confirm`."""
@@ -427,8 +452,13 @@ class Stack:
 
     # What to do ----------------------------------------------------------------------------------
 
-    def step(self, now_ns: int) -> list[Deed]:
-        """Return what to do now, in this order."""
+    def step(self, now_ns: int, elsewhere: frozenset[str] = frozenset()) -> list[Deed]:
+        """Return what to do now, in this order.
+
+        `elsewhere` are services that this node runs still as another VirtualIP's, or may.
+        """
+        self._elsewhere = elsewhere
+        self._is_draining = self._is_draining and not self.is_vacant
         self._expire(now_ns)
         self._come_down(now_ns)
         if not self.may_bind:
@@ -488,8 +518,7 @@ class Stack:
             return []
         assert self._term is not None
         copy = self._copies[service.id]
-        # The clock makes it differ from every run before this keeper's, too: a leash outlives keepers.
-        self._run = copy.run = max(self._run + 1, now_ns)
+        copy.run = self._runs.next(now_ns)
         copy.state, copy.service, copy.message = "Starting", service, ""
         copy.due_ns = now_ns + service.start_timeout_ms * MILLISECOND + _SILENCE_NS
         copy.suspects = {
@@ -506,14 +535,24 @@ class Stack:
     @property
     def _next(self) -> ServicePlan | None:
         """The one that starts next, if nothing but other nodes stands in its way (rule 2)."""
-        if not self._may_come_up:
+        if not self._may_come_up or self._is_unfinished:
             return None
         for service in self._services:
             copy = self._copies[service.id]
             if copy.state != "Active":
                 is_its_turn = copy.is_down and (service.is_first or self._is_bound)
-                return service if is_its_turn else None
+                return service if is_its_turn and service.id not in self._elsewhere else None
         return None
+
+    @property
+    def _is_unfinished(self) -> bool:
+        """Whether something runs still that is to be over first: of an earlier tenure, or planned no more.
+
+        What is planned no more may be the same program by another name.
+        """
+        return self._is_draining or any(
+            key not in self._plans and not copy.is_down for key, copy in self._copies.items()
+        )
 
     @property
     def _is_held_off(self) -> bool:
@@ -587,6 +626,8 @@ class Stack:
         return "Stopped", ""
 
     def _obstacle_to(self, service: ServicePlan) -> str:
+        if self._is_unfinished or service.id in self._elsewhere:
+            return "starts when what ran here before has stopped"
         for earlier in self._services:
             if earlier.id == service.id:
                 break

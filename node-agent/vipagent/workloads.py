@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from vipagent.messages import Inquire, Vacant
 from vipagent.nodeview import Refusal
-from vipagent.workload import Stack, Start
+from vipagent.workload import Runs, Stack, Start
 from vipapi.nodestatus import ServiceStatus
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class Workloads:
         self._ask = ask
         self._loop = asyncio.get_running_loop()
         self._leftovers: frozenset[str] = frozenset()
+        self._runs = Runs()
         self._booted_at = datetime.now(tz=UTC) - timedelta(microseconds=now_ns() // 1000)
         self._followings: dict[str, _Following] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -98,9 +99,14 @@ class Workloads:
     async def start_clean(self, vips: Iterable[VirtualIPPlan]) -> None:
         """End what a former keeper of this node left running; what cannot be ended counts as running.
 
-        `vips` are those of the plan that is on disk.
+        `vips` are those of the plan that is on disk. A unit that runs is ended only where it may be ours.
         """
-        services = [service for vip in vips for service in vip.services]
+        services = [
+            service
+            for vip in vips
+            if any(candidate.node == self._node for candidate in vip.candidates)
+            for service in vip.services
+        ]
         self._leftovers = await self._runner.start_clean(services)
 
     async def close(self) -> None:
@@ -141,7 +147,7 @@ class Workloads:
     def _stack(self, vip: VirtualIPPlan, now_ns: int) -> Stack:
         own = frozenset(service.id for service in vip.services) & self._leftovers
         self._leftovers -= own
-        return Stack(now_ns=now_ns, leftovers=own)
+        return Stack(now_ns=now_ns, leftovers=own, runs=self._runs)
 
     def own(self, uid: str, *, term: int, former: str | None, deadline_ns: int, since_ns: int) -> None:
         """The lease was won; from `since_ns` on whatever another node ran has its lease behind it."""
@@ -195,6 +201,7 @@ class Workloads:
         now_ns = self._now_ns()
         for following in self._followings.values():
             following.stack.confirm(node, answer.vacant, now_ns, term=answer.term)
+            following.stack.wait(node, answer.running, now_ns, term=answer.term)
             following.stack.deny(node, answer.stuck, now_ns, term=answer.term)
         self.look()
 
@@ -235,13 +242,16 @@ class Workloads:
         running, stuck = set(self._leftovers), set(self._leftovers)
         for following in self._followings.values():
             stack = following.stack
-            running |= stack.runs(inquiry.services) if following.term is None else following.ids
+            running |= stack.runs(inquiry.services)
+            running |= frozenset[str]() if following.term is None else following.ids
             stuck |= stack.stuck(inquiry.services)
+        asked = inquiry.services
         return Vacant(
             incarnation=inquiry.incarnation,
             term=inquiry.term,
-            vacant=tuple(service for service in inquiry.services if service not in running),
-            stuck=tuple(service for service in inquiry.services if service in stuck),
+            vacant=tuple(service for service in asked if service not in running),
+            running=tuple(service for service in asked if service in running - stuck),
+            stuck=tuple(service for service in asked if service in stuck),
         )
 
     def statuses(self) -> tuple[ServiceStatus, ...]:
@@ -296,7 +306,7 @@ class Workloads:
         self._shapes = shapes
 
     def _step(self, uid: str, following: _Following, now_ns: int) -> None:
-        deeds = following.stack.step(now_ns)
+        deeds = following.stack.step(now_ns, self._running_besides(following))
         if following.stack.may_bind != following.is_bindable:
             following.is_bindable = following.stack.may_bind
             self._on_bindable(uid)
@@ -312,6 +322,12 @@ class Workloads:
                 )
             else:
                 self._runner.stop(deed.service_id, deed.run)
+
+    def _running_besides(self, following: _Following) -> frozenset[str]:
+        others = (
+            each.stack.runs(following.ids) for each in self._followings.values() if each is not following
+        )
+        return frozenset(self._leftovers).union(*others)
 
     def _tell(self) -> None:
         self._telling = None

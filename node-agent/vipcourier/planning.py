@@ -315,10 +315,16 @@ def _virtual_ip(found: _Held, joint: _Joint) -> VirtualIPPlan:
         health_checks=spec.health_checks,
         announcement_count=spec.announcement.count,
         announcement_refresh_s=spec.announcement.refresh_seconds,
-        is_held_alone=spec.on_quorum_loss == "Hold" and len(joint.candidates) == CANDIDATES_TO_HOLD_ALONE,
+        is_held_alone=_is_held_alone(spec, joint),
         services=joint.services,
         service_checks=joint.service_checks,
     )
+
+
+def _is_held_alone(spec: VirtualIPSpec, joint: _Joint) -> bool:
+    """Hold is for two candidates, and never where two owners would mean two copies of what may run once."""
+    is_once = any(service.is_singleton for service in joint.services)
+    return spec.on_quorum_loss == "Hold" and len(joint.candidates) == CANDIDATES_TO_HOLD_ALONE and not is_once
 
 
 def _newest(

@@ -367,6 +367,15 @@ def test_loopback_is_up() -> None:
     assert look("lo").is_ok
 
 
+def is_well_soon(interface: str) -> bool:
+    """Whether a link has carrier within some seconds: the kernel tells of it in its own time."""
+    deadline = time.monotonic() + 10
+    while not look(interface).is_ok:
+        if time.monotonic() > deadline:
+            return False
+    return True
+
+
 @pytest.fixture
 def cable() -> Iterator[IPRoute]:
     """Two interfaces, probe0 and probe1, joined by a cable; probe0 has fe80::5."""
@@ -377,22 +386,13 @@ def cable() -> Iterator[IPRoute]:
             for name in ("probe0", "probe1"):
                 kernel.link("set", index=kernel.link_lookup(ifname=name)[0], state="up")
             kernel.addr("add", index=index, address="fe80::5", prefixlen=64, flags=IFA_F_NODAD)
+            assert is_well_soon("probe0")
             yield kernel
         finally:
             kernel.link("del", index=index)
 
 
-def is_well_soon(interface: str) -> bool:
-    """Whether a link has carrier within some seconds: the kernel tells of it in its own time."""
-    deadline = time.monotonic() + 10
-    while not look(interface).is_ok:
-        if time.monotonic() > deadline:
-            return False
-    return True
-
-
 def test_a_link_has_no_carrier_when_its_other_end_goes_down(cable: IPRoute) -> None:
-    assert is_well_soon("probe0")
     cable.link("set", index=cable.link_lookup(ifname="probe1")[0], state="down")
     assert look("probe0").message == "interface probe0 has no carrier"
     assert look("probe1").message == "interface probe1 is down"

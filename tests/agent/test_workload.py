@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.stacks import SECOND, Cluster, service
-from vipagent.workload import FIRST_HOLD_OFF_S, LONGEST_HOLD_OFF_S, Outcome, Stack, Start, leash_ns
+from vipagent.workload import FIRST_HOLD_OFF_S, LONGEST_HOLD_OFF_S, Outcome, Runs, Stack, Start, leash_ns
 
 if TYPE_CHECKING:
     from vipapi.nodeplan import ServicePlan
@@ -132,6 +132,41 @@ def test_services_start_one_after_another() -> None:
     assert not node.stack.is_active
     assert node.tell("app", "Started") == []
     assert node.stack.is_active
+
+
+def test_no_two_stacks_of_a_node_number_a_start_alike() -> None:
+    runs = Runs()
+    stacks = [Stack(now_ns=SECOND, runs=runs) for _ in range(3)]
+    numbers = set()
+    for stack in stacks:
+        stack.assign((DB,), ALONE, SECOND)
+        stack.own(1, SECOND, SECOND)
+        numbers |= {deed.run for deed in stack.step(SECOND)}
+    assert len(numbers) == len(stacks)
+
+
+def test_nothing_of_a_new_tenure_starts_until_all_of_the_former_has_stopped() -> None:
+    node = active(DB, APP)
+    node.lose()
+    assert node.own(term=2) == []
+    assert node.tell("db", "Stopped") == []
+    assert node.messages["db"] == "starts when what ran here before has stopped"
+    assert node.tell("app", "Stopped") == ["start db"]
+
+
+def test_nothing_starts_until_what_is_planned_no_more_has_stopped() -> None:
+    node = active(DB)
+    assert node.assign(APP) == ["stop db"]
+    assert node.states["app"] == "Waiting"
+    assert node.tell("db", "Stopped") == ["start app"]
+
+
+def test_a_service_that_the_node_still_runs_for_another_address_is_waited_for() -> None:
+    stack = Stack(now_ns=SECOND)
+    stack.assign((DB,), ALONE, SECOND)
+    stack.own(1, SECOND, SECOND)
+    assert stack.step(SECOND, frozenset({DB.id})) == []
+    assert [type(deed) for deed in stack.step(SECOND)] == [Start]
 
 
 def test_services_stop_in_reverse_one_after_another() -> None:
@@ -434,13 +469,29 @@ def test_a_confirmation_from_before_the_tenure_does_not_count() -> None:
     assert node.own(term=5) == []
 
 
-def test_a_denial_from_before_the_tenure_does_not_count() -> None:
+def test_a_denial_lasts_until_it_is_taken_back_whatever_the_tenure() -> None:
     node = Node(DB, others=frozenset({"node-b"}))
     node.own()
     node.deny("node-b", "db")
     node.own(term=2)
+    assert node.after(38) == []
+    assert node.confirm("node-b", "db", term=2) == ["start db"]
+
+
+def test_a_denial_in_answer_to_an_earlier_tenure_does_not_count() -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.own(term=2)
     node.deny("node-b", "db", term=1)
     assert node.after(38) == ["start db"]
+
+
+def test_who_says_that_it_runs_one_still_is_given_its_leash_s_time_from_then_on() -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.own()
+    node.after(30)
+    node.stack.wait("node-b", ["u/db"], node.now_ns, term=1)
+    assert node.after(30) == []
+    assert node.after(8) == ["start db"]
 
 
 def test_to_be_told_of_the_same_tenure_again_changes_nothing() -> None:

@@ -55,7 +55,13 @@ class Courier:
 
     def _plan(self) -> None:
         listed = self.mirror.listed
-        sources = Sources(listed("VirtualIP"), listed("FailoverDomain"), listed("Node"), listed("Secret"))
+        sources = Sources(
+            virtual_ips=listed("VirtualIP"),
+            failovers=(),
+            domains=listed("FailoverDomain"),
+            nodes=listed("Node"),
+            secrets=listed("Secret"),
+        )
         plan = self._planner.plan(sources).plan
         if plan == self.machine.offered:
             return
@@ -188,6 +194,7 @@ class Controller:
             virtual_ips=listed("VirtualIP"),
             domains=listed("FailoverDomain"),
             switchovers=listed("Switchover"),
+            failovers=(),
             vip_nodes=listed("VIPNode"),
             nodes=listed("Node"),
         )
