@@ -86,7 +86,7 @@ def steer(open_ones: Sequence[Switchover], situation: Situation | None, now: dt.
         started = _started(newest, situation, now)
         due_in_s = DEADLINE_S - (now - (newest.status.started_at or now)).total_seconds()
         return Course(newest.spec.to, (*writes, *([started] if started is not None else [])), due_in_s)
-    if age_s < PATIENCE_S and newest.status.started_at is None and ended.might_change:
+    if age_s < PATIENCE_S and ended.might_change:
         return Course(None, writes, PATIENCE_S - age_s)
     return Course(None, (*writes, _ended(newest, ended, situation, now)))
 

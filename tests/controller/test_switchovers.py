@@ -7,17 +7,26 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from vipapi.election import Candidate
-from vipapi.resources import ObjectMeta, Switchover, SwitchoverSpec, VirtualIP, VirtualIPRef, VirtualIPSpec
+from vipapi.resources import (
+    ObjectMeta,
+    Switchover,
+    SwitchoverSpec,
+    SwitchoverStatus,
+    VirtualIP,
+    VirtualIPRef,
+    VirtualIPSpec,
+)
 from vipcontroller.switchovers import PATIENCE_S, Situation, steer
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def asked(seconds_ago: float) -> Switchover:
+def asked(seconds_ago: float, *, has_started: bool = False) -> Switchover:
     created = NOW - timedelta(seconds=seconds_ago)
     return Switchover(
         ObjectMeta(name="move", creation_timestamp=created),
         SwitchoverSpec(to="node-b", virtual_ip_ref=VirtualIPRef("web")),
+        SwitchoverStatus(started_at=created if has_started else None),
     )
 
 
@@ -35,8 +44,13 @@ def situation(reason: str) -> Situation:
 
 
 @pytest.mark.parametrize("reason", ["NotArmed", "CheckPending"])
-def test_a_node_whose_agent_has_just_started_is_given_some_seconds(reason: str) -> None:
-    course = steer([asked(1)], situation(reason), NOW)
+@pytest.mark.parametrize("has_started", [False, True])
+def test_a_node_whose_agent_has_just_started_is_given_some_seconds(
+    reason: str,
+    has_started: bool,  # noqa: FBT001
+) -> None:
+    """It may have been ordered by what the agent before it reported."""
+    course = steer([asked(1, has_started=has_started)], situation(reason), NOW)
     assert course.writes == ()
     assert course.due_in_s == pytest.approx(PATIENCE_S - 1)
     assert len(steer([asked(PATIENCE_S)], situation(reason), NOW).writes) == 1
