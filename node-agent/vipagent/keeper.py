@@ -42,7 +42,7 @@ from vipagent.socketserver import SocketServer
 from vipagent.standing import stand
 from vipagent.tasks import Tasks
 from vipagent.wires import Wires
-from vipagent.workloads import Workloads
+from vipagent.workloads import Tenure, Workloads
 from vipapi import nodeplan
 from vipapi.healthchecks import Link
 from vipapi.link import Votes
@@ -252,9 +252,10 @@ class Keeper:
         """
         if not self._is_stopping:
             self._node.plan(vip for domain in plan.domains for vip in domain.virtual_ips)
-            self._workloads.assign(vip for domain in plan.domains for vip in domain.virtual_ips)
-            for won in self._opened.values():
-                self._own(won)
+            self._workloads.assign(
+                (vip for domain in plan.domains for vip in domain.virtual_ips),
+                {won.vip.uid: self._tenure(won) for won in self._opened.values()},
+            )
             self._configure()
         problems: list[Problem | None] = []
         for domain in plan.domains:
@@ -409,7 +410,7 @@ class Keeper:
                     assert vip is not None, opened
                     self._node.open(opened.key, vip, opened.deadline_ns)
                     self._opened[opened.key] = won = Opened(seated, vip, opened, opened.deadline_ns)
-                    self._own(won)
+                    self._workloads.own(vip.uid, self._tenure(won))
                     self._bind_or_not(opened.key)
                 case Close(key):
                     self._node.close(key)
@@ -463,16 +464,11 @@ class Keeper:
 
     # Services ------------------------------------------------------------------------------------
 
-    def _own(self, won: Opened) -> None:
+    def _tenure(self, won: Opened) -> Tenure:
         # Another set of this VirtualIP's addresses excludes nobody from this one: its lease may still run.
         since_ns = now_ns() + won.seated.seat.domain.timing.grant_ms * MILLISECOND
-        self._workloads.own(
-            won.vip.uid,
-            term=won.effect.term,
-            former=won.effect.origin.former,
-            deadline_ns=won.deadline_ns,
-            since_ns=since_ns,
-        )
+        origin = won.effect.origin
+        return Tenure(won.effect.term, origin.former, won.deadline_ns, since_ns, won.is_taken)
 
     def _converse(self, said: Inquired | Told) -> list[Effect]:
         """Tell another node what runs here, or hear what runs there."""

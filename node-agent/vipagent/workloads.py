@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vipagent.messages import Inquire, Vacant
 from vipagent.nodeview import Refusal
@@ -20,7 +20,7 @@ from vipagent.workload import Runs, Stack, Start
 from vipapi.nodestatus import ServiceStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from vipagent.runner import Runner
     from vipagent.workload import Outcome
@@ -28,6 +28,16 @@ if TYPE_CHECKING:
     from vipapi.nodestatus import Problem
 
 _ASK_S: Final = 0.1
+
+
+class Tenure(NamedTuple):
+    """A lease that this node has: from `since_ns` on whatever another node ran has its lease behind it."""
+
+    term: int
+    former: str | None
+    deadline_ns: int
+    since_ns: int
+    is_bound: bool
 
 
 class _Following:
@@ -118,14 +128,20 @@ class Workloads:
 
     # What the keeper tells -----------------------------------------------------------------------
 
-    def assign(self, vips: Iterable[VirtualIPPlan]) -> None:
-        """Take over the planned VirtualIPs; the services of others are stopped."""
+    def assign(self, vips: Iterable[VirtualIPPlan], tenures: Mapping[str, Tenure]) -> None:
+        """Take over the planned VirtualIPs; the services of others are stopped.
+
+        `tenures` are those that this node has, by UID: what is bound already stays so while the first
+        services that are to follow it start.
+        """
         now_ns = self._now_ns()
         planned = {vip.uid: vip for vip in vips if vip.services or vip.uid in self._followings}
         for uid, vip in planned.items():
             following = self._followings.get(uid)
             if following is None:
                 following = self._followings[uid] = _Following(vip.name, self._stack(vip, now_ns))
+                if uid in tenures:
+                    self._begin(following, tenures[uid])
             others = frozenset(candidate.node for candidate in vip.candidates) - {self._node}
             following.is_planned = bool(vip.services)
             following.stack.assign(vip.services, others, now_ns)
@@ -149,15 +165,21 @@ class Workloads:
         self._leftovers -= own
         return Stack(now_ns=now_ns, leftovers=own, runs=self._runs)
 
-    def own(self, uid: str, *, term: int, former: str | None, deadline_ns: int, since_ns: int) -> None:
-        """The lease was won; from `since_ns` on whatever another node ran has its lease behind it."""
+    def own(self, uid: str, tenure: Tenure) -> None:
+        """The lease was won."""
         following = self._followings.get(uid)
-        if following is not None and following.term != term:
-            following.term, following.deadline_ns = term, deadline_ns
-            following.is_leaving, following.ask_at_s = False, 0.0
-            former = None if former == self._node else former
-            following.stack.own(term, since_ns, self._now_ns(), former)
+        if following is not None:
+            self._begin(following, tenure)
             self.look()
+
+    def _begin(self, following: _Following, tenure: Tenure) -> None:
+        following.term, following.deadline_ns = tenure.term, tenure.deadline_ns
+        following.is_leaving, following.ask_at_s = False, 0.0
+        former = None if tenure.former == self._node else tenure.former
+        now_ns = self._now_ns()
+        following.stack.own(tenure.term, tenure.since_ns, now_ns, former)
+        if tenure.is_bound:
+            following.stack.bound(now_ns)
 
     def extend(self, uid: str, deadline_ns: int) -> None:
         """The lease was renewed: nothing is ended before this and the time to stop have passed."""

@@ -480,13 +480,15 @@ def test_a_service_that_is_planned_no_more_is_stopped_and_the_address_stays(hook
     run(hooks, story)
 
 
-def test_a_service_that_is_planned_for_an_address_that_is_held_already_is_started(hooks: Path) -> None:
+def test_a_service_that_is_planned_for_a_bound_address_is_started_and_the_address_stays(hooks: Path) -> None:
     async def story(courier: Courier) -> None:
         courier.plan(followed())
         await courier.until(courier.is_bound)
-        courier.plan(followed(service("db")))
+        courier.plan(followed(service("db", is_singleton=True)))
+        await courier.until(lambda: courier.service_states() == {"db": "Waiting"})
+        assert "192.0.2.10" in await addresses()
         await courier.until(lambda: courier.service_states() == {"db": "Active"})
-        await courier.until(courier.is_bound)
+        assert "192.0.2.10" in await addresses()
 
     run(hooks, story)
 

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 from agent.stacks import SECOND, service
 from vipagent.messages import Inquire, Vacant
 from vipagent.workload import Outcome
-from vipagent.workloads import Workloads
+from vipagent.workloads import Tenure, Workloads
 from vipapi.nodeplan import CandidatePlan, ServicePlan, VirtualIPPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 DB, APP = service("db"), service("app")
+
+
+def tenure(term: int, *, is_bound: bool = False) -> Tenure:
+    return Tenure(term, None, deadline_ns=2000 * SECOND, since_ns=1000 * SECOND, is_bound=is_bound)
 
 
 class Told:
@@ -64,7 +68,10 @@ class Node:
         )
 
     def own(self, uid: str, term: int = 1) -> None:
-        self.workloads.own(uid, term=term, former=None, deadline_ns=2000 * SECOND, since_ns=1000 * SECOND)
+        self.workloads.own(uid, tenure(term))
+
+    def assign(self, *vips: VirtualIPPlan, bound: tuple[str, ...] = ()) -> None:
+        self.workloads.assign(vips, {uid: tenure(1, is_bound=True) for uid in bound})
 
     def say(self, each: ServicePlan, kind: str) -> None:
         _, run = self.told.newest(each.id)
@@ -93,7 +100,7 @@ def told(story: Callable[[Node], None], *leftovers: str, vips: tuple[VirtualIPPl
 def test_what_runs_what_might_and_what_does_not_is_told_apart() -> None:
     def story(node: Node) -> None:
         assert node.answer(DB, APP) == Vacant(1, 3, vacant=(DB.id, APP.id), running=(), stuck=())
-        node.workloads.assign([vip("web", DB, APP)])
+        node.assign(vip("web", DB, APP))
         node.own("web")
         assert node.answer(DB, APP).running == (DB.id, APP.id)
         node.say(DB, "Started")
@@ -109,8 +116,8 @@ def test_what_runs_what_might_and_what_does_not_is_told_apart() -> None:
 
 def test_what_a_former_keeper_left_is_never_told_to_be_gone_while_it_is_there() -> None:
     def story(node: Node) -> None:
-        node.workloads.assign([vip("web", DB)])
-        node.workloads.assign([vip("web", APP)])
+        node.assign(vip("web", DB))
+        node.assign(vip("web", APP))
         node.own("web")
         assert node.answer(DB) == Vacant(1, 3, vacant=(), running=(), stuck=(DB.id,))
 
@@ -119,7 +126,7 @@ def test_what_a_former_keeper_left_is_never_told_to_be_gone_while_it_is_there() 
 
 def test_services_of_two_addresses_that_start_at_one_moment_are_two_runs() -> None:
     def story(node: Node) -> None:
-        node.workloads.assign([vip("one", DB), vip("two", APP)])
+        node.assign(vip("one", DB), vip("two", APP))
         node.own("one")
         node.own("two")
 
@@ -129,12 +136,12 @@ def test_services_of_two_addresses_that_start_at_one_moment_are_two_runs() -> No
 
 def test_a_service_that_moves_to_another_address_is_stopped_before_it_is_started() -> None:
     def story(node: Node) -> None:
-        node.workloads.assign([vip("one", DB), vip("two", APP)])
+        node.assign(vip("one", DB), vip("two", APP))
         node.own("one")
         node.own("two")
         node.say(DB, "Started")
         node.say(APP, "Started")
-        node.workloads.assign([vip("one"), vip("two", APP, DB)])
+        node.assign(vip("one"), vip("two", APP, DB))
         assert node.told.newest(DB.id)[0] == "stop"
         node.say(DB, "Stopped")
         assert node.told.newest(DB.id)[0] == "start"
@@ -149,12 +156,23 @@ def test_only_where_it_may_run_is_a_unit_ended_at_the_start() -> None:
 
 def test_an_owner_asks_the_others_about_what_may_run_once_and_believes_only_this_tenure() -> None:
     def story(node: Node) -> None:
-        node.workloads.assign([vip("web", DB, nodes="ab")])
+        node.assign(vip("web", DB, nodes="ab"))
         node.own("web", term=3)
         assert node.asked == [("web", "node-b", Inquire(7, 3, (DB.id,)))]
         node.workloads.hear("node-b", Vacant(7, 2, (DB.id,), (), ()))
         assert node.told.deeds == []
         node.workloads.hear("node-b", Vacant(7, 3, (DB.id,), (), ()))
         assert node.told.newest(DB.id)[0] == "start"
+
+    told(story)
+
+
+def test_an_address_that_is_bound_stays_so_while_its_first_services_start() -> None:
+    def story(node: Node) -> None:
+        node.assign(vip("web", DB), bound=("web",))
+        assert node.told.newest(DB.id)[0] == "start"
+        assert node.workloads.may_bind("web")
+        node.assign(vip("shop", APP))
+        assert not node.workloads.may_bind("shop")
 
     told(story)
