@@ -25,7 +25,7 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
-from vipagent.probes_hooks import last_line, refusal
+from vipagent.probes_hooks import ENVIRONMENT, last_line, refusal, why_not
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 
     from vipagent.leash_cgroups import Cgroup
 
-_ENVIRONMENT: Final = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "LANG": "C.UTF-8",
-}
 _TAIL_BYTES: Final = 4096
 _READ_BYTES: Final = 64 * 1024
 _PACE_S: Final = 0.02
@@ -235,9 +231,9 @@ class Children:
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             excuse = refusal(self._hooks_dir, hook.name) or objection()
             if excuse is None:
-                os.execve(path, [str(path), *hook.args], {**_ENVIRONMENT, **environment})  # noqa: S606 - no shell
+                os.execve(path, [str(path), *hook.args], {**ENVIRONMENT, **environment})  # noqa: S606 - no shell
         except OSError as error:
-            excuse = f"hook {hook.name} cannot be started: {_why_not(error)}"
+            excuse = f"hook {hook.name} cannot be started: {why_not(error)}"
         except BaseException as error:  # noqa: BLE001 - whatever it is, it must not run on as a second leash
             excuse = f"hook {hook.name} cannot be started: {type(error).__name__}: {error}"
         with contextlib.suppress(OSError):
@@ -255,11 +251,6 @@ class Children:
             child = self._children.pop(pid, None)
             if child is not None:
                 child.end(os.waitstatus_to_exitcode(status))
-
-
-def _why_not(error: OSError) -> str:
-    text = os.strerror(error.errno or 0)
-    return f"{text} (a script needs a first line such as #!/bin/sh)" if error.errno else text
 
 
 class Scripts:

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _REPLY_BYTES = 16 * 1024
 _START_S = 20.0
-_REAP_S = 0.01
-_REAP_TRIES = 200
 
 
 class HookRunner:
@@ -122,19 +120,9 @@ class HookRunner:
                 if not ending.done():
                     message = "the process that runs hooks ended; it is started again"
                     ending.set_result(Result(is_ok=False, message=message))
-            await _reap(process)
+            await realtime.reap(process)
 
 
 def _start(theirs: socket.socket, hooks_dir: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "vipagent.probes_hooks", str(hooks_dir)]
     return realtime.spawn(command, stdin=theirs.fileno(), start_new_session=True)
-
-
-async def _reap(process: subprocess.Popen[bytes]) -> None:
-    for _ in range(_REAP_TRIES):
-        if process.poll() is not None:
-            return
-        await asyncio.sleep(_REAP_S)
-    process.kill()
-    while process.poll() is None:  # noqa: ASYNC110 - killed just before: it is gone within a few of these
-        await asyncio.sleep(_REAP_S)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 OUTPUT_BYTES = 16 * 1024
 _LINE_LENGTH = 300
 _QUESTION_BYTES = 1024 * 1024
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
 }
@@ -90,12 +90,12 @@ class Hooks:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env=_ENVIRONMENT,
+                env=ENVIRONMENT,
                 cwd="/",
                 start_new_session=True,
             )
         except OSError as error:
-            return False, f"hook {hook} cannot be started: {_why_not(error)}"
+            return False, f"hook {hook} cannot be started: {why_not(error)}"
         ending = _ending(process)
         self._running[hook, args] = ending
         with _reading(process) as output:
@@ -164,7 +164,8 @@ def last_line(output: bytes) -> str:
     return "".join(character for character in line if character.isprintable())[:_LINE_LENGTH]
 
 
-def _why_not(error: OSError) -> str:
+def why_not(error: OSError) -> str:
+    """Say why a program could not be started."""
     text = os.strerror(error.errno or 0)
     return f"{text} (a script needs a first line such as #!/bin/sh)" if error.errno else text
 

@@ -11,6 +11,7 @@ with one the child would keep its starter from running, and nothing is won.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 import os
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _PRIORITY: Final = 10
 _OURS: Final = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+_REAP_S: Final = 0.01
+_REAP_TRIES: Final = 200
 _MCL_CURRENT: Final = 1
 _MCL_FUTURE: Final = 2
 _MCL_ONFAULT: Final = 4  # lock what is used, not whole libraries
@@ -58,6 +61,17 @@ def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         return child
     finally:
         os.sched_setscheduler(0, _OURS, os.sched_param(_PRIORITY))
+
+
+async def reap(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a child that has closed its connection, and so is about to end; kill it if it does not."""
+    for _ in range(_REAP_TRIES):
+        if process.poll() is not None:
+            return
+        await asyncio.sleep(_REAP_S)
+    process.kill()
+    while process.poll() is None:  # noqa: ASYNC110 - killed just before: it is gone within a few of these
+        await asyncio.sleep(_REAP_S)
 
 
 def collect_garbage() -> None:

@@ -52,8 +52,6 @@ _END_S: Final = 5.0
 _GRACE_S: Final = 0.2
 _ANSWER_S: Final = 10.0
 _NEXT_LEASH_S: Final = 1.0
-_REAP_S: Final = 0.01
-_REAP_TRIES: Final = 200
 _NO_CGROUP: Final = (
     "this node has no cgroup that the keeper may write to, so it cannot run services by hooks: mount cgroup2 "
     "(Linux 5.14 or newer) writable for the keeper; in a container, mount the node's /sys/fs/cgroup and run "
@@ -345,7 +343,7 @@ class Runner:
                 self._cgroup.kill()
             self._mourn(why)
             if process is not None:
-                await _reap(process)
+                await realtime.reap(process)
 
     def _spawn_leash(self, connection: socket.socket) -> subprocess.Popen[bytes]:
         cgroup = NO_CGROUP if self._cgroup is None else str(self._cgroup.path)
@@ -429,14 +427,3 @@ async def _emptied(cgroup: Cgroup, within_s: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-async def _reap(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a process that has closed its connection, and so is about to end."""
-    for _ in range(_REAP_TRIES):
-        if process.poll() is not None:
-            return
-        await asyncio.sleep(_REAP_S)
-    process.kill()
-    while process.poll() is None:  # noqa: ASYNC110 - killed just before: it is gone within a few of these
-        await asyncio.sleep(_REAP_S)

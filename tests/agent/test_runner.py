@@ -29,8 +29,7 @@ from agent.services import (
     unit_plan,
     until_exists,
 )
-from lab import enclosure, kernelcalls, systemd_binaries
-from lab.systemd import Systemd, running
+from lab.systemd import Systemd, for_tests
 from vipagent.leash_cgroups import Cgroup
 from vipagent.runner import Runner
 from vipagent.units import Units
@@ -894,18 +893,8 @@ FAILS = "[Service]\nType=oneshot\nExecStart=/bin/false\n"
 
 @pytest.fixture(scope="module")
 def systemd(request: pytest.FixtureRequest) -> Iterator[Systemd]:
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-
-    def say(line: str) -> None:
-        with capture.global_and_fixture_disabled():
-            sys.stdout.write(f"{line}\n")
-
-    with kernelcalls.entered(enclosure.outside_network()):
-        program = systemd_binaries.locate(say)
-    network = kernelcalls.new_network()
-    with running(program, network=network, units={}) as started:
+    with for_tests(request.config) as started:
         yield started
-    os.close(network)
 
 
 @pytest.fixture

@@ -6,14 +6,12 @@ import asyncio
 import contextlib
 import os
 import socket
-import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from lab import enclosure, kernelcalls, systemd_binaries
-from lab.systemd import Systemd, running
+from lab.systemd import Systemd, for_tests
 from vipagent.units import SOCKET, SYSTEM_BUS, State, UnitError, Units
 
 if TYPE_CHECKING:
@@ -45,18 +43,8 @@ KillMode=process
 
 @pytest.fixture(scope="module")
 def systemd(request: pytest.FixtureRequest) -> Iterator[Systemd]:
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-
-    def say(line: str) -> None:
-        with capture.global_and_fixture_disabled():
-            sys.stdout.write(f"{line}\n")
-
-    with kernelcalls.entered(enclosure.outside_network()):
-        program = systemd_binaries.locate(say)
-    network = kernelcalls.new_network()
-    with running(program, network=network, units={}, bus=True) as started:
+    with for_tests(request.config, bus=True) as started:
         yield started
-    os.close(network)
 
 
 @pytest.fixture

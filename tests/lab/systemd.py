@@ -29,12 +29,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import enclosure, processes
+from lab import enclosure, kernelcalls, processes, systemd_binaries
 from lab.measuring import environment
 from vipagent.leash_cgroups import own_cgroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    import pytest
 
     from lab.systemd_binaries import Program
 
@@ -170,6 +172,25 @@ def running(
         yield systemd
     finally:
         systemd.close()
+
+
+@contextmanager
+def for_tests(config: pytest.Config, *, bus: bool = False) -> Iterator[Systemd]:
+    """Have a systemd run in a network of its own; where it has to be fetched, pytest's user is told."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+
+    def say(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            sys.stdout.write(f"{line}\n")
+
+    with kernelcalls.entered(enclosure.outside_network()):
+        program = systemd_binaries.locate(say)
+    network = kernelcalls.new_network()
+    try:
+        with running(program, network=network, units={}, bus=bus) as started:
+            yield started
+    finally:
+        os.close(network)
 
 
 def _new_cgroup() -> Path:
