@@ -31,20 +31,23 @@ class Relay:
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
         self._door = socket.create_server(("127.0.0.1", 0))
-        self._is_cut = threading.Event()
+        self._lock = threading.Lock()
+        self._is_cut = False
         self._open: set[socket.socket] = set()
         self.port: int = self._door.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
         """Break every connection, and let none through."""
-        self._is_cut.set()
-        for end in list(self._open):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            self._is_cut = True
+            ends = list(self._open)
+        for end in ends:
+            _hang_up(end)
 
     def mend(self) -> None:
-        self._is_cut.clear()
+        with self._lock:
+            self._is_cut = False
 
     def close(self) -> None:
         self.cut()
@@ -56,15 +59,19 @@ class Relay:
                 client, _ = self._door.accept()
             except OSError:
                 return
-            if self._is_cut.is_set():
-                client.close()
-                continue
             try:
                 server = socket.create_connection(self._target)
             except OSError:
                 client.close()
                 continue
-            self._open |= {client, server}
+            with self._lock:
+                is_cut = self._is_cut
+                if not is_cut:
+                    self._open |= {client, server}
+            if is_cut:
+                client.close()
+                server.close()
+                continue
             threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
             threading.Thread(target=self._pass_on, args=(server, client), daemon=True).start()
 
@@ -73,9 +80,16 @@ class Relay:
             while piece := source.recv(65536):
                 sink.sendall(piece)
         for end in (source, sink):
-            self._open.discard(end)
-            with contextlib.suppress(OSError):
-                end.close()
+            with self._lock:
+                self._open.discard(end)
+            _hang_up(end)
+
+
+def _hang_up(end: socket.socket) -> None:
+    """Close for good: a socket that is only closed stays open for as long as a thread waits in it."""
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+    end.close()
 
 
 @pytest.fixture
