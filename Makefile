@@ -1,7 +1,7 @@
-# Every target prepares what it needs: the Python environment, the nft command, a control plane. All of
-# it is cached outside the tree (${XDG_CACHE_HOME:-~/.cache}/vipkeeper); the first run says what it fetches.
+# Every target prepares what it needs: the Python environment, the nft command, resource agents, a control
+# plane. All of it is cached outside the tree (${XDG_CACHE_HOME:-~/.cache}/vipkeeper); the first run says what it fetches.
 
-.PHONY: help demo test lint bench simulate model lock
+.PHONY: help demo test lint bench faults simulate model lock
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -15,12 +15,17 @@ bench: ## How long failovers take, over many runs, and what the processes cost (
 	@environment=$$(tests/lab/environment.sh with-nft) && \
 	PYTHONPATH=tests exec $$environment/bin/python -m lab bench $(if $(RUNS),--runs $(RUNS))
 
+faults: ## Every fault to a service that follows its address, on a busy machine (TIMES=4 each, BUSY=2 processes)
+	@environment=$$(tests/lab/environment.sh with-nft) && \
+	PYTHONPATH=tests exec $$environment/bin/python -m lab faults \
+		$(if $(TIMES),--times $(TIMES)) $(if $(BUSY),--busy $(BUSY))
+
 model: ## Every state of the protocol within bounds, and each rule broken: minutes (`make test` has a short form)
 	@environment=$$(tests/lab/environment.sh) && \
 	PYTHONPATH=tests exec $$environment/bin/python -m model
 
 test: lint ## Lint, types, import rules and all tests
-	@environment=$$(tests/lab/environment.sh with-nft) && \
+	@environment=$$(tests/lab/environment.sh with-nft with-agents) && \
 	PYTHONPATH=tests $$environment/bin/python -m lab binaries && \
 	exec $$environment/bin/pytest $(PYTEST)
 

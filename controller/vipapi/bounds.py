@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from vipapi.nodestatus import DomainStatus, HoldingStatus, InterfaceStatus, Report
+    from vipapi.nodestatus import (
+        CheckStatus,
+        DomainStatus,
+        HoldingStatus,
+        InterfaceStatus,
+        Report,
+        ServiceStatus,
+    )
 
 TEXT = 1024
 """The longest message of a candidate, a check or a problem, in characters."""
@@ -33,6 +40,8 @@ PROBLEMS = 64
 """The most problems of a node."""
 CHECKS = 16
 """The most checks and the most addresses of a VirtualIP."""
+SERVICE_CHECKS = 64
+"""The most checks of the services that follow a VirtualIP."""
 
 
 def clip(text: str, longest: int = TEXT) -> str:
@@ -70,9 +79,7 @@ def fit(report: Report) -> Report:
         interfaces=tuple(_interface(each) for each in report.interfaces[:INTERFACES]),
         domains=tuple(_domain(each) for each in report.domains[:DOMAINS]),
         virtual_ips=tuple(_holding(each) for each in owned_first[:VIRTUAL_IPS]),
-        services=tuple(
-            msgspec.structs.replace(each, message=clip(each.message)) for each in running_first[:SERVICES]
-        ),
+        services=tuple(_service(each) for each in running_first[:SERVICES]),
         problems=tuple(
             msgspec.structs.replace(each, message=clip(each.message)) for each in report.problems[:PROBLEMS]
         ),
@@ -98,7 +105,17 @@ def _holding(holding: HoldingStatus) -> HoldingStatus:
         holding,
         message=clip(holding.message),
         bound=holding.bound[:CHECKS],
-        checks=tuple(
-            msgspec.structs.replace(each, message=clip(each.message)) for each in holding.checks[:CHECKS]
-        ),
+        checks=_checks(holding.checks[:CHECKS]),
+        service_checks=_checks(holding.service_checks[:SERVICE_CHECKS]),
     )
+
+
+def _checks(checks: tuple[CheckStatus, ...]) -> tuple[CheckStatus, ...]:
+    return tuple(msgspec.structs.replace(each, message=clip(each.message)) for each in checks)
+
+
+def _service(service: ServiceStatus) -> ServiceStatus:
+    hook = service.hook
+    if hook is not None:
+        hook = msgspec.structs.replace(hook, message=clip(hook.message))
+    return msgspec.structs.replace(service, message=clip(service.message), hook=hook)

@@ -61,7 +61,10 @@ def nominate(spec: VirtualIPSpec, domain: FailoverDomainSpec, nodes: Iterable[No
 
 
 def is_held_alone(spec: VirtualIPSpec, candidates: Sized) -> bool:
-    """Whether a candidate that hears no other witness may go on alone: Hold, while two could own at most."""
+    """Whether a candidate that hears no other witness may go on alone: Hold, while two could own at most.
+
+    `candidates` are all that `nominate` returns: one that is missing may be there again without a change.
+    """
     return spec.on_quorum_loss == "Hold" and len(candidates) <= MOST_THAT_HOLD
 
 

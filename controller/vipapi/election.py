@@ -12,16 +12,26 @@ eligible: where none does, the gateway itself is dead and moves nothing. Nor doe
 here, for an unsound owner hands over to a sound standby by itself, in milliseconds; but no unsound node is
 ever better than a sound owner.
 
+Spreading. When an owner dies its first successor takes the address, and nobody is asked. So the first
+successors of a group's addresses on one node are spread in advance: of the standbys that rank alike, the
+one on which the fewest addresses of the group would be then (those that it has, and those that it would
+get from the same owner) comes first. Whoever is first stays so until another would have fewer: one
+address more or less moves no other's successor without need.
+
 Keeping. Whoever owns the address keeps it. Without an observed owner the standing order's choice
 keeps it, so that an order is not changed while it is being carried out. There are five causes to move:
 
 | cause | what happened | stopped by `suspend` |
 |---|---|---|
-| `OwnerUnfit` | the owner's node or agent is gone, or a required check fails | no |
+| `OwnerUnfit` | the owner's node or agent is gone, out of service, or a required check fails | no |
 | `OwnerCordoned` | the owner's node is cordoned or being drained | yes |
 | `Switchover` | a person asked for it, and the target is eligible | yes |
 | `BetterHealth` | the owner lost more to its failing weighted checks than a standby that beats it | yes |
 | `Failback` | failback is Automatic, and a node beat the owner's score for the whole delay | yes |
+
+Out of service is a node with the taint `node.kubernetes.io/out-of-service`, by which a person or a
+fencing driver says that it is off. That is a fact and no wish as a cordon is: `suspend` does not stop a
+move from there.
 
 "For the whole delay" needs a memory: `Election.better` says since when each node beats the owner, and
 is given back as `Facts.better` at the next look. Whoever forgets it (a controller that restarts, a
@@ -55,6 +65,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     lost: int = 0
     is_present: bool = True
     is_deleting: bool = False
+    is_out_of_service: bool = False
     is_in_domain: bool = True
     has_agent: bool = True
     is_alive: bool = True
@@ -89,6 +100,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     def is_able(self) -> bool:
         """Whether nothing that failed stands against the node; a cordon is a wish."""
         is_there = self.is_present and not self.is_deleting and self.is_in_domain
+        is_there = is_there and not self.is_out_of_service
         is_heard = self.has_agent and self.is_alive and not self.is_witness_only
         return is_there and is_heard and self.fitness == "Fit"
 
@@ -101,6 +113,10 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     def rank_score(self) -> int:
         """The score that counts: what was reported, else the priority."""
         return self.priority if self.score is None else self.score
+
+    def ranks_like(self, other: Candidate) -> bool:
+        """Whether only spread and ties tell which of the two is better."""
+        return (self.is_sound, self.rank_score) == (other.is_sound, other.rank_score)
 
     def outscores(self, owner: Candidate) -> bool:
         """Whether the node is better than the owner, in other things than spread and ties."""
@@ -117,6 +133,11 @@ class Obstacle(NamedTuple):
 _OBSTACLES: tuple[tuple[Callable[[Candidate], bool], Reason, str], ...] = (
     (lambda c: not c.is_present, Reason.NODE_NOT_FOUND, "the cluster has no node {node}"),
     (lambda c: c.is_deleting, Reason.NODE_DELETING, "node {node} is being removed from the cluster"),
+    (
+        lambda c: c.is_out_of_service,
+        Reason.OUT_OF_SERVICE,
+        "node {node} has the taint `node.kubernetes.io/out-of-service`: remove it once the node is back",
+    ),
     (
         lambda c: not c.is_in_domain,
         Reason.NOT_IN_DOMAIN,
@@ -153,6 +174,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     `owner` is the observed owner, else None; `ordered` the owner of the standing order. `target` is
     what a Switchover asks for. `better` is `Election.better` of the last look. `has_to_wait` holds back
     the first choice of an address that nobody owns, until the agents have had time to report.
+
+    `heirs` is for an address of a spread group: how many of its other addresses each standby would get from
+    an owner that dies, by owner and standby; None without a group. `heir` is who would get this one by the
+    standing order.
     """
 
     name: str
@@ -165,6 +190,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     is_suspended: bool = False
     has_to_wait: bool = False
     better: Mapping[str, float] = {}
+    heirs: Mapping[str, Mapping[str, int]] | None = None
+    heir: str | None = None
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -210,9 +237,7 @@ def elect(facts: Facts, now: float) -> Election:
     current = _find(facts.candidates, facts.owner) or _find(facts.candidates, facts.ordered)
     better = _better(facts, current, ranked, now)
     choice = _choose(facts, current, ranked, better, now)
-    succession = tuple(c.node for c in ranked if choice.owner is None or c.node != choice.owner.node)
-    if choice.owner is None:
-        succession = ()
+    succession = _succession(facts, choice.owner, ranked)
     rows = sorted(
         facts.candidates,
         key=lambda c: (not c.is_eligible, *_place(facts.name, c)),
@@ -226,6 +251,25 @@ def elect(facts: Facts, now: float) -> Election:
         better=better,
         due=choice.due,
     )
+
+
+def _succession(facts: Facts, owner: Candidate | None, ranked: Sequence[Candidate]) -> tuple[str, ...]:
+    """Return who follows the owner, best first, the first one chosen so that a group is spread."""
+    if owner is None:
+        return ()
+    others = [c for c in ranked if c.node != owner.node]
+    if facts.heirs is not None and others:
+        heirs = facts.heirs.get(owner.node, {})
+        first = min(
+            (c for c in others if c.ranks_like(others[0])),
+            key=lambda c: (
+                c.group_load + heirs.get(c.node, 0),
+                c.node != facts.heir,
+                _tie(facts.name, c.node),
+            ),
+        )
+        others = [first, *(c for c in others if c is not first)]
+    return tuple(c.node for c in others)
 
 
 def _place(name: str, candidate: Candidate) -> tuple[bool, int, int, bytes]:
@@ -286,12 +330,17 @@ def _replace(facts: Facts, current: Candidate, best: Candidate | None) -> _Choic
 
 
 def _wished(facts: Facts, best: Candidate) -> Candidate:
-    """Of a move that must be, let a Switchover or the standing order choose where to, if it can."""
+    """Of a move that must be, let a Switchover or the standing order choose where to, if it can.
+
+    The first successor by the standing order may have taken the address already, so it goes before who would
+    be as good.
+    """
     for node in (facts.target, facts.ordered):
         wished = _find(facts.candidates, node)
         if wished is not None and wished.is_eligible:
             return wished
-    return best
+    heir = _find(facts.candidates, facts.heir)
+    return heir if heir is not None and heir.is_eligible and heir.ranks_like(best) else best
 
 
 def _improve(

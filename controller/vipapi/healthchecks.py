@@ -58,7 +58,60 @@ class Link(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     interface: str
 
 
-Probe = HTTPGet | TCPSocket | ICMP | Exec | Link
+class GRPC(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The standard gRPC health check: `service` (absent: the server as a whole) is SERVING.
+
+    `host` absent means 127.0.0.1.
+    """
+
+    port: int
+    host: str | None = None
+    service: str | None = None
+
+
+class Process(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Processes of the node that run an executable; one is enough unless said."""
+
+    executable: str
+    at_least: int | None = None
+
+
+class File(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A file of the node that is there, was written lately, and says what it must."""
+
+    path: str
+    max_age_seconds: int | None = None
+    content_regex: str | None = None
+
+
+class SystemdUnit(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A unit of the node's systemd that is active."""
+
+    unit: str
+
+
+class Selector(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Pods by their labels, all of which must match."""
+
+    match_labels: dict[str, str]
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(self.match_labels.items())))
+
+
+class Pods(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Ready Pods on the node; one is enough unless said.
+
+    Only the courier can see Pods: it tells what it found in `nodeplan.Plan.facts`. `namespace` is always
+    there in a plan: a ServiceFailover means its own.
+    """
+
+    selector: Selector
+    namespace: str | None = None
+    at_least: int | None = None
+
+
+Probe = HTTPGet | TCPSocket | ICMP | Exec | Link | GRPC | Process | File | SystemdUnit | Pods
 
 
 class HealthCheck(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -66,6 +119,7 @@ class HealthCheck(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
 
     `weight` absent: the check is required, and failing it makes the node ineligible. A positive
     weight is added to the priority while the check passes, a negative one while it fails.
+    `observed_from: Peers`: the owner is checked by the standbys, through the address itself.
     """
 
     name: str
@@ -79,6 +133,12 @@ class HealthCheck(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     icmp: ICMP | None = None
     exec: Exec | None = None
     link: Link | None = None
+    grpc: GRPC | None = None
+    process: Process | None = None
+    file: File | None = None
+    systemd_unit: SystemdUnit | None = None
+    pods: Pods | None = None
+    observed_from: Literal["Candidate", "Peers"] | None = None
 
     @property
     def period_ms(self) -> int:
@@ -106,10 +166,24 @@ class HealthCheck(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
         return self.weight is None
 
     @property
+    def probes(self) -> tuple[Probe, ...]:
+        """What is set of the probes: one, unless a newer version knows more kinds."""
+        kinds: tuple[Probe | None, ...] = (
+            self.http_get,
+            self.tcp_socket,
+            self.icmp,
+            self.exec,
+            self.link,
+            self.grpc,
+            self.process,
+            self.file,
+            self.systemd_unit,
+            self.pods,
+        )
+        return tuple(kind for kind in kinds if kind is not None)
+
+    @property
     def probe(self) -> Probe:
         """The one probe that is set."""
-        probes = [
-            p for p in (self.http_get, self.tcp_socket, self.icmp, self.exec, self.link) if p is not None
-        ]
-        assert len(probes) == 1, self.name
-        return probes[0]
+        assert len(self.probes) == 1, self.name
+        return self.probes[0]

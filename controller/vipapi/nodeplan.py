@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from vipapi.configuration import Configuration, Member
-from vipapi.healthchecks import HealthCheck
-from vipapi.workloads import Workload
+from vipapi.healthchecks import HealthCheck, Pods
+from vipapi.workloads import Hooks, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FORMAT = 2
+FORMAT = 3
 MOST_ADDRESSES = 4096
 MOST_VIRTUAL_IPS = 2500
 """As many of one domain fit into a heartbeat, one node holding them all, whatever the nodes are called."""
@@ -49,11 +49,12 @@ class CandidatePlan(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ServicePlan(msgspec.Struct, frozen=True, rename="camel"):
-    """One service that runs where its VirtualIP is.
+    """One service that runs on the node where its VirtualIP is.
 
     `uid`, `namespace`, `failover` and `generation` are the ServiceFailover's. `is_singleton`: never two
     copies, so a start waits until every other node is known to run none. `is_first`: it starts before the
-    addresses are bound and stops after they are gone; otherwise the other way round.
+    addresses are bound and stops after they are gone; otherwise the other way round. `fences`: a node that
+    cannot stop it in time restarts itself.
     """
 
     uid: str
@@ -66,6 +67,8 @@ class ServicePlan(msgspec.Struct, frozen=True, rename="camel"):
     start_timeout_ms: int = 60_000
     stop_timeout_ms: int = 30_000
     generation: int = 0
+    fences: bool = False
+    hooks: Hooks = Hooks()
 
     @property
     def id(self) -> str:
@@ -112,7 +115,8 @@ class DomainPlan(msgspec.Struct, frozen=True, rename="camel"):
     With no witnesses yet the configuration's epoch is 0 and nothing can be held. `uid` is the
     FailoverDomain's, so that a domain made anew is another domain. `deleted` is what this node, as a
     witness, grants to nobody any more: VirtualIPs that are being deleted, by UID, and addresses that the
-    specs of others no longer name, as `UID/address/generation`.
+    specs of others no longer name, as `UID/address/generation`. `out_of_service` are nodes that somebody says
+    are off, by Kubernetes' own taint: nothing runs there any more.
     """
 
     name: str
@@ -126,14 +130,27 @@ class DomainPlan(msgspec.Struct, frozen=True, rename="camel"):
     deleted: tuple[str, ...] = ()
     heartbeat_interface: str | None = None
     gateway_probe: Literal["Auto", "Off"] = "Auto"
+    out_of_service: tuple[str, ...] = ()
+
+
+class PodsFact(msgspec.Struct, frozen=True, rename="camel"):
+    """What the courier found of the Pods that a health check asks for; `message` says why it is not well."""
+
+    pods: Pods
+    is_ok: bool
+    message: str = ""
 
 
 class Plan(msgspec.Struct, frozen=True, rename="camel", tag="plan"):
-    """Everything a keeper works from. `node_addresses` are the Node's InternalIPs, preferred first."""
+    """Everything a keeper works from. `node_addresses` are the Node's InternalIPs, preferred first.
+
+    `facts` are the last that the courier found; while the API server is away they stay as they were.
+    """
 
     node: str
     domains: tuple[DomainPlan, ...] = ()
     node_addresses: tuple[str, ...] = ()
+    facts: tuple[PodsFact, ...] = ()
     format: int = FORMAT
 
 
@@ -203,5 +220,7 @@ def _check_services(services: tuple[ServicePlan, ...], seen: set[str]) -> None:
         if service.id in seen:
             raise ValueError(f"the service {service.title} is in the plan twice")
         seen.add(service.id)
+        if not service.workload.is_on_node:
+            raise ValueError(f"the service {service.title} is the cluster's, and no keeper runs it")
         if service.start_timeout_ms <= 0 or service.stop_timeout_ms <= 0:
             raise ValueError(f"the service {service.title} has no time to start or to stop")

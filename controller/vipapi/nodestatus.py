@@ -50,6 +50,7 @@ class HoldingStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
 
     `fitness` is whether this node could hold it now; `reason` and `message` say why not. `score` is
     the candidate's priority with its weighted checks, 1 to 254. `bound` is what the kernel shows.
+    `service_checks` are those of the services that follow it, which only the owner runs.
     """
 
     uid: str
@@ -64,6 +65,7 @@ class HoldingStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     bound: tuple[str, ...] = ()
     checks: tuple[CheckStatus, ...] = ()
     takeover: Takeover | None = None
+    service_checks: tuple[CheckStatus, ...] = ()
 
 
 State = Literal["Stopped", "Waiting", "Starting", "Active", "Stopping", "Failed", "StopFailed"]
@@ -72,6 +74,16 @@ State = Literal["Stopped", "Waiting", "Starting", "Active", "Stopping", "Failed"
 Waiting: the node has the lease, and something else comes first (the old copy, or a service before it).
 Failed: it died or did not start, and is kept off for a while. StopFailed: it may still run.
 """
+
+
+class HookStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The last hook of a service that ended; `at` is wall-clock time, RFC 3339 in UTC."""
+
+    kind: Literal["promoted", "demoted", "faulted"]
+    term: int
+    is_ok: bool
+    message: str = ""
+    at: str = ""
 
 
 class ServiceStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -88,6 +100,7 @@ class ServiceStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     term: int = 0
     since: str = ""
     message: str = ""
+    hook: HookStatus | None = None
 
 
 class GrantStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

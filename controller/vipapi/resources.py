@@ -35,12 +35,14 @@ from vipapi.nodestatus import (
     State,
 )
 from vipapi.selectors import LabelSelector
-from vipapi.workloads import Workload
+from vipapi.workloads import Hooks, Workload
 
 GROUP = "vipkeeper.io"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 FINALIZER = f"{GROUP}/release"
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+"""The taint by which a person, or a fencing driver, says that a node is off."""
 
 
 class ObjectMeta(msgspec.Struct, frozen=True, rename="camel"):
@@ -77,7 +79,7 @@ class Candidate(msgspec.Struct, frozen=True, rename="camel"):
             raise ValueError("must have exactly one of `nodeName` and `nodeSelector`")
 
 
-class Failback(msgspec.Struct, frozen=True, rename="camel"):
+class Failback(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """What happens when a better node is healthy again."""
 
     policy: Literal["Manual", "Automatic"] = "Manual"
@@ -120,28 +122,30 @@ class VirtualIPSpec(msgspec.Struct, frozen=True, rename="camel"):
 
     def __post_init__(self) -> None:
         _check(self.health_checks)
+        for check in self.health_checks:
+            if check.pods is not None and check.pods.namespace is None:
+                raise ValueError(f"the health check `{check.name}` must name the `namespace` of its `pods`")
 
 
 def _check(health_checks: tuple[HealthCheck, ...]) -> None:
     for check in health_checks:
-        probes = (check.http_get, check.tcp_socket, check.icmp, check.exec, check.link)
-        if sum(probe is not None for probe in probes) != 1:
+        if len(check.probes) != 1:
             raise ValueError(
                 f"the health check `{check.name}` must have exactly one probe of a kind known here"
             )
         if check.http_get is not None and check.http_get.body_regex is not None:
-            _compile(check)
+            _compile(check, "bodyRegex", check.http_get.body_regex)
+        if check.file is not None and check.file.content_regex is not None:
+            _compile(check, "contentRegex", check.file.content_regex)
 
 
-def _compile(check: HealthCheck) -> None:
+def _compile(check: HealthCheck, field: str, expression: str) -> None:
     # The API server reads it as RE2, the keeper as Python's re: a few spellings are only in the first.
-    assert check.http_get is not None
-    assert check.http_get.body_regex is not None
     try:
-        re.compile(check.http_get.body_regex)
+        re.compile(expression)
     except re.error as error:
         raise ValueError(
-            f"the `bodyRegex` of the health check `{check.name}` cannot be used: {error}"
+            f"the `{field}` of the health check `{check.name}` cannot be used: {error}"
         ) from None
 
 
@@ -230,13 +234,13 @@ class VirtualIP(msgspec.Struct, frozen=True, rename="camel"):
 # ---- ServiceFailover
 
 
-class VirtualIPRef(msgspec.Struct, frozen=True, rename="camel"):
+class VirtualIPRef(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """A VirtualIP by name."""
 
     name: str
 
 
-class Service(msgspec.Struct, frozen=True, rename="camel"):
+class Service(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """A workload that runs where its VirtualIP is: see the CRD's descriptions."""
 
     name: str
@@ -249,7 +253,8 @@ class Service(msgspec.Struct, frozen=True, rename="camel"):
     order: Literal["ServiceFirst", "AddressFirst"] = "ServiceFirst"
     start_timeout_seconds: int = 60
     stop_timeout_seconds: int = 30
-    on_stop_failure: Literal["Block"] = "Block"
+    on_stop_failure: Literal["Block", "Fence"] = "Block"
+    hooks: Hooks | None = None
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -257,7 +262,7 @@ class Service(msgspec.Struct, frozen=True, rename="camel"):
         return (self.primary, *self.standbys)
 
 
-class ServiceFailoverSpec(msgspec.Struct, frozen=True, rename="camel"):
+class ServiceFailoverSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """What the user wants: `mode` says how the services share their nodes."""
 
     mode: Literal["ActiveStandby", "Mutual", "Cluster"]
@@ -269,6 +274,17 @@ class ServiceFailoverSpec(msgspec.Struct, frozen=True, rename="camel"):
         _check(self.health_checks)
 
 
+class HookState(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The last hook of a service that ended on a node, as `nodestatus.HookStatus` has it."""
+
+    node_name: str
+    kind: Literal["promoted", "demoted", "faulted"]
+    term: int
+    is_ok: bool
+    message: str = ""
+    at: str = ""
+
+
 class ServiceState(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """One service as its owner reports it; without an owner it runs nowhere."""
 
@@ -278,6 +294,14 @@ class ServiceState(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
     term: int | None = None
     since: datetime | None = None
     message: str = ""
+    hooks: tuple[HookState, ...] = ()
+
+
+class InForce(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The newest spec that was accepted, so that who starts while an edit is held back goes on with it."""
+
+    generation: int
+    spec: ServiceFailoverSpec
 
 
 class ServiceFailoverStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -285,6 +309,7 @@ class ServiceFailoverStatus(msgspec.Struct, frozen=True, rename="camel", omit_de
 
     observed_generation: int = -1
     services: tuple[ServiceState, ...] = ()
+    in_force: InForce | None = None
     conditions: tuple[Condition, ...] = ()
 
 
@@ -452,15 +477,15 @@ def _domain_nodes(witnesses: WitnessSet) -> tuple[DomainNode, ...]:
 
 
 class SwitchoverSpec(msgspec.Struct, frozen=True, rename="camel"):
-    """One move: which VirtualIP, to which node."""
+    """One move, or one drill (there and back): which VirtualIP, to which node."""
 
     to: str
     virtual_ip_ref: VirtualIPRef = msgspec.field(name="virtualIPRef")
-    type: Literal["Move"] = "Move"
+    type: Literal["Move", "Drill"] = "Move"
 
 
 class SwitchoverStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """What came of it."""
+    """What came of it; the two of the return are a drill's way back."""
 
     observed_generation: int = -1
     from_node: str | None = msgspec.field(name="from", default=None)
@@ -468,6 +493,8 @@ class SwitchoverStatus(msgspec.Struct, frozen=True, rename="camel", omit_default
     outage_milliseconds: int | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
+    return_outage_milliseconds: int | None = None
+    returned_at: datetime | None = None
     conditions: tuple[Condition, ...] = ()
 
 
@@ -531,10 +558,19 @@ class NodeAddress(msgspec.Struct, frozen=True, rename="camel"):
     address: str
 
 
+class Taint(msgspec.Struct, frozen=True, rename="camel"):
+    """A mark on a node."""
+
+    key: str
+    effect: str = ""
+    value: str = ""
+
+
 class NodeSpec(msgspec.Struct, frozen=True, rename="camel"):
-    """Whether the node is cordoned."""
+    """Whether the node is cordoned, and its marks."""
 
     unschedulable: bool = False
+    taints: tuple[Taint, ...] = ()
 
 
 class NodeStatus(msgspec.Struct, frozen=True, rename="camel"):
@@ -554,6 +590,11 @@ class Node(msgspec.Struct, frozen=True, rename="camel"):
     def is_cordoned(self) -> bool:
         """Whether `kubectl cordon` or `drain` was said."""
         return self.spec.unschedulable
+
+    @property
+    def is_out_of_service(self) -> bool:
+        """Whether somebody said that the node is off; as in Kubernetes, by the taint's key alone."""
+        return any(taint.key == OUT_OF_SERVICE for taint in self.spec.taints)
 
     @property
     def internal_addresses(self) -> tuple[str, ...]:

@@ -3,10 +3,11 @@
     ServiceFailover ──services[].virtualIPRef──▶ VirtualIP ──allowedNamespaces──▶ whose
 
 A VirtualIP that services follow is held by their nodes only: the primary at priority 100, the first standby
-at 99, and so on. So it names no candidates itself, and all the services that share it name the same nodes in
-the same order. What breaks such a rule between two objects cannot be refused when it is written; `judge`
-says who stays out. Who was accepted stays so before all others, and of the others the older comes first: a
-service that runs is not stopped by what somebody else writes.
+at 99, and so on. In a group that is spread all standbys have 99, so that it is the election that spreads
+what one node held over them. So a VirtualIP names no candidates itself, and all the services that share it
+name the same nodes in the same order. What breaks such a rule between two objects cannot be refused when it
+is written; `judge` says who stays out. Who was accepted stays so before all others, and of the others the
+older comes first: a service that runs is not stopped by what somebody else writes.
 
 The controller and each courier judge for themselves, from the same objects, so they come to the same.
 """
@@ -14,7 +15,7 @@ The controller and each courier judge for themselves, from the same objects, so 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -77,8 +78,10 @@ def joined(spec: VirtualIPSpec, followings: Sequence[Following]) -> VirtualIPSpe
     if not followings:
         return spec
     first = followings[0]
+    # Priorities come before the spread, so where it is to decide the standbys have one and the same.
+    last = 1 if spec.spread is not None else len(first.service.standbys)
     candidates = tuple(
-        Candidate(node_name=node, priority=DEFAULT_PRIORITY - place)
+        Candidate(node_name=node, priority=DEFAULT_PRIORITY - min(place, last))
         for place, node in enumerate(first.service.nodes)
     )
     return msgspec.structs.replace(spec, candidates=candidates, failback=first.failover.spec.failback)
@@ -89,7 +92,7 @@ def judge(
 ) -> Mapping[str, Objection | None]:
     """Return, by ServiceFailover UID, why it is not accepted, or None; VirtualIPs and nodes are by name."""
     leaders: dict[str, Following] = {}
-    owners: dict[tuple[str, str], Following] = {}
+    owners: dict[_Claim, Following] = {}
     verdicts: dict[str, Objection | None] = {}
     for failover in sorted(failovers, key=lambda each: (not _was_accepted(each), _age(each))):
         objection = next(_objections(failover, virtual_ips, nodes, leaders, owners), None)
@@ -98,14 +101,24 @@ def judge(
             for service in failover.spec.services:
                 following = Following(failover, service)
                 leaders.setdefault(service.virtual_ip_ref.name, following)
-                owners |= dict.fromkeys(_claims(service), following)
+                owners |= dict.fromkeys(_claims(following), following)
     return verdicts
 
 
-def _claims(service: Service) -> list[tuple[str, str]]:
-    """Return what it has for itself: its workload, on each of its nodes."""
-    identity = service.workload.identity
-    return [(identity, node) for node in service.nodes]
+class _Claim(NamedTuple):
+    """A workload and where it is one of a kind, in words."""
+
+    workload: str
+    place: str
+
+
+def _claims(following: Following) -> list[_Claim]:
+    """Return what it has for itself: its workload on each of its nodes, or the cluster's in its namespace."""
+    service = following.service
+    workload = service.workload
+    if not workload.is_on_node:
+        return [_Claim(workload.identity, f"in the namespace {following.failover.metadata.namespace!r}")]
+    return [_Claim(workload.identity, f"on node {node!r}") for node in service.nodes]
 
 
 def _age(failover: ServiceFailover) -> tuple[datetime, str, str]:
@@ -122,11 +135,11 @@ def _objections(
     virtual_ips: Mapping[str, VirtualIP],
     nodes: Collection[str],
     leaders: Mapping[str, Following],
-    owners: Mapping[tuple[str, str], Following],
+    owners: Mapping[_Claim, Following],
 ) -> Iterator[Objection]:
     """Say everything against it, the most basic first.
 
-    `leaders` are the first accepted service of each VirtualIP, `owners` those that have a workload on a node.
+    `leaders` are the first accepted service of each VirtualIP, `owners` those that have a workload somewhere.
     """
     services = failover.spec.services
     for service in services:
@@ -181,7 +194,7 @@ def _of_candidates(_: ServiceFailover, service: Service, virtual_ip: VirtualIP) 
 
 
 def _of_hold(_: ServiceFailover, service: Service, virtual_ip: VirtualIP) -> Iterator[Objection]:
-    if service.singleton and virtual_ip.spec.on_quorum_loss == "Hold":
+    if service.singleton and service.workload.is_on_node and virtual_ip.spec.on_quorum_loss == "Hold":
         yield _objection(
             service,
             Reason.HOLD_CONFLICT,
@@ -212,16 +225,17 @@ def _other_nodes(service: Service, leader: Following) -> Objection:
     )
 
 
-def _taken(failover: ServiceFailover, owners: Mapping[tuple[str, str], Following]) -> Iterator[Objection]:
-    own: dict[tuple[str, str], Following] = {}
+def _taken(failover: ServiceFailover, owners: Mapping[_Claim, Following]) -> Iterator[Objection]:
+    own: dict[_Claim, Following] = {}
     for service in failover.spec.services:
-        for identity, node in _claims(service):
-            owner = owners.get((identity, node)) or own.get((identity, node))
-            own[identity, node] = Following(failover, service)
+        following = Following(failover, service)
+        for claim in _claims(following):
+            owner = owners.get(claim) or own.get(claim)
+            own[claim] = following
             if owner is not None:
                 yield _objection(
                     service,
                     Reason.WORKLOAD_TAKEN,
-                    f"{owner.title!r} has {identity} on node {node!r} already: remove one of the two, or "
+                    f"{owner.title!r} has {claim.workload} {claim.place} already: remove one of the two, or "
                     "give this one a workload of its own",
                 )

@@ -25,6 +25,8 @@ def objections(value: Any, schema: dict[str, Any], path: str = "") -> list[str]:
 
 
 def _object(value: dict[str, Any], schema: dict[str, Any], path: str) -> list[str]:
+    if schema.get("x-kubernetes-preserve-unknown-fields"):
+        return []
     found = [f"{path}.{name}: missing" for name in schema.get("required", ()) if name not in value]
     for name, child in value.items():
         if name in schema.get("properties", {}):

@@ -13,6 +13,10 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 from hypothesis import strategies as st
 
+from vipapi.healthchecks import Exec, HealthCheck, Pods, Selector
+from vipapi.resources import Failback, Service, ServiceFailoverSpec, VirtualIPRef
+from vipapi.workloads import Hooks, Ocf, Systemd, Workload
+
 T = TypeVar("T")
 PLAIN = {str: "string", int: "integer", bool: "boolean", datetime: "date-time"}
 
@@ -34,7 +38,7 @@ def shape_of(kind: Any, name: str = "") -> Any:
         return {"{}": shape_of(get_args(kind)[1])}
     if kind in PLAIN:
         # The keeper writes these times as text; it has no clock type on its side of the socket.
-        return "date-time" if name in {"startedAt", "since"} else PLAIN[kind]
+        return "date-time" if name in {"startedAt", "since", "at"} else PLAIN[kind]
     return {
         field.encode_name: shape_of(field.type, field.encode_name) for field in msgspec.structs.fields(kind)
     }
@@ -43,6 +47,24 @@ def shape_of(kind: Any, name: str = "") -> Any:
 WORDS = st.from_regex(r"[A-Za-z][A-Za-z0-9]{0,14}", fullmatch=True)
 TIMES = st.datetimes(datetime(2026, 1, 1), datetime(2036, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 -- bounds
 SMALL = st.integers(1, 7)
+SPECS = [
+    ServiceFailoverSpec(
+        mode="Cluster",
+        services=(
+            Service("app", VirtualIPRef("web"), "node-a", ("node-b",), workload, hooks=hooks),
+            Service(
+                "db", VirtualIPRef("db"), "node-b", ("node-a",), workload, after=("app",), singleton=False
+            ),
+        ),
+        failback=Failback("Automatic", 1),
+        health_checks=(HealthCheck("app", pods=Pods(Selector({"app": "web"}), at_least=2)),),
+    )
+    for workload, hooks in (
+        (Workload(systemd=Systemd("app.service")), None),
+        (Workload(ocf=Ocf("heartbeat", "apache", {"port": "80"})), Hooks(promoted=(Exec("tell"),))),
+    )
+]
+"""A spec in a status is one that was accepted, so these are written out."""
 
 
 def values_of(kind: type[T], *, longest_text: int = 30) -> st.SearchStrategy[T]:
@@ -62,6 +84,8 @@ def _struct(kind: Any, longest_text: int) -> st.SearchStrategy[Any]:
 
 
 def _field(kind: Any, name: str, longest_text: int) -> st.SearchStrategy[Any]:
+    if kind is ServiceFailoverSpec:
+        return st.sampled_from(SPECS)
     if get_origin(kind) is tuple:
         items = _field(get_args(kind)[0], name, longest_text)
         return st.lists(items, max_size=3, unique_by=_key).map(tuple)
@@ -74,6 +98,7 @@ def _field(kind: Any, name: str, longest_text: int) -> st.SearchStrategy[Any]:
         return {
             "startedAt": written,
             "since": written,
+            "at": written,
             "message": st.text(st.characters(codec="utf-8"), max_size=longest_text),
         }.get(name, WORDS)
     return {datetime: TIMES, bool: st.booleans(), int: SMALL}[kind]

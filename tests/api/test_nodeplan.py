@@ -5,9 +5,9 @@ import pytest
 
 from vipapi import nodeplan
 from vipapi.configuration import Configuration, Member, WitnessSet
-from vipapi.healthchecks import Exec
-from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Plan, ServicePlan, Timing, VirtualIPPlan
-from vipapi.workloads import Scripts, Systemd, Workload
+from vipapi.healthchecks import GRPC, Exec, HealthCheck, Pods, Process, Selector
+from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Plan, PodsFact, ServicePlan, Timing, VirtualIPPlan
+from vipapi.workloads import Deployment, Hooks, Mount, Ocf, Scripts, Systemd, Workload
 
 APP = ServicePlan(
     uid="f", namespace="prod", failover="billing", name="app", workload=Workload(systemd=Systemd("a.service"))
@@ -25,13 +25,32 @@ DB = ServicePlan(
     start_timeout_ms=1,
     stop_timeout_ms=2,
     generation=3,
+    fences=True,
+    hooks=Hooks(promoted=(Exec("tell", ("up",)),), faulted=(Exec("tell"), Exec("page"))),
 )
+APACHE = ServicePlan(
+    uid="f",
+    namespace="prod",
+    failover="billing",
+    name="apache",
+    workload=Workload(ocf=Ocf("heartbeat", "apache", {"port": "80"})),
+)
+DISK = ServicePlan(
+    uid="f",
+    namespace="prod",
+    failover="billing",
+    name="disk",
+    workload=Workload(mount=Mount("/dev/sdb1", "/srv", "ext4", ("noatime",))),
+)
+WEB_PODS = Pods(Selector({"app": "web"}), namespace="prod", at_least=2)
 VIP = VirtualIPPlan(
     uid="u",
     name="web",
     addresses=("192.0.2.10/24", "2001:db8::10"),
     candidates=(CandidatePlan("a", 100),),
-    services=(DB, APP),
+    services=(DB, APP, APACHE, DISK),
+    health_checks=(HealthCheck("pods", pods=WEB_PODS), HealthCheck("up", process=Process("app"))),
+    service_checks=(HealthCheck("rpc", grpc=GRPC(9000, service="a"), observed_from="Peers"),),
 )
 DOMAIN = DomainPlan(
     name="default",
@@ -42,6 +61,7 @@ DOMAIN = DomainPlan(
     members=(Member("b", "2001:db8::2"),),
     keys=(Key(1, b"k" * 32),),
     virtual_ips=(VIP,),
+    out_of_service=("b", "c"),
 )
 
 
@@ -51,7 +71,10 @@ def _running(*services: ServicePlan) -> VirtualIPPlan:
 
 def _plan(**changes: object) -> Plan:
     return Plan(
-        node="a", node_addresses=("192.0.2.1",), domains=(msgspec.structs.replace(DOMAIN, **changes),)
+        node="a",
+        node_addresses=("192.0.2.1",),
+        domains=(msgspec.structs.replace(DOMAIN, **changes),),
+        facts=(PodsFact(WEB_PODS, is_ok=False, message="none"),),
     )
 
 
@@ -114,6 +137,15 @@ def test_a_service_has_a_name_for_programs_and_one_for_people() -> None:
             "the service prod/billing/app has no time to start or to stop",
             id="no time to stop",
         ),
+        pytest.param(
+            _plan(
+                virtual_ips=(
+                    _running(msgspec.structs.replace(APP, workload=Workload(deployment=Deployment("app")))),
+                )
+            ),
+            "the service prod/billing/app is the cluster's, and no keeper runs it",
+            id="a service that is no keeper's",
+        ),
         pytest.param(Plan(node="a", format=nodeplan.FORMAT + 1), "upgrade the keeper", id="a newer format"),
     ],
 )
@@ -122,7 +154,13 @@ def test_a_plan_that_cannot_be_acted_on_is_refused_with_a_sentence(plan: Plan, s
         nodeplan.decode(nodeplan.encode(plan))
 
 
+def test_a_plan_of_an_older_courier_is_read() -> None:
+    """A keeper that was upgraded first has one on its disk."""
+    old = b'{"type":"plan","node":"a","domains":[],"nodeAddresses":[],"format":2}'
+    assert nodeplan.decode(old) == Plan(node="a", format=2)
+
+
 def test_a_workload_of_a_newer_kind_is_no_plan() -> None:
-    line = nodeplan.encode(_plan()).replace(b'"systemd"', b'"mount"')
-    with pytest.raises(ValueError, match="must have exactly one of `systemd` and `exec`"):
+    line = nodeplan.encode(_plan()).replace(b'"systemd"', b'"container"')
+    with pytest.raises(ValueError, match="must have exactly one of `systemd`, `exec`, `ocf`"):
         nodeplan.decode(line)

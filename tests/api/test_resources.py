@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from api.schema import objections
 from api.shapes import shape_of, values_of
 from apiserver.definitions import definitions, schema_of
-from apiserver.specs import checked, domain, failover, service, switchover, verified, virtual_ip
+from apiserver.specs import (
+    checked,
+    domain,
+    failover,
+    placed,
+    probed,
+    service,
+    switchover,
+    verified,
+    virtual_ip,
+)
 from vipapi import bounds, nodestatus, resources
 from vipapi.conditions import Condition
 from vipapi.configuration import Configuration
@@ -60,8 +70,12 @@ def test_schema_and_struct_have_the_same_fields_types_and_choices(kind: str, par
     if field is not None:
         shape = shape_of(field.type)
         if (kind, part) == ("ServiceFailover", "spec"):
-            # One struct serves both kinds; a check of services that run is always required.
-            del shape["healthChecks"][0]["weight"]
+            # One struct serves both kinds. A check of services that run is always required, and its Pods are
+            # those of their own namespace.
+            [check] = shape["healthChecks"]
+            del check["weight"], check["pods"]["namespace"]
+        if (kind, part) == ("ServiceFailover", "status"):
+            shape["inForce"]["spec"] = {}
         assert shape == _shape(schema)
 
 
@@ -98,6 +112,9 @@ def _assert_required(schema: dict[str, Any], struct: Any, path: str) -> None:
     schema = schema.get("items", schema)
     fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
     required = {name for name, field in fields.items() if field.required}
+    if path == ".spec.healthChecks.pods" and "namespace" in schema["properties"]:
+        # A ServiceFailover has a namespace, a VirtualIP has not; one struct serves both.
+        required.add("namespace")
     assert required == set(schema.get("required", ())), path
     for name, child in schema["properties"].items():
         _assert_required(child, fields[name].type, f"{path}.{name}")
@@ -173,6 +190,16 @@ def test_a_report_too_long_keeps_the_services_that_run() -> None:
     assert objections(written, schema_of(definitions()["VIPNode"])["properties"]["status"]) == []
 
 
+def test_more_checks_of_services_than_a_status_holds_are_told_in_part() -> None:
+    checks = tuple(nodestatus.CheckStatus(f"c-{n}", "Failing", "x" * 2000) for n in range(100))
+    holding = nodestatus.HoldingStatus("u", "web", "Owner", "Fit", service_checks=checks)
+    report = nodestatus.Report(node="a", version="1", incarnation=1, virtual_ips=(holding,))
+    (fitted,) = bounds.fit(report).virtual_ips
+    assert [each.name for each in fitted.service_checks] == [f"c-{n}" for n in range(64)]
+    written = to_dict(node_status(report, generation=1, conditions=()))
+    assert objections(written, schema_of(definitions()["VIPNode"])["properties"]["status"]) == []
+
+
 def test_a_decision_over_more_nodes_than_a_status_holds_is_told_in_part() -> None:
     status = VirtualIPStatus(
         candidates=tuple(
@@ -198,6 +225,9 @@ def test_the_limits_are_the_schema_s() -> None:
     assert vip["conditions"]["items"]["properties"]["message"]["maxLength"] == bounds.CONDITION_TEXT
     assert fod["members"]["maxItems"] == bounds.NODES
     assert node["virtualIPs"]["maxItems"] == bounds.VIRTUAL_IPS
+    holding = node["virtualIPs"]["items"]["properties"]
+    assert holding["checks"]["maxItems"] == bounds.CHECKS
+    assert holding["serviceChecks"]["maxItems"] == bounds.SERVICE_CHECKS
     assert node["interfaces"]["maxItems"] == bounds.INTERFACES
     assert node["domains"]["maxItems"] == bounds.DOMAINS
     assert node["services"]["maxItems"] == bounds.SERVICES
@@ -237,7 +267,7 @@ def named(obj: dict[str, Any], **metadata: Any) -> dict[str, Any]:
         ),
         pytest.param(
             VirtualIP,
-            named(checked(tcpSocket=None, grpc={"port": 1})),
+            named(checked(tcpSocket=None, dns={"port": 1})),
             "VirtualIP web: spec: the health check `app` must have exactly one probe of a kind known here",
             id="a-probe-of-a-newer-version",
         ),
@@ -248,14 +278,32 @@ def named(obj: dict[str, Any], **metadata: Any) -> dict[str, Any]:
             id="regular-expression",
         ),
         pytest.param(
+            VirtualIP,
+            named(probed(file={"path": "/a", "contentRegex": "(?P<a>b"})),
+            "VirtualIP web: spec: the `contentRegex` of the health check `app` cannot be used: missing )",
+            id="regular-expression-for-a-file",
+        ),
+        pytest.param(
+            VirtualIP,
+            named(probed(pods={"selector": {"matchLabels": {"app": "billing"}}})),
+            "VirtualIP web: spec: the health check `app` must name the `namespace` of its `pods`",
+            id="pods-of-no-namespace",
+        ),
+        pytest.param(
             ServiceFailover,
-            named(failover(service(workload={"mount": {"device": "/dev/sdb1"}})), namespace="prod"),
-            "ServiceFailover prod/web: spec.services[0].workload: must have exactly one of `systemd` and",
+            named(placed({"ocf": {"provider": "p", "type": "t", "parameters": {"a b": ""}}})),
+            "spec.services[0].workload.ocf: must have parameters named in letters, digits, `_` and `-`, and",
+            id="ocf-parameter",
+        ),
+        pytest.param(
+            ServiceFailover,
+            named(failover(service(workload={"container": {"image": "app"}})), namespace="prod"),
+            "ServiceFailover prod/web: spec.services[0].workload: must have exactly one of `systemd`, ",
             id="a-workload-of-a-newer-version",
         ),
         pytest.param(
             ServiceFailover,
-            named(verified(tcpSocket=None, grpc={"port": 1})),
+            named(verified(tcpSocket=None, dns={"port": 1})),
             "ServiceFailover web: spec: the health check `app` must have exactly one probe of a kind known",
             id="a-probe-of-services-of-a-newer-version",
         ),
@@ -339,7 +387,18 @@ def test_a_node_is_read_as_the_cluster_gives_it() -> None:
         },
     )
     assert node.is_cordoned
+    assert not node.is_out_of_service
     assert node.internal_addresses == ("192.0.2.101", "2001:db8::65")
+
+
+@pytest.mark.parametrize("effect", ["NoExecute", "NoSchedule"])
+def test_a_node_that_somebody_says_is_off_is_out_of_service(effect: str) -> None:
+    taint = {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": effect}
+    other = {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}
+    node = parse(Node, {"metadata": {"name": "node-a"}, "spec": {"taints": [other, taint]}})
+    assert node.is_out_of_service
+    assert not parse(Node, {"metadata": {"name": "node-a"}, "spec": {"taints": [other]}}).is_out_of_service
+    assert not parse(Node, {"metadata": {"name": "node-a"}, "spec": {"taints": None}}).is_out_of_service
 
 
 def test_an_absent_field_reads_as_its_effective_value() -> None:
@@ -368,6 +427,7 @@ def test_the_nodes_of_a_service_are_its_primary_and_then_its_standbys() -> None:
     assert app.nodes == ("node-a", "c", "b")
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(values_of(Configuration), values_of(FailoverDomainStatus))
 def test_a_domain_s_status_keeps_a_configuration_as_it_is(
     configuration: Configuration, status: FailoverDomainStatus

@@ -93,7 +93,7 @@ def test_an_address_without_services_stays_as_it_is() -> None:
 
 
 def test_an_address_that_services_follow_is_held_by_their_nodes_in_their_order() -> None:
-    spec = vip(failback={"policy": "Manual", "delaySeconds": 1}, spread={"group": "g"}).spec
+    spec = vip(failback={"policy": "Manual", "delaySeconds": 1}).spec
     mine = runs(primary="node-c", standbys=["node-d", "node-a"])
     old = following("a", mine, age_s=2, failback={"policy": "Automatic", "delaySeconds": 7})
     young = following("b", mine, age_s=1)
@@ -104,8 +104,17 @@ def test_an_address_that_services_follow_is_held_by_their_nodes_in_their_order()
         ("node-a", 98),
     ]
     assert (found.failback.policy, found.failback.delay_seconds) == ("Automatic", 7)
-    assert found.spread == spec.spread
     assert found.health_checks == spec.health_checks
+
+
+def test_the_standbys_of_a_spread_address_count_alike() -> None:
+    mine = following("a", runs(primary="node-c", standbys=["node-d", "node-a"]))
+    found = joined(vip(spread={"group": "g"}).spec, followings("web", [mine]))
+    assert [each.priority for each in found.candidates] == [100, 99, 99]
+    assert found.spread == vip(spread={"group": "g"}).spec.spread
+    alone = following("a", runs(primary="node-c", standbys=["node-d"]))
+    found = joined(vip(spread={"group": "g"}).spec, followings("web", [alone]))
+    assert [each.priority for each in found.candidates] == [100, 99]
 
 
 def test_the_last_of_fifteen_standbys_has_a_priority_too() -> None:
@@ -331,3 +340,42 @@ def test_those_accepted_want_nothing_of_one_another_in_whatever_order_they_come(
         for node in each.nodes
     ]
     assert len(set(claims)) == len(claims)
+
+
+OF_THE_CLUSTER = [
+    pytest.param({"kubernetesService": {"name": "front"}}, "the Service `front`", id="Service"),
+    pytest.param({"deployment": {"name": "front"}}, "the Deployment `front`", id="Deployment"),
+]
+
+
+@pytest.mark.parametrize(("workload", "named"), OF_THE_CLUSTER)
+def test_what_is_the_cluster_s_is_one_of_a_kind_in_its_namespace(
+    workload: dict[str, Any], named: str
+) -> None:
+    both = {"names": ["prod", "test"]}
+    virtual_ips = {name: vip(name, allowedNamespaces=both) for name in VIPS}
+
+    def follows(name: str, address: str, node: str, namespace: str = "prod") -> ServiceFailover:
+        said = {"workload": workload, "singleton": False, "primary": node, "standbys": ["node-b"]}
+        return following(name, service("front", address, **said), namespace=namespace)
+
+    # Wherever the nodes are: it can follow one address only.
+    mine, other = follows("a", "web", "node-a"), follows("b", "db", "node-c")
+    assert reasons(mine, other, **virtual_ips) == {"a": "", "b": Reason.WORKLOAD_TAKEN}
+    objection = verdicts(mine, other, **virtual_ips)["b"]
+    assert objection is not None
+    assert f"'prod/a/front' has {named} in the namespace 'prod' already" in objection.message
+    elsewhere = follows("c", "mail", "node-a", namespace="test")
+    assert reasons(mine, elsewhere, **virtual_ips) == {"a": "", "c": ""}
+
+
+@pytest.mark.parametrize(
+    ("workload", "reason"),
+    [
+        pytest.param({"kubernetesService": {"name": "front"}}, "", id="endpoints-have-no-copies"),
+        pytest.param({"mount": {"source": "/dev/sdb1", "target": "/srv"}}, Reason.HOLD_CONFLICT, id="mount"),
+    ],
+)
+def test_only_what_may_run_once_on_a_node_minds_two_owners(workload: dict[str, Any], reason: str) -> None:
+    held = vip(onQuorumLoss="Hold")
+    assert reasons(following("a", service(workload=workload)), web=held) == {"a": reason}

@@ -36,8 +36,11 @@ def attempt(bare_control_plane: ControlPlane) -> Attempt:
                     raise
                 time.sleep(0.1)
 
+    # Secrets of the controller are examples as well.
+    api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "vipkeeper-system"}})
+
     def create(obj: Object) -> Object:
-        path = api.path_of(obj["apiVersion"], obj["kind"])
+        path = api.path_of(obj["apiVersion"], obj["kind"], namespace=obj["metadata"].get("namespace"))
         return api.request("POST", f"{path}?dryRun=All&fieldValidation=Strict", obj)
 
     return create

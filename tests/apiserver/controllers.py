@@ -33,13 +33,14 @@ def admit(control_plane: ControlPlane) -> Path:
     return kubeconfig
 
 
-def launch(kubeconfig: Path, log: Path, identity: str = "one") -> processes.Process:
+def launch(kubeconfig: Path, log: Path, identity: str = "one", *options: str) -> processes.Process:
     """Start a replica in the network namespace of the caller."""
     return processes.start(
         [
             *(sys.executable, "-m", "vipcontroller"),
             *(f"--namespace={NAMESPACE}", f"--identity={identity}"),
             *(f"--metrics=127.0.0.1:{free_ports().api}", f"--kubeconfig={kubeconfig}"),
+            *options,
         ],
         name=f"controller-{identity}",
         network=kernelcalls.current_network(),
@@ -79,8 +80,8 @@ def follow(fleet: Fleet, name: str, virtual_ip: str, *, namespace: str) -> Objec
     )
 
 
-def move(fleet: Fleet, name: str, virtual_ip: str, to: str) -> None:
-    spec = {"virtualIPRef": {"name": virtual_ip}, "to": to}
+def move(fleet: Fleet, name: str, virtual_ip: str, to: str, **more: Any) -> None:
+    spec = {"virtualIPRef": {"name": virtual_ip}, "to": to, **more}
     body = {"apiVersion": API_VERSION, "kind": "Switchover", "metadata": {"name": name}, "spec": spec}
     fleet.api.apply(body)
 
@@ -89,6 +90,12 @@ def ended(fleet: Fleet, name: str, how: str) -> Object | None:
     """Return the Switchover if it has ended so."""
     found = fleet.api.get(API_VERSION, "Switchover", name)
     return found if condition(found, how).get("status") == "True" else None
+
+
+def steady(fleet: Fleet, name: str) -> Object | None:
+    """Return the Switchover if it is a drill that has arrived."""
+    found = fleet.api.get(API_VERSION, "Switchover", name)
+    return found if condition(found, "Steady") else None
 
 
 def told(fleet: Fleet, name: str, kind: str) -> Object | None:

@@ -53,6 +53,21 @@ def run_by_systemd(unit: str) -> Object:
     return failover(service(workload={"systemd": {"unit": unit}}))
 
 
+def placed(workload: Object, **said: Any) -> Object:
+    """Return a ServiceFailover of one service with this workload."""
+    return failover(service(workload=workload, **said))
+
+
+def hooked(kind: str, **hook: Any) -> Object:
+    """Return a ServiceFailover of one service with one hook of that kind."""
+    return failover(service(hooks={kind: [{"hook": "tell", **hook}]}))
+
+
+def probed(**probe: Any) -> Object:
+    """Return a VirtualIP with one health check of this kind."""
+    return virtual_ip(healthChecks=[{"name": "app", **probe}])
+
+
 def verified(**check: Any) -> Object:
     """Return a ServiceFailover with one health check, by default a TCP one."""
     return failover(healthChecks=[{"name": "app", "tcpSocket": {"port": 80}, **check}])
@@ -144,6 +159,29 @@ GOOD = [
                 {"name": "router", "icmp": {"target": "2001:db8::1"}},
                 {"name": "disk", "exec": {"hook": "check-disk", "args": ["/data", ""]}},
                 {"name": "nic", "link": {"interface": "eth1"}},
+                {"name": "rpc", "grpc": {"port": 9000, "host": "2001:db8::9", "service": "billing"}},
+                {"name": "page", "httpGet": {"port": 80}, "observedFrom": "Peers"},
+                {"name": "own", "exec": {"hook": "own"}, "weight": 1, "observedFrom": "Candidate"},
+                {"name": "nginx", "process": {"executable": "/usr/sbin/nginx", "atLeast": 2}},
+                {"name": "cron", "process": {"executable": "cron"}},
+                {
+                    "name": "state",
+                    "file": {
+                        "path": "/run/app/state",
+                        "maxAgeSeconds": 30,
+                        "contentRegex": "^state=(ready|ok)",
+                    },
+                },
+                {"name": "time", "systemdUnit": {"unit": "chronyd.service"}},
+                {"name": "data", "systemdUnit": {"unit": r"srv-my\x2ddata.mount"}},
+                {
+                    "name": "pods",
+                    "pods": {
+                        "namespace": "prod",
+                        "selector": {"matchLabels": {"app": "billing", "example.org/tier": ""}},
+                        "atLeast": 2,
+                    },
+                },
             ],
             announcement={"count": 10, "refreshSeconds": 1},
             spread={"group": "edge"},
@@ -176,6 +214,11 @@ GOOD = [
                 startTimeoutSeconds=3600,
                 stopTimeoutSeconds=1,
                 onStopFailure="Block",
+                hooks={
+                    "promoted": [{"hook": "tell", "args": ["--page", ""]}] * 4,
+                    "demoted": [],
+                    "faulted": [],
+                },
             ),
             service(
                 "app",
@@ -190,6 +233,11 @@ GOOD = [
             healthChecks=[
                 {"name": "http", "httpGet": {"port": 80}, "failureThreshold": 1},
                 {"name": "sql", "exec": {"hook": "check-sql"}, "periodMilliseconds": 5000},
+                {"name": "rpc", "grpc": {"port": 9000}, "observedFrom": "Peers"},
+                {"name": "nginx", "process": {"executable": "nginx"}},
+                {"name": "state", "file": {"path": "/run/app/state"}},
+                {"name": "time", "systemdUnit": {"unit": "app@blue.service"}},
+                {"name": "pods", "pods": {"selector": {"matchLabels": {"app": "billing"}}}},
             ],
         ),
         id="failover-everything",
@@ -217,6 +265,54 @@ GOOD = [
     ),
     pytest.param(verified(timeoutMilliseconds=1000), id="failover-check"),
     pytest.param(run_by_systemd("a.service"), id="failover-shortest-unit"),
+    pytest.param(placed({"ocf": {"provider": "heartbeat", "type": "IPsrcaddr"}}), id="failover-ocf"),
+    pytest.param(
+        placed(
+            {
+                "ocf": {
+                    "provider": "my.own",
+                    "type": "db_2",
+                    "parameters": {"config": "/etc/db.conf", "x": ""},
+                }
+            },
+            onStopFailure="Fence",
+            hooks={"faulted": [{"hook": "page-someone"}]},
+        ),
+        id="failover-ocf-everything",
+    ),
+    pytest.param(placed({"mount": {"source": "server:/data", "target": "/data"}}), id="failover-mount"),
+    pytest.param(
+        placed(
+            {
+                "mount": {
+                    "source": "/dev/disk/by-label/data",
+                    "target": "/srv/my data/..a",
+                    "fsType": "ext4",
+                    "options": ["noatime", "errors=remount-ro"],
+                }
+            }
+        ),
+        id="failover-mount-everything",
+    ),
+    pytest.param(placed({"kubernetesService": {"name": "billing"}}), id="failover-kubernetes-service"),
+    pytest.param(
+        failover(
+            service(workload={"mount": {"source": "/dev/drbd0", "target": "/srv/data"}}),
+            service(
+                "front",
+                workload={
+                    "kubernetesService": {
+                        "name": "billing",
+                        "port": 8080,
+                        "podSelector": {"matchLabels": {"app": "billing"}},
+                    }
+                },
+            ),
+            service("batch", workload={"deployment": {"name": "batch.v2"}}, singleton=False),
+            healthChecks=[{"name": "http", "httpGet": {"port": 80}}],
+        ),
+        id="failover-of-nodes-and-cluster",
+    ),
     pytest.param(domain(), id="domain-empty"),
     pytest.param(
         domain(
@@ -233,6 +329,7 @@ GOOD = [
     pytest.param(timed(49, 100, 123, 123), id="domain-timing-at-the-edge"),
     pytest.param(switchover(), id="switchover"),
     pytest.param(switchover(type="Move"), id="switchover-with-type"),
+    pytest.param(switchover(type="Drill"), id="switchover-drill"),
 ]
 
 NODE_NAME = "must be the name of a node as `kubectl get nodes` shows it"
@@ -249,7 +346,13 @@ MUTUAL = "must be exactly two with two different `virtualIPRef`s in the mode Mut
 CROSSED = "must each have the other's `primary` as the only one of their `standbys` in the mode Mutual"
 AFTER = "must name in `after` only services of this list that have the same `virtualIPRef`"
 BEHIND = "must stand behind the services that they name in `after`"
-WORKLOAD = "must have exactly one of `systemd` and `exec`"
+WORKLOAD = "must have exactly one of `systemd`, `exec`, `ocf`, `mount`, `kubernetesService` and `deployment`"
+OF_THE_CLUSTER = "must be left out for a `kubernetesService` or `deployment`"
+PROBE = (
+    "must have exactly one of `httpGet`, `tcpSocket`, `icmp`, `exec`, `link`, `grpc`, `process`, `file`, "
+    "`systemdUnit` and `pods`"
+)
+PEERS = "must be Candidate, unless the check is a `httpGet`, `tcpSocket` or `grpc` without `host`"
 UNIT = "must be the name of a service unit as `systemctl` shows it, with its suffix"
 
 BAD = [
@@ -394,12 +497,12 @@ BAD = [
     # health checks
     pytest.param(
         virtual_ip(healthChecks=[{"name": "app"}]),
-        "must have exactly one of `httpGet`, `tcpSocket`, `icmp`, `exec` and `link`",
+        PROBE,
         id="check-without-probe",
     ),
     pytest.param(
         checked(icmp={"target": "gateway"}),
-        "must have exactly one of `httpGet`, `tcpSocket`, `icmp`, `exec` and `link`",
+        PROBE,
         id="check-with-two-probes",
     ),
     pytest.param(
@@ -486,11 +589,82 @@ BAD = [
         id="exec-nul",
     ),
     pytest.param(checked(tcpSocket=None, link={"interface": "eth 0"}), INTERFACE, id="link-interface"),
-    # what comes with later pieces, and typing errors
+    pytest.param(probed(grpc={"service": "billing"}), "grpc.port: Required value", id="grpc-port-missing"),
+    pytest.param(probed(grpc={"port": 1, "host": "db:1"}), HOST, id="grpc-host-with-port"),
+    pytest.param(
+        probed(process={"executable": "bin/nginx"}),
+        "must be an absolute path or a plain name without `/`",
+        id="process-relative",
+    ),
+    pytest.param(
+        probed(process={"executable": "nginx", "atLeast": 0}),
+        "should be greater than or equal to 1",
+        id="process-at-least-none",
+    ),
+    pytest.param(probed(file={"path": "run/a"}), "must be the absolute path of a file", id="file-relative"),
+    pytest.param(probed(file={"path": "/run/"}), "must be the absolute path of a file", id="file-folder"),
+    pytest.param(
+        probed(file={"path": "/a", "maxAgeSeconds": 0}),
+        "should be greater than or equal to 1",
+        id="file-of-no-age",
+    ),
+    pytest.param(
+        probed(file={"path": "/a", "contentRegex": "(ok"}),
+        "must be a regular expression of RE2",
+        id="file-regex-that-does-not-compile",
+    ),
+    pytest.param(
+        probed(systemdUnit={"unit": "chronyd"}),
+        "must be the name of a unit as `systemctl` shows it",
+        id="unit-looked-at-without-suffix",
+    ),
+    pytest.param(
+        probed(pods={"selector": {"matchLabels": {"a": "b"}}}),
+        "pods.namespace: Required value",
+        id="pods-of-no-namespace",
+    ),
+    pytest.param(
+        probed(pods={"namespace": "Prod", "selector": {"matchLabels": {"a": "b"}}}),
+        "must be the name of a namespace",
+        id="pods-namespace",
+    ),
+    pytest.param(
+        probed(pods={"namespace": "prod", "selector": {"matchLabels": {}}}),
+        "should have at least 1 properties",
+        id="pods-all-of-them",
+    ),
+    pytest.param(
+        probed(pods={"namespace": "prod", "selector": {"matchLabels": {"a": "b c"}}}),
+        LABEL_VALUE,
+        id="pods-label-value",
+    ),
+    pytest.param(checked(observedFrom="Peers", weight=20), PEERS, id="peers-with-weight"),
+    pytest.param(checked(observedFrom="Peers", tcpSocket={"port": 1, "host": "db"}), PEERS, id="peers-host"),
+    pytest.param(
+        probed(httpGet={"port": 1, "host": "127.0.0.1"}, observedFrom="Peers"), PEERS, id="peers-of-http-host"
+    ),
+    pytest.param(
+        probed(grpc={"port": 1, "host": "db"}, observedFrom="Peers"), PEERS, id="peers-of-grpc-host"
+    ),
+    pytest.param(probed(exec={"hook": "app"}, observedFrom="Peers"), PEERS, id="peers-of-a-hook"),
+    pytest.param(
+        verified(observedFrom="Peers", tcpSocket={"port": 1, "host": "db"}),
+        PEERS,
+        id="peers-of-a-service-s-host",
+    ),
+    pytest.param(
+        verified(observedFrom="Peers", tcpSocket=None, process={"executable": "app"}),
+        PEERS,
+        id="peers-of-a-process",
+    ),
+    pytest.param(checked(observedFrom="Witnesses"), 'supported values: "Candidate", "Peers"', id="observers"),
+    # typing errors
     pytest.param(
         virtual_ip(adresses=["192.0.2.10"]), 'unknown field "spec.adresses"', id="vip-unknown-field"
     ),
-    pytest.param(checked(grpc={"port": 1}), 'unknown field "spec.healthChecks[0].grpc"', id="check-not-yet"),
+    pytest.param(
+        checked(dns={"name": "a"}), 'unknown field "spec.healthChecks[0].dns"', id="check-of-no-kind"
+    ),
     # ServiceFailover
     pytest.param(
         failover(mode="Active"), 'supported values: "ActiveStandby", "Mutual", "Cluster"', id="mode"
@@ -632,11 +806,126 @@ BAD = [
         "should be less than or equal to 3600",
         id="a-stop-of-hours",
     ),
-    pytest.param(failover(service(onStopFailure="Fence")), 'supported values: "Block"', id="fence-not-yet"),
     pytest.param(
-        failover(service(workload={"mount": {}})),
-        'unknown field "spec.services[0].workload.mount"',
-        id="mount-not-yet",
+        failover(service(onStopFailure="Kill")), 'supported values: "Block", "Fence"', id="stop-failure"
+    ),
+    pytest.param(
+        placed({"ocf": {"provider": "..", "type": "apache"}}),
+        "must be the plain name of a folder of resource agents",
+        id="ocf-provider",
+    ),
+    pytest.param(
+        placed({"ocf": {"provider": "heartbeat", "type": "../apache"}}),
+        "must be the plain name of a resource agent",
+        id="ocf-type",
+    ),
+    pytest.param(
+        placed({"ocf": {"provider": "heartbeat", "type": "apache", "parameters": {"a": "b\0"}}}),
+        "must not contain a NUL character",
+        id="ocf-nul",
+    ),
+    pytest.param(
+        placed({"mount": {"source": "/dev/sdb1\0", "target": "/srv"}}),
+        "must not contain a NUL character",
+        id="mount-nul",
+    ),
+    *(
+        pytest.param(
+            placed({"mount": {"source": "/dev/sdb1", "target": target}}),
+            "must be the absolute path of a folder, not `/` itself",
+            id=f"mount-on-{target}",
+        )
+        for target in ("srv", "/srv/", "//srv", "/srv/../etc", "/srv/.", "/..")
+    ),
+    pytest.param(
+        placed({"mount": {"source": "/dev/sdb1", "target": "/"}}),
+        "should be at least 2 chars long",
+        id="mount-on-the-root",
+    ),
+    pytest.param(
+        placed({"mount": {"source": "/dev/sdb1", "target": "/srv", "fsType": "ext4,rw"}}),
+        "must be the type of a file system as mount(8) has it",
+        id="mount-type",
+    ),
+    pytest.param(
+        placed({"mount": {"source": "/dev/sdb1", "target": "/srv", "options": ["ro,noatime"]}}),
+        "must be one mount option without commas and spaces",
+        id="mount-two-options-in-one",
+    ),
+    pytest.param(
+        placed({"kubernetesService": {"name": "7"}}), "must be the name of a Service", id="kube-service-name"
+    ),
+    pytest.param(
+        placed({"kubernetesService": {"name": "billing", "port": 0}}),
+        "should be greater than or equal to 1",
+        id="kube-service-port",
+    ),
+    pytest.param(
+        placed({"kubernetesService": {"name": "a", "podSelector": {"matchLabels": {"a": "-"}}}}),
+        LABEL_VALUE,
+        id="kube-service-label-value",
+    ),
+    pytest.param(
+        placed({"kubernetesService": {"name": "a", "podSelector": {}}}),
+        "podSelector.matchLabels: Required value",
+        id="kube-service-of-any-pod",
+    ),
+    pytest.param(
+        placed({"deployment": {"name": "Billing"}}, singleton=False),
+        "must be the name of a Deployment",
+        id="deployment-name",
+    ),
+    *(
+        pytest.param(
+            placed({"deployment": {"name": "billing"}}, singleton=singleton),
+            "must be false, written out, for a `deployment`",
+            id=f"deployment-singleton-{singleton}",
+        )
+        for singleton in (None, True)
+    ),
+    *(
+        pytest.param(
+            failover(service("one"), service("two", workload=workload, singleton=False, **said)),
+            OF_THE_CLUSTER,
+            id=f"{next(iter(workload))}-{next(iter(said))}",
+        )
+        for workload in ({"deployment": {"name": "billing"}}, {"kubernetesService": {"name": "billing"}})
+        for said in ({"hooks": {}}, {"onStopFailure": "Block"}, {"after": ["one"]})
+    ),
+    *(
+        pytest.param(
+            failover(service("one", workload=workload, singleton=False), service("two", after=["one"])),
+            "must not name a `kubernetesService` or `deployment` in `after`",
+            id=f"after-a-{next(iter(workload))}",
+        )
+        for workload in ({"deployment": {"name": "billing"}}, {"kubernetesService": {"name": "billing"}})
+    ),
+    pytest.param(
+        failover(
+            service("one", workload={"deployment": {"name": "a"}}, singleton=False),
+            service("two", workload={"kubernetesService": {"name": "a"}}),
+            healthChecks=[{"name": "app", "tcpSocket": {"port": 80}}],
+        ),
+        "must be left out where every service is a `kubernetesService` or `deployment`",
+        id="checks-that-nobody-runs",
+    ),
+    *(
+        case
+        for kind in ("promoted", "demoted", "faulted")
+        for case in (
+            pytest.param(hooked(kind, hook="../tell"), HOOK, id=f"{kind}-path"),
+            pytest.param(hooked(kind, args=["a\0"]), "must not contain a NUL character", id=f"{kind}-nul"),
+        )
+    ),
+    pytest.param(
+        failover(service(hooks={"promoted": [{"hook": "tell"}] * 5})),
+        "must have at most 4 items",
+        id="five-hooks",
+    ),
+    pytest.param(
+        verified(tcpSocket=None, pods={"selector": {"matchLabels": {"a": "b"}}, "namespace": "other"}),
+        'unknown field "spec.healthChecks[0].pods.namespace"',
+        id="pods-of-another-namespace",
     ),
     pytest.param(
         verified(weight=20), 'unknown field "spec.healthChecks[0].weight"', id="failover-check-weight"
@@ -733,7 +1022,7 @@ BAD = [
     pytest.param(
         switchover(virtualIPRef={"name": "Web"}), "must be the name of a VirtualIP", id="switchover-vip-name"
     ),
-    pytest.param(switchover(type="Drill"), 'supported values: "Move"', id="switchover-not-yet"),
+    pytest.param(switchover(type="Test"), 'supported values: "Move", "Drill"', id="switchover-type"),
 ]
 
 BAD_CHANGES = [

@@ -15,12 +15,14 @@ from vipcluster.client import (
     NODES,
     SECRETS,
     SERVICE_FAILOVERS,
+    SERVICES,
     SWITCHOVERS,
     VIRTUAL_IPS,
     ApiError,
     BadConfiguration,
     Cluster,
     Conflict,
+    FieldsOwned,
     Forbidden,
     NotFound,
     Resource,
@@ -194,3 +196,43 @@ def test_nobody_at_the_address_is_unavailable(apiserver: ControlPlane, tmp_path:
 def test_a_missing_kubeconfig_is_told(tmp_path: Path) -> None:
     with pytest.raises(BadConfiguration, match="nowhere"):
         connect(str(tmp_path / "nowhere"), user_agent="test")
+
+
+def test_an_apply_gives_up_what_it_no_longer_names_and_names_whose_fields_are_in_its_way(
+    apiserver: ControlPlane, cluster: Cluster
+) -> None:
+    def apply(manager: str, *, is_forced: bool = False, **spec: Any) -> Object:
+        document = {"metadata": {"name": "applied"}, "spec": {"ports": [port], **spec}}
+        return cluster.apply(SERVICES, document, namespace="default", manager=manager, is_forced=is_forced)
+
+    port = {"port": 80, "protocol": "TCP"}
+    try:
+        assert apply("us", publishNotReadyAddresses=True)["spec"]["publishNotReadyAddresses"] is True
+        with pytest.raises(FieldsOwned) as refused:
+            apply("them", publishNotReadyAddresses=False)
+        assert refused.value.fields == ((".spec.publishNotReadyAddresses", "us"),)
+        version = {"metadata": {"name": "applied", "resourceVersion": "1"}}
+        with pytest.raises(Conflict) as late:
+            cluster.apply(SERVICES, version, namespace="default", manager="us")
+        assert not isinstance(late.value, FieldsOwned)
+        assert "publishNotReadyAddresses" not in apply("us")["spec"]
+        apply("us", sessionAffinity="None")
+        assert apply("them", sessionAffinity="ClientIP", is_forced=True)["spec"]["sessionAffinity"] == (
+            "ClientIP"
+        )
+    finally:
+        apiserver.api.delete("v1", "Service", "applied")
+
+
+def test_a_listing_may_be_of_some_only(apiserver: ControlPlane, cluster: Cluster) -> None:
+    fleet = Fleet(apiserver.api, "node-a", "node-b")
+    fleet.arrive()
+    apiserver.api.merge("v1", "Node", "node-b", {"metadata": {"labels": {"role": "edge"}}})
+
+    def names(**selectors: str) -> list[str]:
+        return [each["metadata"]["name"] for each in cluster.list(NODES, **selectors).documents]
+
+    assert names(labels="role=edge") == ["node-b"]
+    assert names(fields="metadata.name=node-a") == ["node-a"]
+    assert names(labels="role=edge", fields="metadata.name=node-a") == []
+    assert names() == ["node-a", "node-b"]

@@ -18,6 +18,7 @@ from apiserver.controllers import (
     make,
     move,
     notes,
+    steady,
     told,
 )
 from apiserver.fleet import API_VERSION, Fleet, condition, eventually
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from lab.processes import Process
 
 Object = dict[str, Any]
+NAMED = {"name": "billing", "namespace": "default"}
 
 
 @pytest.fixture(scope="module")
@@ -312,6 +314,68 @@ def test_a_move_that_cannot_be_fails_with_the_reason(
     assert condition(wish, "Failed")["reason"] == reason
     assert hint in condition(wish, "Failed")["message"]
     assert fleet.owns("web", "node-a")
+
+
+def test_a_drill_goes_there_and_back_and_keeps_both_outages(fleet: Fleet) -> None:
+    make(fleet, "web", candidates=PREFER_A)
+    fleet.settle(lambda: fleet.owns("web", "node-a"))
+    move(fleet, "drill", "web", "node-b", type="Drill")
+    fleet.settle(lambda: fleet.owns("web", "node-b"), what="it goes there")
+    there = eventually(lambda: steady(fleet, "drill"))
+    assert there["status"]["outageMilliseconds"] == 12
+    assert condition(there, "Complete")["status"] == "False"
+    done = fleet.settle(lambda: ended(fleet, "drill", "Complete"))
+    assert condition(done, "Complete")["reason"] == "Drilled"
+    assert (done["status"]["from"], done["status"]["to"]) == ("node-a", "node-b")
+    assert done["status"]["returnOutageMilliseconds"] == 12
+    assert done["status"]["returnedAt"] == done["status"]["completedAt"]
+    assert fleet.owns("web", "node-a")
+    move(fleet, "nothing", "web", "node-a", type="Drill")
+    nothing = eventually(lambda: ended(fleet, "nothing", "Failed"))
+    assert condition(nothing, "Failed")["reason"] == "AlreadyThere"
+
+
+def mark(fleet: Fleet, node: str, **spec: Any) -> None:
+    """Say of a node what `kubectl cordon` and `kubectl taint` say."""
+    body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}, "spec": spec}
+    fleet.api.apply(body, manager="kubectl")
+
+
+def test_a_cordon_moves_an_address_with_its_service_and_its_end_pulls_nothing_back(fleet: Fleet) -> None:
+    fleet.scores = {"node-a": 100, "node-b": 99, "node-c": 98}
+    make(fleet, "app", allowedNamespaces={"names": ["default"]})
+    billing = follow(fleet, "billing", "app", namespace="default")
+    fleet.settle(lambda: fleet.owns("app", "node-a"))
+    fleet.run("node-a", billing, "Active", term=1)
+    mark(fleet, "node-a", unschedulable=True)
+    fleet.settle(lambda: fleet.owns("app", "node-b"), what="it goes while its node still works")
+    assert notes(fleet, "OwnerCordoned") == ["Elected node-b: node node-a is cordoned"]
+    mark(fleet, "node-a", unschedulable=False)
+
+    def is_eligible() -> bool:
+        table = fleet.virtual_ip("app")["status"]["candidates"]
+        return bool({row["nodeName"]: row["eligible"] for row in table}["node-a"])
+
+    fleet.settle(is_eligible)
+    assert fleet.virtual_ip("app")["status"]["election"]["owner"] == "node-b", "failback is Manual"
+    failback = {"policy": "Automatic", "delaySeconds": 1}
+    billing["spec"]["failback"] = failback
+    fleet.api.apply({key: billing[key] for key in ("apiVersion", "kind", "spec")} | {"metadata": NAMED})
+    fleet.settle(lambda: fleet.owns("app", "node-a"), what="Automatic failback brings it back")
+
+
+def test_a_node_that_is_said_to_be_out_of_service_loses_its_address_and_says_why(fleet: Fleet) -> None:
+    make(fleet, "web", candidates=PREFER_A, suspend=True)
+    fleet.settle(lambda: fleet.owns("web", "node-a"))
+    taint = {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}
+    mark(fleet, "node-a", taints=[taint])
+    web = fleet.settle(lambda: fleet.owns("web", "node-b"), what="suspend does not stop it")
+    rows = {row["nodeName"]: row for row in web["status"]["candidates"]}
+    assert (rows["node-a"]["eligible"], rows["node-a"]["reason"]) == (False, "OutOfService")
+    assert "node.kubernetes.io/out-of-service" in rows["node-a"]["message"]
+    mark(fleet, "node-a", taints=[])
+    fleet.settle(lambda: fleet.virtual_ip("web")["status"]["candidates"][0]["nodeName"] == "node-a")
+    assert fleet.owns("web", "node-b"), "nothing is pulled back"
 
 
 def test_a_move_of_an_address_that_does_not_exist_fails(fleet: Fleet) -> None:

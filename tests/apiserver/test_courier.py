@@ -397,6 +397,102 @@ def test_services_follow_their_virtual_ip_into_the_plan_and_the_status(stage: St
     assert stage.planned() == ["web"]
 
 
+def test_a_courier_that_starts_while_an_edit_waits_goes_on_with_what_was_accepted(stage: Stage) -> None:
+    add_virtual_ip(stage.api, "web", "192.0.2.10/24", allowedNamespaces={"names": ["prod"]})
+    stage.accept("web")
+    add_failover(stage.api, "db")
+    in_force = {
+        "generation": 1,
+        "spec": stage.api.get(API, "ServiceFailover", "billing", namespace="prod")["spec"],
+    }
+    stage.accept("billing", kind="ServiceFailover", namespace="prod", inForce=in_force)
+    add_failover(stage.api, "new")
+    stage.keeper.start()
+    stage.start()
+    until(lambda: stage.planned() == ["web"], "the plan")
+    assert stage.services() == ["prod/billing/db"]
+    stage.api.delete(API, "ServiceFailover", "billing", namespace="prod")
+
+
+def test_a_node_that_somebody_says_is_off_is_told_to_all_keepers(stage: Stage) -> None:
+    def taint(*taints: Object) -> None:
+        node = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": "node-b"},
+            "spec": {"taints": [*taints]},
+        }
+        stage.api.apply(node)
+
+    def told() -> tuple[str, ...]:
+        return () if stage.newest is None else stage.newest.domains[0].out_of_service
+
+    stage.keeper.start()
+    stage.start()
+    until(lambda: stage.planned() == ["web"], "the plan")
+    assert told() == ()
+    taint({"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"})
+    until(lambda: told() == ("node-b",), "the word of a person")
+    taint()
+    until(lambda: told() == (), "the word taken back")
+
+
+def add_pod(api: Api, name: str, *, node: str = "node-a", ready: bool = True, app: str = "web") -> None:
+    metadata = {"name": name, "namespace": "pods", "labels": {"app": app}}
+    containers = [{"name": "app", "image": "registry.example/app"}]
+    spec = {"nodeName": node, "automountServiceAccountToken": False, "containers": containers}
+    document = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
+    api.apply({**document, "spec": spec})
+    condition = {"type": "Ready", "status": "True" if ready else "False"}
+    api.apply({**document, "status": {"conditions": [condition]}}, subresource="/status")
+
+
+def test_pods_that_a_check_asks_for_are_looked_at_while_it_does(stage: Stage) -> None:
+    def checks(*labels: str) -> None:
+        found = [{"name": f"c-{n}", "pods": pods_of(label)} for n, label in enumerate(labels)]
+        add_virtual_ip(stage.api, "web", "192.0.2.10/24", healthChecks=found)
+        stage.accept("web")
+
+    def pods_of(label: str) -> Object:
+        return {"namespace": "pods", "selector": {"matchLabels": {label: "web"}}}
+
+    def facts() -> dict[str, bool]:
+        assert stage.newest is not None
+        return {",".join(fact.pods.selector.match_labels): fact.is_ok for fact in stage.newest.facts}
+
+    stage.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "pods"}})
+    account = {"name": "default", "namespace": "pods"}
+    stage.api.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
+    add_pod(stage.api, "elsewhere", node="node-b")
+    add_pod(stage.api, "another", app="db")
+    checks("app", "a b")
+    stage.keeper.start()
+    courier = stage.start()
+    until(lambda: stage.planned() == ["web"], "the plan")
+    until(lambda: facts() == {"app": False, "a b": False}, "no Pod on this node, and no such label")
+    assert stage.newest is not None
+    (refused,) = (fact for fact in stage.newest.facts if "a b" in fact.pods.selector.match_labels)
+    assert "the Pods cannot be listed" in refused.message
+    add_pod(stage.api, "here", ready=False)
+    add_pod(stage.api, "here", ready=True)
+    until(lambda: facts()["app"], "a ready one")
+    plans = len(stage.keeper.plans)
+    stage.plane.stop()
+    try:
+        time.sleep(2)
+        assert courier.poll() is None
+        assert len(stage.keeper.plans) == plans, "what was known stays"
+    finally:
+        stage.plane.start_etcd()
+        stage.plane.start_apiserver()
+    add_pod(stage.api, "here", ready=False)
+    until(lambda: not facts()["app"], "not ready any more")
+    checks("app")
+    until(lambda: facts() == {"app": False}, "one check less")
+    checks()
+    until(lambda: facts() == {}, "none")
+
+
 def test_a_kind_that_is_not_installed_is_named_and_no_plan_goes_without_it(stage: Stage) -> None:
     """As after an upgrade that left out the CRDs: without ServiceFailovers every service would be stopped."""
     name = "servicefailovers.vipkeeper.io"
@@ -525,9 +621,10 @@ def test_metrics_are_served(stage: Stage) -> None:
     stage.keeper.start()
     courier = stage.start()
     until(lambda: stage.ready() == ("True", "AgentReady"), "Ready")
+    # A write is counted when it has been answered, a moment after others can see it.
+    until(lambda: "vipkeeper_courier_reports_applied_total 1.0" in measured(), "the count")
     text = measured()
     assert "vipkeeper_courier_keeper_connected 1.0" in text
-    assert "vipkeeper_courier_reports_applied_total 1.0" in text
     sys.stdout.write(f"resident: {resident_mb(courier.pid):.0f} MB\n")
     assert resident_mb(courier.pid) < 80
 

@@ -34,7 +34,7 @@ Object = dict[str, Any]
 Attempt = Callable[[Object], Object]
 Outcome = TypeVar("Outcome")
 V1ALPHA1 = "vipkeeper.io/v1alpha1"
-EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+EXAMPLES = sorted((ROOT / "examples").rglob("*.yaml"))
 
 
 def patch(
@@ -135,7 +135,9 @@ def test_parser_and_api_server_agree_on_every_address(attempt: Attempt, text: st
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
 def test_every_example_is_accepted(attempt: Attempt, path: Any) -> None:
     for obj in yaml.safe_load_all(path.read_text()):
-        assert attempt(obj)["spec"] == obj["spec"]
+        # Kubernetes' own kinds are not ours to check.
+        if obj["apiVersion"] == V1ALPHA1:
+            assert attempt(obj)["spec"] == obj["spec"]
 
 
 @pytest.mark.parametrize(("before", "after", "sentence"), BAD_CHANGES)

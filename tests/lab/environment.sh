@@ -5,7 +5,8 @@
 # an editable install. It lies in the cache, under a name made of the lock, the project file, the
 # interpreter and the checkout, so that nothing is ever installed into an environment that exists
 # already and two checkouts do not share one. What is missing of Python itself comes from Debian's
-# packages, where there is an apt-get. Progress goes to stderr.
+# packages, where there is an apt-get, and so do, for `with-nft` and `with-agents`, the programs that the lab
+# and the tests need besides. Progress goes to stderr.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -17,7 +18,7 @@ from_debian() {
     [ "$(id -u)" = 0 ] || fail "$1 is missing: run 'apt-get install $2' as root"
     say "$1 is missing: installing Debian's $2"
     apt-get update -qq >&2
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >&2
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2" >&2
 }
 
 usable_python() {
@@ -57,7 +58,14 @@ if [ ! -e "$environment/.complete" ]; then
     touch "$environment/.complete"
 fi
 
-if [ "${1:-}" = with-nft ] && ! command -v nft >/dev/null; then
-    from_debian "nft (the lab loses packets with it)" nftables
-fi
+for tool in "$@"; do
+    case $tool in
+    with-nft)
+        command -v nft >/dev/null || from_debian "nft (the lab loses packets with it)" nftables ;;
+    with-agents)
+        [ -e /usr/lib/ocf/resource.d/heartbeat/anything ] ||
+            from_debian "a set of OCF resource agents (tests run some)" resource-agents ;;
+    *) fail "$tool is neither with-nft nor with-agents" ;;
+    esac
+done
 echo "$environment"
