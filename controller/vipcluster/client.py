@@ -10,7 +10,7 @@ authentication, token refresh, TLS) and none of its two thousand generated model
   `resource_version` it is a compare-and-swap: the API server answers 409 when the object has moved on,
   also for an apply, and so a namesake made anew is not written by mistake. (A UID in the body would
   not do that: the status subresource ignores it.)
-- What went wrong is one of four exceptions, chained to the library's: `NotFound`, `Conflict`,
+- What went wrong is one of these exceptions, chained to the library's: `NotFound`, `Conflict`,
   `Forbidden` (a matter of RBAC, which no retry heals) and `ApiError` for everything else that the
   server said; `Unavailable` (an `ApiError`) when it said nothing, or that it cannot now.
 """
@@ -59,6 +59,14 @@ class NotFound(ApiError):  # noqa: N818 - reads as what the server said
 
 class Conflict(ApiError):  # noqa: N818 - reads as what the server said
     """The object has moved on since it was read, or exists already."""
+
+
+class FieldsOwned(Conflict):
+    """Other field managers set fields of an apply otherwise: `fields` are those with their managers."""
+
+    def __init__(self, message: str, *, status: int, fields: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(message, status=status)
+        self.fields = fields
 
 
 class Forbidden(ApiError):  # noqa: N818 - reads as what the server said
@@ -110,6 +118,12 @@ SWITCHOVERS = Resource("vipkeeper.io", "v1alpha1", "switchovers", "Switchover")
 VIP_NODES = Resource("vipkeeper.io", "v1alpha1", "vipnodes", "VIPNode")
 NODES = Resource("", "v1", "nodes", "Node")
 SECRETS = Resource("", "v1", "secrets", "Secret", is_namespaced=True)
+PODS = Resource("", "v1", "pods", "Pod", is_namespaced=True)
+SERVICES = Resource("", "v1", "services", "Service", is_namespaced=True)
+ENDPOINT_SLICES = Resource(
+    "discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", is_namespaced=True, is_everywhere=True
+)
+DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment", is_namespaced=True, is_everywhere=True)
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease", is_namespaced=True)
 EVENTS = Resource("events.k8s.io", "v1", "events", "Event", is_namespaced=True)
 
@@ -177,10 +191,14 @@ class Cluster:
         """Read one object; raises `NotFound`."""
         return self._request("GET", resource.path(name, namespace=namespace))
 
-    def list(self, resource: Resource, *, namespace: str = "") -> Listing:
-        """Read all objects, in chunks; all or none."""
+    def list(self, resource: Resource, *, namespace: str = "", labels: str = "", fields: str = "") -> Listing:
+        """Read all objects, or those that the selectors `labels` and `fields` select; all or none.
+
+        They come in chunks.
+        """
         documents: list[Document] = []
-        query = {"limit": str(CHUNK)}
+        selectors = {"labelSelector": labels, "fieldSelector": fields}
+        query = {"limit": str(CHUNK), **{key: value for key, value in selectors.items() if value}}
         while True:
             answer = self._request(
                 "GET", resource.path(namespace=namespace), query=query, read_timeout_s=LIST_TIMEOUT_S
@@ -208,6 +226,29 @@ class Cluster:
         assert metadata["resourceVersion"], metadata["name"]
         path = resource.path(metadata["name"], namespace=metadata.get("namespace", ""))
         return self._request("PUT", path, query={"fieldManager": manager}, body=document)
+
+    def apply(
+        self,
+        resource: Resource,
+        document: Mapping[str, Any],
+        *,
+        namespace: str,
+        manager: str,
+        is_forced: bool = False,
+    ) -> Document:
+        """Apply a set of fields, in place of those that this manager applied before.
+
+        Raises `FieldsOwned` when others set them otherwise, unless it is forced. With a resource version in
+        the document it is a compare-and-swap and raises `Conflict`.
+        """
+        body = {"apiVersion": resource.api_version, "kind": resource.kind, **document}
+        return self._request(
+            "PATCH",
+            resource.path(document["metadata"]["name"], namespace=namespace),
+            query={"fieldManager": manager, "force": "true" if is_forced else "false"},
+            body=body,
+            content_type=_APPLY,
+        )
 
     def apply_status(
         self,
@@ -309,14 +350,35 @@ def connect(kubeconfig: str | None = None, *, user_agent: str, timeout_s: float 
 
 
 def _refusal(what: str, status: int, content: bytes) -> ApiError:
+    fields: tuple[tuple[str, str], ...] = ()
     try:
-        said = json.loads(content).get("message", "")
+        answer = json.loads(content)
+        said = answer.get("message", "")
+        fields = _fields_owned(answer)
     except (ValueError, AttributeError):
         said = content[:200].decode(errors="replace").strip()
     message = f"{what}: {status} {said}"
+    if fields:
+        return FieldsOwned(message, status=status, fields=fields)
     kinds: dict[int, type[ApiError]] = {401: Forbidden, 403: Forbidden, 404: NotFound, 409: Conflict}
     if status in kinds:
         return kinds[status](message, status=status)
     if status == _TOO_MANY or status >= _SERVER_ERRORS:
         return Unavailable(message, status=status)
     return ApiError(message, status=status)
+
+
+def _fields_owned(answer: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return the fields, with their managers, for whose sake an apply was refused."""
+    causes = (answer.get("details") or {}).get("causes") or ()
+    return tuple(
+        (cause.get("field", ""), _quoted(cause.get("message", "")))
+        for cause in causes
+        if cause.get("reason") == "FieldManagerConflict"
+    )
+
+
+def _quoted(message: str) -> str:
+    """Return the manager in `conflict with "kubectl" using apps/v1`."""
+    before, _, rest = message.partition('"')
+    return rest.partition('"')[0] or before

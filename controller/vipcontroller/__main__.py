@@ -19,6 +19,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vipapi import listen
@@ -39,9 +40,12 @@ from vipcluster.client import (
 )
 from vipcluster.leader import Leadership
 from vipcluster.watch import Watch
+from vipcontroller import notifications
 from vipcontroller.decisions import Memory, reconcile
 from vipcontroller.metrics import Metrics
+from vipcontroller.notifier import Notifier
 from vipcontroller.scribe import MANAGER, RESOURCES, Scribe
+from vipcontroller.steward import Steward
 from vipcontroller.world import Moment, Reader
 from vipcontroller.writes import SecretWrite
 
@@ -65,10 +69,19 @@ _logger = logging.getLogger("vipcontroller")
 class Controller:
     """The loop and what it looks at."""
 
-    def __init__(self, cluster: Cluster, *, namespace: str, identity: str, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        namespace: str,
+        identity: str,
+        metrics: Metrics,
+        notifier: Notifier | None = None,
+    ) -> None:
         self._cluster = cluster
         self._namespace = namespace
         self._metrics = metrics
+        self._notifier = notifier
         self._watch = Watch(cluster, WATCHED)
         self._leadership = Leadership(
             cluster,
@@ -79,6 +92,9 @@ class Controller:
             on_change=self._watch.wake,
         )
         self._scribe = Scribe(cluster, namespace=namespace, instance=identity)
+        self._steward = Steward(
+            cluster, may_write=lambda: self._leadership.is_held, on_change=self._watch.wake
+        )
         self._reader = Reader()
         self._memory = Memory()
         self._secrets: dict[str, tuple[bool, float]] = {}
@@ -94,10 +110,16 @@ class Controller:
         """Run until stopped or until it cannot go on; returns the exit status."""
         self._watch.start()
         self._leadership.start()
+        self._steward.start()
+        if self._notifier is not None:
+            self._notifier.start()
         try:
             return self._loop()
         finally:
+            self._steward.stop()
             self._writers.shutdown()
+            if self._notifier is not None:
+                self._notifier.stop()
             self._leadership.stop()
             self._watch.stop()
 
@@ -133,8 +155,9 @@ class Controller:
         now = Moment(datetime.now(UTC), time.monotonic())
         decisions = reconcile(world, self._memory, now)
         self._memory = decisions.memory
+        self._steward.assign(decisions.assignments)
         self._metrics.looked(time.perf_counter() - started, problems=len(decisions.problems))
-        self._metrics.show(world.virtual_ips)
+        self._metrics.show(world.virtual_ips, world.failovers)
         self._tell_problems(decisions.problems)
         if not self._write_all(decisions.writes):
             return 0.0
@@ -162,7 +185,8 @@ class Controller:
             nodes=self._watch.documents(NODES),
         )
         names = {domain.spec.key.secret_name for domain in world.domains.values()}
-        return world.lacking(frozenset(name for name in names if self._is_missing(name)))
+        missing = frozenset(name for name in names if self._is_missing(name))
+        return world.lacking(missing).with_carried(self._steward.carried)
 
     def _is_missing(self, name: str) -> bool:
         """Whether a Secret is known not to exist; looked up when its name is new, and once a minute."""
@@ -202,6 +226,8 @@ class Controller:
             return
         if document is not None and not _is_gone(document):
             self._watch.put(RESOURCES[write.kind], document)
+        if self._notifier is not None:
+            self._notifier.offer(notifications.of(write))
         for telling in write.tellings:
             _logger.info("%s %s: %s", kind, name, telling.note)
             try:
@@ -230,7 +256,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BadConfiguration, ValueError, OSError) as error:
         _logger.error("Cannot start: %s", error)  # noqa: TRY400 - a sentence for people, not a trace
         return 2
-    controller = Controller(cluster, namespace=options.namespace, identity=options.identity, metrics=metrics)
+    notifier = None
+    if options.notifications is not None:
+        notifier = Notifier(options.notifications, count=metrics.notified)
+    controller = Controller(
+        cluster,
+        namespace=options.namespace,
+        identity=options.identity,
+        metrics=metrics,
+        notifier=notifier,
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: controller.stop())
     return controller.run()
@@ -245,6 +280,9 @@ def _parser() -> argparse.ArgumentParser:
         "--identity", default=socket.gethostname(), help="this replica's name, such as the pod's"
     )
     parser.add_argument("--metrics", default="127.0.0.1:9945", help="address:port to serve metrics on")
+    parser.add_argument(
+        "--notifications", type=Path, metavar="FILE", help="whom to notify of what happens; default: nobody"
+    )
     parser.add_argument("--kubeconfig", help="default: the pod's service account, else KUBECONFIG")
     return parser
 

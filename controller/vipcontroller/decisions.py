@@ -20,7 +20,17 @@ import msgspec
 from vipapi import conditions, services
 from vipapi.election import Facts, elect
 from vipapi.resources import FINALIZER
-from vipcontroller import domains, electorate, followings, releases, servicefailovers, switchovers, virtualips
+from vipcontroller import (
+    assignments,
+    domains,
+    electorate,
+    followings,
+    releases,
+    servicefailovers,
+    switchovers,
+    virtualips,
+)
+from vipcontroller.assignments import Assignments
 from vipcontroller.claims import judge
 from vipcontroller.observation import View, view
 from vipcontroller.retirement import retire
@@ -30,7 +40,10 @@ from vipcontroller.writes import FinalizerWrite, SecretWrite, StatusWrite, Write
 
 if TYPE_CHECKING:
     from vipapi.election import Candidate, Election
-    from vipapi.resources import FailoverDomain, ServiceFailover, Switchover, VirtualIP
+    from vipapi.resources import Election as Order
+    from vipapi.resources import FailoverDomain, ServiceFailover, ServiceState, Switchover, VirtualIP
+    from vipcontroller.assignments import Assignment
+    from vipcontroller.observation import Grant
 
 SETTLE_S = 3.0
 """How long a first choice waits for keepers that have just learned of the address or of their domain."""
@@ -49,12 +62,16 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 class Decisions(msgspec.Struct, frozen=True, kw_only=True):
-    """What should be written, in this order, what to remember, and the tick to look again at the latest."""
+    """What should be written, in this order, what to remember, and the tick to look again at the latest.
+
+    `assignments` are for `vipcontroller.steward`.
+    """
 
     writes: tuple[Write, ...]
     memory: Memory
     due: float | None = None
     problems: tuple[Problem, ...] = ()
+    assignments: Assignments = Assignments()
 
 
 def reconcile(world: World, memory: Memory, now: Moment) -> Decisions:
@@ -80,6 +97,7 @@ def reconcile(world: World, memory: Memory, now: Moment) -> Decisions:
         memory=Memory(look.better, look.silent),
         due=min(look.dues, default=None),
         problems=(*world.problems, *look.problems),
+        assignments=look.assignments(accepted),
     )
 
 
@@ -102,14 +120,17 @@ class _Look:
         self.running = running(world) if world.failovers else {}
         self.virtual_ips = {virtual_ip.metadata.name for virtual_ip in world.virtual_ips}
         self.followed: dict[str, servicefailovers.Followed] = {}
+        self.assigned: dict[str, tuple[Assignment, ...]] = {}
         self.verdicts = judge(world)
         self.loads: dict[str, Counter[str]] = {}
+        self.heirs: dict[str, dict[str, Counter[str]]] = {}
         self.switchovers: dict[str, list[Switchover]] = {}
         for switchover in world.switchovers:
             if not switchovers.is_ended(switchover):
                 self.switchovers.setdefault(switchover.spec.virtual_ip_ref.name, []).append(switchover)
         for virtual_ip in world.virtual_ips:
             self._count(virtual_ip, self._resident(virtual_ip), 1)
+            self._count_heir(virtual_ip, virtual_ip.status.election, 1)
 
     def guard(self, kind: str, name: str, decide: object) -> None:
         """Run one object's decision so that a broken invariant in it stops no other."""
@@ -202,6 +223,13 @@ class _Look:
         if not names <= self.followed.keys():
             return
         uid = failover.metadata.uid
+        self._assign(failover, verdict)
+        if uid in self.world.unspeakable & self.world.unreadable.keys() and verdict.is_accepted:
+            # Writing the status would take out of it what is in force, which a newer version can read.
+            self.problems.append(
+                Problem("ServiceFailover", services.title(failover), self.world.unreadable[uid])
+            )
+            return
         findings = servicefailovers.Findings(
             failover=failover,
             verdict=verdict,
@@ -209,6 +237,7 @@ class _Look:
             followed={name: self.followed[name] for name in names},
             reports=self.running.get(uid, {}),
             alive=self.alive,
+            objection=self.world.carried.objections.get(uid),
         )
         after = servicefailovers.describe(findings, self.now.wall)
         if after != failover.status:
@@ -218,6 +247,22 @@ class _Look:
                     kind="ServiceFailover", metadata=failover.metadata, status=after, tellings=tellings
                 )
             )
+
+    def assignments(self, verdicts: Mapping[str, followings.Verdict]) -> Assignments:
+        """Return what the controller carries out itself; of whom nothing was decided nothing is touched."""
+        accepted = {uid for uid, verdict in verdicts.items() if verdict.is_accepted}
+        wanted = (each for found in self.assigned.values() for each in found)
+        return Assignments(tuple(wanted), frozenset(accepted - self.assigned.keys()))
+
+    def _assign(self, failover: ServiceFailover, verdict: followings.Verdict) -> None:
+        """Note what to carry out for a ServiceFailover, unless nobody can read what that is."""
+        uid, in_force = failover.metadata.uid, failover.status.in_force
+        is_known = uid not in self.world.unreadable or (
+            in_force is not None and in_force.spec == failover.spec
+        )
+        if verdict.is_accepted and is_known:
+            owners = {name: followed.observed for name, followed in self.followed.items()}
+            self.assigned[uid] = assignments.of(failover, owners, self.world.nodes)
 
     def orphans(self) -> None:
         """Decide the Switchovers whose VirtualIP does not exist."""
@@ -231,14 +276,16 @@ class _Look:
         domain = self.world.domains[virtual_ip.spec.domain]
         observed, order = findings.observed, virtual_ip.status.election
         resident = self._resident(virtual_ip)
+        group = _group(virtual_ip)
         self._count(virtual_ip, resident, -1)
+        self._count_heir(virtual_ip, order, -1)
         candidates = gather(
             virtual_ip,
             domain,
             self.world,
             view=view_,
             holdings=findings.holdings,
-            loads=self.loads.get(_group(virtual_ip), {}),
+            loads=self.loads.get(group, {}),
         )
         findings = findings._replace(candidates=candidates)
         target = self._steer(virtual_ip, findings)
@@ -253,6 +300,8 @@ class _Look:
             is_suspended=virtual_ip.spec.suspend,
             has_to_wait=resident is None and self._has_to_wait(virtual_ip, domain, candidates),
             better=self.memory.better.get(virtual_ip.metadata.uid, {}),
+            heirs=self.heirs.get(group, {}) if group else None,
+            heir=order.succession[0] if group and order is not None and order.succession else None,
         )
         election: Election = elect(facts, self.now.tick)
         if election.better:
@@ -260,6 +309,7 @@ class _Look:
         if election.due is not None:
             self.dues.append(election.due)
         self._count(virtual_ip, election.owner, 1)
+        self._count_heir(virtual_ip, election, 1)
         return findings._replace(election=election)
 
     def _has_to_wait(
@@ -290,15 +340,29 @@ class _Look:
         return self.now.tick + (SETTLE_S + 1.0 - age_s if age_s >= 0 else 0.0)
 
     def _steer(self, virtual_ip: VirtualIP, findings: virtualips.Findings) -> str | None:
+        open_ones = self.switchovers.get(virtual_ip.metadata.name, [])
         situation = switchovers.Situation(
             virtual_ip=virtual_ip,
             is_accepted=findings.verdict.is_accepted,
             observed=findings.observed,
             candidates=findings.candidates,
             outage_ms=virtualips.outage_ms(findings),
+            waiting=self._waiting(virtual_ip, findings.observed) if open_ones else (),
         )
-        open_ones = self.switchovers.get(virtual_ip.metadata.name, [])
         return self._follow(switchovers.steer(open_ones, situation, self.now.wall))
+
+    def _waiting(self, virtual_ip: VirtualIP, observed: Grant | None) -> list[str]:
+        """Return the services that follow it and are not active on its owner, by what was found last."""
+        waiting = []
+        for failover in self.world.failovers:
+            if not conditions.is_true(failover.status.conditions, "Accepted"):
+                continue
+            states = {state.name: state for state in failover.status.services}
+            for following in services.followings(virtual_ip.metadata.name, [failover]):
+                state = states.get(following.service.name)
+                if observed is None or state is None or not _is_active(state, observed):
+                    waiting.append(following.title)
+        return waiting
 
     def _follow(self, course: switchovers.Course) -> str | None:
         self.writes.extend(course.writes)
@@ -355,6 +419,18 @@ class _Look:
         group = _group(virtual_ip)
         if group and node is not None:
             self.loads.setdefault(group, Counter())[node] += by
+
+    def _count_heir(self, virtual_ip: VirtualIP, order: Order | Election | None, by: int) -> None:
+        """Count the first successor of an address of a spread group, for the node that owns it."""
+        group = _group(virtual_ip)
+        if group and order is not None and order.owner is not None and order.succession:
+            owners = self.heirs.setdefault(group, {})
+            owners.setdefault(order.owner, Counter())[order.succession[0]] += by
+
+
+def _is_active(state: ServiceState, observed: Grant) -> bool:
+    is_of_now = state.owner == observed.holder and state.term in {None, observed.term}
+    return is_of_now and state.state == "Active"
 
 
 def _group(virtual_ip: VirtualIP) -> str:

@@ -6,8 +6,13 @@ was stays so, with what could be read of it; where that leaves out the nodes of 
 held for the service's VirtualIP, and its standing order stands. Likewise a VirtualIP that cannot be read
 lets go of nobody who follows it: what it says of namespaces may be what could not be read.
 
-An edit that is not acceptable takes nothing out of force either: `hold_back` makes it one that cannot be
-read, so that the generation that was accepted stays in force with those who remember it, the couriers.
+An edit that is not acceptable, or that cannot be read, takes nothing out of force either: `hold_back` puts
+the spec that was accepted last (`status.inForce`) in its place, for everybody, and its object says what is
+wrong with the edit. What is in force is never changed by an edit of something else, so an edit is judged
+against all that is in force, and edits that are fit only together (two objects that get other nodes, say)
+come into force together. Where the status has no such spec (it was too large, or somebody wiped it), nobody
+knows what runs but the couriers, who remember it: no election is held for the VirtualIPs that the object
+names, and their standing order stands.
 
 A VirtualIP is elected by its joined spec, so `join` puts that in place of its own, for everybody.
 """
@@ -20,12 +25,12 @@ import msgspec
 
 from vipapi import conditions, services
 from vipapi.conditions import Reason
-from vipapi.resources import AllowedNamespaces
+from vipapi.resources import AllowedNamespaces, ServiceFailover
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vipapi.resources import ServiceFailover, VirtualIP
+    from vipapi.resources import VirtualIP
     from vipcontroller.world import World
 
 
@@ -41,30 +46,75 @@ _ACCEPTED = Verdict(is_accepted=True, reason=Reason.ACCEPTED, message="the servi
 
 
 def hold_back(world: World) -> World:
-    """Return the same world in which every edit that is not acceptable counts as unreadable."""
-    refused: dict[str, str] = {}
-    names: dict[str, tuple[str, ...]] = {}
-    verdicts = judge(world)
-    for failover in world.failovers:
-        metadata, verdict = failover.metadata, verdicts[failover.metadata.uid]
-        accepted = conditions.find(failover.status.conditions, "Accepted")
-        is_edit = (
-            accepted is not None
-            and accepted.status == "True"
-            and (accepted.observed_generation or 0) < metadata.generation
-        )
-        if is_edit and not verdict.is_accepted and not metadata.is_deleting:
-            refused[metadata.uid] = (
-                f"generation {metadata.generation} is not acted upon, and what was before goes on: "
-                f"{verdict.message}"
-            )
-            names[metadata.uid] = tuple(service.virtual_ip_ref.name for service in failover.spec.services)
+    """Return the same world in which every edit that is not acceptable is undone, with the reason."""
+    edits = {each.metadata.uid: each for each in world.failovers if _is_edit(each)}
+    if not edits:
+        return world
+    refused = _refused(world, edits)
+    undone = {uid for uid in refused if edits[uid].status.in_force is not None}
+    unread = {uid for uid in edits.keys() & world.unreadable.keys() if edits[uid].status.in_force is not None}
     return msgspec.structs.replace(
         world,
+        failovers=tuple(
+            _in_force(each) if each.metadata.uid in undone | unread else each for each in world.failovers
+        ),
         unreadable={**world.unreadable, **refused},
-        illegible={**world.illegible, **names},
-        held_back=frozenset(refused),
+        illegible={
+            **{uid: names for uid, names in world.illegible.items() if uid not in unread},
+            **{
+                uid: tuple(service.virtual_ip_ref.name for service in edits[uid].spec.services)
+                for uid in refused.keys() - undone
+            },
+        },
+        held_back=frozenset(refused.keys() - undone) | (world.unspeakable & edits.keys()),
     )
+
+
+def _is_edit(failover: ServiceFailover) -> bool:
+    """Whether the newest generation is another than the one that was accepted."""
+    accepted = conditions.find(failover.status.conditions, "Accepted")
+    return (
+        accepted is not None
+        and accepted.status == "True"
+        and (accepted.observed_generation or 0) < failover.metadata.generation
+        and not failover.metadata.is_deleting
+    )
+
+
+def _in_force(failover: ServiceFailover) -> ServiceFailover:
+    in_force = failover.status.in_force
+    return failover if in_force is None else msgspec.structs.replace(failover, spec=in_force.spec)
+
+
+def _refused(world: World, edits: Mapping[str, ServiceFailover]) -> dict[str, str]:
+    """Return the edits that are not acceptable, by UID, each with why.
+
+    All are tried at once, behind everything that is in force; what is refused is undone, and the rest tried
+    again, until nothing is refused.
+    """
+    standing = {each.metadata.uid: _in_force(each) for each in world.failovers if _unfit(each, world) is None}
+    virtual_ips = _virtual_ips(world, [*standing.values(), *edits.values()])
+    tried = {
+        uid: ServiceFailover(each.metadata, each.spec)
+        for uid, each in edits.items()
+        if uid not in world.unreadable
+    }
+    # A node that was removed from the cluster since is no reason to refuse an edit of something else.
+    known = (each.status.in_force.spec for each in edits.values() if each.status.in_force is not None)
+    nodes = {node for spec in known for service in spec.services for node in service.nodes}
+    nodes |= world.nodes.keys()
+    refused: dict[str, str] = {}
+    while tried:
+        objections = services.judge({**standing, **tried}.values(), virtual_ips, nodes)
+        found = {uid: objection for uid in tried if (objection := objections[uid]) is not None}
+        if not found:
+            break
+        for uid, objection in found.items():
+            generation = tried.pop(uid).metadata.generation
+            refused[uid] = (
+                f"generation {generation} is not acted upon, and what was before goes on: {objection.message}"
+            )
+    return refused
 
 
 def judge(world: World) -> Mapping[str, Verdict]:

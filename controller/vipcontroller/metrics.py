@@ -14,7 +14,7 @@ from vipapi import conditions
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from vipapi.resources import VirtualIP
+    from vipapi.resources import ServiceFailover, VirtualIP
 
 Result = Literal["ok", "conflict", "error"]
 
@@ -42,6 +42,12 @@ class Metrics:
         self._events = Counter(
             "vipkeeper_controller_events_total", "Events told.", ("type", "result"), registry=self._registry
         )
+        self._notifications = Counter(
+            "vipkeeper_controller_notifications_total",
+            "Messages to each notification target: ok, error, or hanging.",
+            ("target", "result"),
+            registry=self._registry,
+        )
         self._problems = Gauge(
             "vipkeeper_controller_problems",
             "Objects that could not be read or decided.",
@@ -66,6 +72,19 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._services_ready = Gauge(
+            "vipkeeper_servicefailover_ready",
+            "1 while every service of the ServiceFailover is active on its owner.",
+            ("namespace", "name"),
+            registry=self._registry,
+        )
+        self._services_degraded = Gauge(
+            "vipkeeper_servicefailover_degraded",
+            "1 while a service of the ServiceFailover has failed, could not be stopped, or has no standby.",
+            ("namespace", "name"),
+            registry=self._registry,
+        )
+
     def serve(self, address: str, port: int) -> None:
         """Serve `/metrics` from a thread; raises `OSError` when the port cannot be had."""
         start_http_server(port, addr=address, registry=self._registry)
@@ -83,14 +102,18 @@ class Metrics:
         """Count one Event."""
         self._events.labels(kind, result).inc()
 
+    def notified(self, target: str, result: str) -> None:
+        """Count one message to somebody who is notified."""
+        self._notifications.labels(target, result).inc()
+
     def led(self, *, is_leader: bool) -> None:
         """Tell whether this replica leads; without the lead nothing is told of objects."""
         self._leader.set(int(is_leader))
         if not is_leader:
             self._forget()
 
-    def show(self, virtual_ips: Iterable[VirtualIP]) -> None:
-        """Tell how every VirtualIP stands."""
+    def show(self, virtual_ips: Iterable[VirtualIP], failovers: Iterable[ServiceFailover]) -> None:
+        """Tell how every VirtualIP and every ServiceFailover stands."""
         self._forget()
         for virtual_ip in virtual_ips:
             name, status = virtual_ip.metadata.name, virtual_ip.status
@@ -101,6 +124,12 @@ class Metrics:
             if last is not None and last.duration_milliseconds is not None:
                 self._outage.labels(name).set(last.duration_milliseconds / 1000)
 
+        for failover in failovers:
+            labels, found = (failover.metadata.namespace, failover.metadata.name), failover.status.conditions
+            self._services_ready.labels(*labels).set(int(conditions.is_true(found, "Ready")))
+            self._services_degraded.labels(*labels).set(int(conditions.is_true(found, "Degraded")))
+
     def _forget(self) -> None:
-        for gauge in (self._ready, self._redundant, self._term, self._outage):
+        of_addresses = (self._ready, self._redundant, self._term, self._outage)
+        for gauge in (*of_addresses, self._services_ready, self._services_degraded):
             gauge.clear()

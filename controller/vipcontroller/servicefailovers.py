@@ -14,7 +14,8 @@ may be from before it died, and its leash ends what it had. The conditions sum t
 | Stalled | nothing happens until a person changes something (present only then) |
 | Reconciling | not Ready and not Stalled, or on its way to another node (present only then) |
 
-Of an object that cannot be read `Accepted` stays as it was, with the generation that it is about.
+Of an object that cannot be read, or whose edit is held back, `Accepted` and `inForce` stay as they were, with
+the generation that they are about.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import msgspec
 from vipapi import conditions
 from vipapi.bounds import TEXT, clip
 from vipapi.conditions import Condition, Reason
-from vipapi.resources import ServiceFailoverStatus, ServiceState
+from vipapi.resources import HookState, InForce, ServiceFailoverStatus, ServiceState
 from vipcontroller.writes import Telling
 
 if TYPE_CHECKING:
@@ -36,12 +37,15 @@ if TYPE_CHECKING:
     from vipapi.conditions import Status
     from vipapi.nodestatus import ServiceStatus
     from vipapi.resources import Service, ServiceFailover
+    from vipapi.services import Objection
     from vipcontroller.followings import Verdict
     from vipcontroller.observation import Grant
 
 RUNNING = ("Stopping", "Active", "Starting")
 """States in which a service runs, or is about to."""
 FAILING = ("StopFailed", "Failed")
+IN_FORCE_BYTES = 262_144
+"""The largest spec that is kept in the status as well: etcd takes 1.5 MB for the whole object."""
 
 
 class Followed(NamedTuple):
@@ -56,7 +60,8 @@ class Findings(NamedTuple):
     """Everything that a ServiceFailover's status tells.
 
     `followed` is by VirtualIP name, without those that do not exist; `reports` by service and node; `alive`
-    are the nodes that the witnesses hear.
+    are the nodes that the witnesses hear. `objection` is what keeps the controller from carrying out a
+    workload of the cluster.
     """
 
     failover: ServiceFailover
@@ -65,6 +70,7 @@ class Findings(NamedTuple):
     followed: Mapping[str, Followed]
     reports: Mapping[str, Mapping[str, ServiceStatus]]
     alive: frozenset[str]
+    objection: Objection | None = None
 
     def of(self, service: Service) -> Followed:
         """Return the VirtualIP that a service follows; nobody owns it for one that is not accepted."""
@@ -86,6 +92,7 @@ def describe(findings: Findings, now: dt.datetime) -> ServiceFailoverStatus:
     return ServiceFailoverStatus(
         observed_generation=failover.metadata.generation,
         services=states,
+        in_force=_in_force(findings),
         conditions=conditions.merge(failover.status.conditions, _conditions(findings, states, now)),
     )
 
@@ -93,12 +100,24 @@ def describe(findings: Findings, now: dt.datetime) -> ServiceFailoverStatus:
 def tell(findings: Findings, after: ServiceFailoverStatus) -> tuple[Telling, ...]:
     """Return the Events that this change of status is worth."""
     before = findings.failover.status
-    tellings = [*_moves(findings, before, after), *_failures(findings, before)]
+    tellings = [*_moves(findings, before, after), *_failures(findings, before), *_ended(before, after)]
     for kind, bad in (("Accepted", "False"), ("Stalled", "True"), ("Degraded", "True")):
         telling = _warning(kind, bad, before, after)
         if telling is not None and all(telling.reason != other.reason for other in tellings):
             tellings.append(telling)
     return tuple(tellings)
+
+
+def _in_force(findings: Findings) -> InForce | None:
+    """Return the newest spec that was accepted, to be found by whoever starts while an edit is held back."""
+    if not findings.verdict.is_accepted:
+        return None
+    if findings.problem is not None:
+        return findings.failover.status.in_force
+    spec = findings.failover.spec
+    if len(msgspec.json.encode(spec)) > IN_FORCE_BYTES:
+        return None
+    return InForce(generation=findings.failover.metadata.generation, spec=spec)
 
 
 # ---- one service
@@ -124,7 +143,19 @@ def _state(service: Service, findings: Findings) -> ServiceState:
         term=None if counts is None else counts.term or None,
         since=None if counts is None else _moment(counts.since),
         message=clip("; ".join(filter(None, texts)), TEXT),
+        hooks=_hooks(service, findings),
     )
+
+
+def _hooks(service: Service, findings: Findings) -> tuple[HookState, ...]:
+    """Return the last hook of each node, also of one that reports the service no more: it was told."""
+    known = (state for state in findings.failover.status.services if state.name == service.name)
+    found = {hook.node_name: hook for state in known for hook in state.hooks}
+    for node, report in findings.reports.get(service.name, {}).items():
+        if report.hook is not None:
+            kind, term, is_ok, message, at = msgspec.structs.astuple(report.hook)
+            found[node] = HookState(node, kind, term, is_ok, clip(message, TEXT), at)
+    return tuple(found[node] for node in sorted(found.keys() & set(service.nodes)))
 
 
 def _reports(
@@ -269,6 +300,8 @@ def _stalled(findings: Findings, states: Sequence[ServiceState]) -> _Finding | N
         return _Finding("True", findings.verdict.reason, findings.verdict.message)
     if findings.problem is not None:
         return _Finding("True", Reason.INVALID_SPEC, findings.problem)
+    if findings.objection is not None:
+        return _Finding("True", findings.objection.reason, findings.objection.message)
     if any(state.state == "StopFailed" and not _is_active(state, findings) for state in states):
         message = (
             f"{'; '.join(_stuck(findings))}. It may run there still: end its processes on that node, which "
@@ -335,6 +368,24 @@ def _failures(findings: Findings, before: ServiceFailoverStatus) -> list[Telling
                 reason = Reason.STOP_FAILED if report.state == "StopFailed" else Reason.SERVICE_FAILED
                 note = f"{service.name}: {_sentence(node, report)}"
                 tellings.append(Telling(type="Warning", action="Observe", reason=reason, note=note))
+    return tellings
+
+
+def _ended(before: ServiceFailoverStatus, after: ServiceFailoverStatus) -> list[Telling]:
+    """Return an Event for each hook that has ended since."""
+    known = {(state.name, hook) for state in before.services for hook in state.hooks}
+    tellings = []
+    for state in after.services:
+        for hook in state.hooks:
+            if (state.name, hook) in known:
+                continue
+            how = "ended well" if hook.is_ok else "failed"
+            note = f"{state.name}: its {hook.kind} hook {how} on {hook.node_name} with term {hook.term}"
+            note += f": {hook.message}" if hook.message else ""
+            if hook.is_ok:
+                tellings.append(Telling(type="Normal", action="Run", reason="HookEnded", note=note))
+            else:
+                tellings.append(Telling(type="Warning", action="Run", reason="HookFailed", note=note))
     return tellings
 
 

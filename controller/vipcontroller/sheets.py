@@ -76,6 +76,7 @@ def _sheet(
         lost=0 if holding is None else _lost(virtual_ip.spec.health_checks, holding),
         is_present=nominee.is_present,
         is_deleting=node is not None and node.metadata.is_deleting,
+        is_out_of_service=node is not None and node.is_out_of_service,
         is_in_domain=nominee.is_in_domain,
         has_agent=vip_node is not None,
         is_alive=nominee.node in view.alive,

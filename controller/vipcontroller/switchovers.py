@@ -1,13 +1,29 @@
-"""What becomes of a Switchover: it asks for one move, and it always ends.
+"""What becomes of a Switchover: it asks for one move, or for a move and the way back, and it always ends.
 
-    (new) ── target owns it already ──▶ Complete, AlreadyThere
+    (new) ── the target owns it already ──▶ Complete, AlreadyThere; a drill: Failed, AlreadyThere
       │ ──── no VirtualIP, suspended, or the target cannot ──▶ Failed
+      │ ──── a drill, and nobody owns it, so there is no way back ──▶ Failed, NoOwner
       ▼
     started (`startedAt`, `from`): the election is told the target
       │ ──── the target is the observed owner, under a newer term ──▶ Complete, Moved, with the outage
       │ ──── somebody else got it, or a newer Switchover asks ──▶ Failed, Superseded
-      └ ──── `DEADLINE_S` after its start ──▶ Failed, DeadlineExceeded
+      ├ ──── `DEADLINE_S` after its start ──▶ Failed, DeadlineExceeded
+      │
+      │ a drill goes on when the target is the observed owner:
+      ▼
+    there (`outageMilliseconds`, Steady=Unknown): the election is told the target still
+      │ ──── somebody else got it, or a newer Switchover asks ──▶ Failed, Superseded
+      │ ──── `STEADY_S` after that its services, if any follow, are active there ──▶ Steady=True
+      │ ──── `READY_S` after that they are not ──▶ Steady=False
+      ▼
+    on the way back: the election is told where it came from
+      │ ──── there again ──▶ Steady=True: Complete, Drilled, with both outages; Steady=False: Failed
+      │ ──── suspended, or the former owner cannot ──▶ Failed, with where the address is now
+      │ ──── somebody else got it, or a newer Switchover asks ──▶ Failed, Superseded
+      └ ──── `DEADLINE_S` after Steady changed ──▶ Failed, DeadlineExceeded
 
+All of it is in the status, the times as those of the condition Steady, so a controller that restarts goes on.
+A drill that somebody deletes on the way leaves the address where it is.
 An ended Switchover is a record and is not touched again. Of several that are not ended, the newest
 asks and the others fail as superseded. The outage is the new owner's own measurement (from the last
 sign of the old owner to the first announcement), so it is waited for, but not beyond the deadline.
@@ -29,6 +45,7 @@ if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Sequence
 
+    from vipapi.conditions import Status
     from vipapi.election import Candidate
     from vipapi.resources import Switchover, VirtualIP
     from vipcontroller.observation import Grant
@@ -36,16 +53,34 @@ if TYPE_CHECKING:
 DEADLINE_S = 30.0
 PATIENCE_S = 5.0
 """How long a new Switchover waits for news of the VirtualIP, and of the target, that it names."""
+STEADY_S = 5.0
+"""How long a drill stays at least."""
+READY_S = 150.0
+"""How long a drill waits at most for the services to be active; one may take a minute to start."""
 
 
 class Situation(NamedTuple):
-    """A VirtualIP as its Switchovers see it. `outage_ms` is told by the owner of the observed term."""
+    """A VirtualIP as its Switchovers see it. `outage_ms` is told by the owner of the observed term.
+
+    `waiting` says which services that follow it are not active on the observed owner.
+    """
 
     virtual_ip: VirtualIP
     is_accepted: bool
     observed: Grant | None
     candidates: Sequence[Candidate]
     outage_ms: int | None
+    waiting: Sequence[str] = ()
+
+    @property
+    def owner(self) -> str | None:
+        """The observed owner."""
+        return None if self.observed is None else self.observed.holder
+
+    @property
+    def place(self) -> str:
+        """Where the address is now, as the end of a sentence."""
+        return "nobody has the address now" if self.owner is None else f"the address is on {self.owner} now"
 
 
 class Course(NamedTuple):
@@ -62,6 +97,8 @@ class _End(NamedTuple):
     message: str
     outage_ms: int | None = None
     might_change: bool = False
+    return_outage_ms: int | None = None
+    has_returned: bool = False
 
 
 def is_ended(switchover: Switchover) -> bool:
@@ -75,20 +112,26 @@ def steer(open_ones: Sequence[Switchover], situation: Situation | None, now: dt.
     if not open_ones:
         return Course()
     *older, newest = sorted(open_ones, key=lambda one: (_created(one, now), one.metadata.name))
-    superseded = _End(
-        is_complete=False, reason=Reason.SUPERSEDED, message=f"Switchover {newest.metadata.name!r} is newer"
-    )
-    writes = tuple(_ended(one, superseded, situation, now) for one in older)
+    writes = tuple(_ended(one, _superseded(one, newest, situation), situation, now) for one in older)
     age_s = (now - _created(newest, now)).total_seconds()
-    ended = _absent(newest) if situation is None else _end(newest, situation, now)
-    if ended is None:
-        assert situation is not None
-        started = _started(newest, situation, now)
-        due_in_s = DEADLINE_S - (now - (newest.status.started_at or now)).total_seconds()
-        return Course(newest.spec.to, (*writes, *([started] if started is not None else [])), due_in_s)
-    if age_s < PATIENCE_S and ended.might_change:
+    if situation is None:
+        course: Course | _End = _absent(newest)
+    elif _steady(newest) is not None:
+        course = _drill(newest, situation, now)
+    else:
+        course = _go(newest, situation, now)
+    if isinstance(course, Course):
+        return course._replace(writes=(*writes, *course.writes))
+    if age_s < PATIENCE_S and course.might_change:
         return Course(None, writes, PATIENCE_S - age_s)
-    return Course(None, (*writes, _ended(newest, ended, situation, now)))
+    return Course(None, (*writes, _ended(newest, course, situation, now)))
+
+
+def _superseded(switchover: Switchover, newest: Switchover, situation: Situation | None) -> _End:
+    message = f"Switchover {newest.metadata.name!r} is newer"
+    if switchover.spec.type == "Drill" and switchover.status.started_at is not None and situation is not None:
+        message += f"; {situation.place}"
+    return _End(is_complete=False, reason=Reason.SUPERSEDED, message=message)
 
 
 def _absent(switchover: Switchover) -> _End:
@@ -96,32 +139,54 @@ def _absent(switchover: Switchover) -> _End:
     return _End(is_complete=False, reason=Reason.VIRTUAL_IP_NOT_FOUND, message=message, might_change=True)
 
 
-def _end(switchover: Switchover, situation: Situation, now: dt.datetime) -> _End | None:
-    """Return how it ends now, or None while it goes on."""
-    target, status = switchover.spec.to, switchover.status
-    owner = None if situation.observed is None else situation.observed.holder
+# ---- the way there
+
+
+def _go(switchover: Switchover, situation: Situation, now: dt.datetime) -> Course | _End:
+    """Return how it ends now, or what to do while it goes on."""
+    target, status, owner = switchover.spec.to, switchover.status, situation.owner
+    is_drill = switchover.spec.type == "Drill"
     if owner == target:
-        return _arrived(switchover, situation, now)
+        arrived = _arrived(switchover, situation, now)
+        if arrived is None or not arrived.is_complete or not is_drill:
+            return arrived or _under_way(switchover, situation, now)
+        return Course(target, (_there(switchover, arrived, now),), STEADY_S)
     if status.started_at is not None and owner not in {None, status.from_node}:
-        return _End(is_complete=False, reason=Reason.SUPERSEDED, message=f"{owner} took it meanwhile")
+        message = f"{owner} took it meanwhile" + (f"; {situation.place}" if is_drill else "")
+        return _End(is_complete=False, reason=Reason.SUPERSEDED, message=message)
     refusal = _refusal(target, situation)
+    if refusal is None and is_drill and owner is None and status.started_at is None:
+        message = "nobody owns the address, so there would be no way back: wait until it has an owner"
+        return _End(is_complete=False, reason=Reason.NO_OWNER, message=message, might_change=True)
     if refusal is None and _is_over(status, now):
         message = f"{target} did not get it within {DEADLINE_S:g} s; the owner is {owner or 'nobody'}"
         return _End(is_complete=False, reason=Reason.DEADLINE_EXCEEDED, message=message)
-    return refusal
+    return refusal or _under_way(switchover, situation, now)
+
+
+def _under_way(switchover: Switchover, situation: Situation, now: dt.datetime) -> Course:
+    started = _started(switchover, situation, now)
+    due_in_s = DEADLINE_S - (now - (switchover.status.started_at or now)).total_seconds()
+    return Course(switchover.spec.to, () if started is None else (started,), due_in_s)
 
 
 def _arrived(switchover: Switchover, situation: Situation, now: dt.datetime) -> _End | None:
     """Return the good end, once the outage is known or the deadline has passed."""
     target, status = switchover.spec.to, switchover.status
+    if status.started_at is None and switchover.spec.type == "Drill":
+        message = f"{target} owns it already, so there is nothing to drill: set `to` to another candidate"
+        return _End(is_complete=False, reason=Reason.ALREADY_THERE, message=message)
     if status.started_at is None:
         message = f"{target} owned it already"
         return _End(is_complete=True, reason=Reason.ALREADY_THERE, message=message, outage_ms=0)
     if situation.outage_ms is None and not _is_over(status, now):
         return None
-    outage = "" if situation.outage_ms is None else f", with an outage of {situation.outage_ms} ms"
-    message = f"moved from {status.from_node or 'nobody'} to {target}{outage}"
+    message = f"moved from {status.from_node or 'nobody'} to {target}{_outage(situation.outage_ms)}"
     return _End(is_complete=True, reason=Reason.MOVED, message=message, outage_ms=situation.outage_ms)
+
+
+def _outage(outage_ms: int | None) -> str:
+    return "" if outage_ms is None else f", with an outage of {outage_ms} ms"
 
 
 def _refusal(target: str, situation: Situation) -> _End | None:
@@ -160,6 +225,112 @@ def _created(switchover: Switchover, now: dt.datetime) -> dt.datetime:
     return switchover.metadata.creation_timestamp or now
 
 
+# ---- a drill: there, and back
+
+
+def _steady(switchover: Switchover) -> Condition | None:
+    """Return how it is with the stay at the target; None on the way there, and for every move."""
+    return conditions.find(switchover.status.conditions, "Steady")
+
+
+def _drill(switchover: Switchover, situation: Situation, now: dt.datetime) -> Course | _End:
+    steady = _steady(switchover)
+    assert steady is not None
+    # The transition is kept in whole seconds, the earlier ones: nothing is done too early.
+    since_s = (now - steady.last_transition_time).total_seconds() - 1.0
+    if steady.status == "Unknown":
+        return _stay(switchover, situation, since_s, now)
+    return _return(switchover, situation, since_s)
+
+
+def _stay(switchover: Switchover, situation: Situation, since_s: float, now: dt.datetime) -> Course | _End:
+    """Stay at the target until it has shown that it can do the work, or that it cannot."""
+    target = switchover.spec.to
+    if situation.owner not in {target, None}:
+        message = f"{situation.owner} took it while the drill stayed on {target}; {situation.place}"
+        return _End(is_complete=False, reason=Reason.SUPERSEDED, message=message)
+    is_well = situation.owner == target and not situation.waiting
+    if since_s < STEADY_S or not (is_well or since_s >= READY_S):
+        due_in_s = (STEADY_S if since_s < STEADY_S else READY_S) - since_s
+        return Course(target, (), due_in_s)
+    reason: str = Reason.WAITING
+    message = f"it worked on {target}; on the way back to {switchover.status.from_node}"
+    if not is_well:
+        missing = ", ".join(situation.waiting) or "the address"
+        reason = Reason.SERVICES_NOT_ACTIVE
+        message = f"not active on {target} within {READY_S:g} s: {missing}"
+    write = _with_steady(switchover, "True" if is_well else "False", reason, message, now=now)
+    return Course(switchover.status.from_node, (write,), DEADLINE_S)
+
+
+def _return(switchover: Switchover, situation: Situation, since_s: float) -> Course | _End:
+    home, target, owner = switchover.status.from_node, switchover.spec.to, situation.owner
+    assert home is not None
+    is_late = since_s >= DEADLINE_S
+    if owner == home:
+        if situation.outage_ms is None and not is_late:
+            return Course(home, (), DEADLINE_S - since_s)
+        return _back(switchover, situation)
+    if owner not in {target, None}:
+        message = f"{owner} took it on the way back to {home}; {situation.place}"
+        return _End(is_complete=False, reason=Reason.SUPERSEDED, message=message)
+    refusal = _refusal(home, situation)
+    if refusal is not None and (is_late or not refusal.might_change):
+        message = f"no way back to {home}, and {situation.place}: {refusal.message}"
+        return _End(is_complete=False, reason=refusal.reason, message=message)
+    if is_late:
+        message = f"{home} did not get it back within {DEADLINE_S:g} s, and {situation.place}"
+        return _End(is_complete=False, reason=Reason.DEADLINE_EXCEEDED, message=message)
+    return Course(home, (), DEADLINE_S - since_s)
+
+
+def _back(switchover: Switchover, situation: Situation) -> _End:
+    """Return the end of a drill that is back where it began."""
+    status, target, steady = switchover.status, switchover.spec.to, _steady(switchover)
+    assert steady is not None
+    there, back = _outage(status.outage_milliseconds), _outage(situation.outage_ms)
+    message = f"moved from {status.from_node} to {target}{there}, and back{back}"
+    is_complete = steady.status == "True"
+    if not is_complete:
+        message = f"{steady.message}; {situation.place}, back where it was"
+    return _End(
+        is_complete=is_complete,
+        reason=Reason.DRILLED if is_complete else steady.reason,
+        message=message,
+        return_outage_ms=situation.outage_ms,
+        has_returned=True,
+    )
+
+
+def _there(switchover: Switchover, arrived: _End, now: dt.datetime) -> StatusWrite:
+    """Return the write that marks the arrival of a drill."""
+    status = msgspec.structs.replace(switchover.status, outage_milliseconds=arrived.outage_ms)
+    there = msgspec.structs.replace(switchover, status=status)
+    return _with_steady(there, "Unknown", Reason.WAITING, f"{arrived.message}; waiting there", now=now)
+
+
+def _with_steady(
+    switchover: Switchover, status: Status, reason: str, message: str, *, now: dt.datetime
+) -> StatusWrite:
+    found = conditions.set_condition(
+        switchover.status.conditions,
+        "Steady",
+        status,
+        reason=reason,
+        message=message,
+        now=now,
+        generation=switchover.metadata.generation,
+    )
+    return StatusWrite(
+        kind="Switchover",
+        metadata=switchover.metadata,
+        status=msgspec.structs.replace(switchover.status, conditions=found),
+    )
+
+
+# ---- what is written
+
+
 def _started(switchover: Switchover, situation: Situation, now: dt.datetime) -> StatusWrite | None:
     """Return the write that marks the start, unless it is marked."""
     if switchover.status.started_at is not None:
@@ -168,7 +339,7 @@ def _started(switchover: Switchover, situation: Situation, now: dt.datetime) -> 
     generation = switchover.metadata.generation
     status = SwitchoverStatus(
         observed_generation=generation,
-        from_node=None if situation.observed is None else situation.observed.holder,
+        from_node=situation.owner,
         to=switchover.spec.to,
         started_at=_whole_milliseconds(now),
         conditions=conditions.merge(
@@ -183,28 +354,34 @@ def _started(switchover: Switchover, situation: Situation, now: dt.datetime) -> 
 
 
 def _ended(switchover: Switchover, end: _End, situation: Situation | None, now: dt.datetime) -> StatusWrite:
-    generation = switchover.metadata.generation
+    generation, before = switchover.metadata.generation, switchover.status
     complete = Condition(
         "Complete", "True" if end.is_complete else "False", end.reason, end.message, now, generation
     )
     failed = Condition("Failed", "False", Reason.NOT_FAILED, "the move has not failed", now, generation)
     if not end.is_complete:
         failed = Condition("Failed", "True", end.reason, end.message, now, generation)
-    observed = None if situation is None or situation.observed is None else situation.observed.holder
+    steady = _steady(switchover)
     status = msgspec.structs.replace(
-        switchover.status,
+        before,
         observed_generation=generation,
-        from_node=switchover.status.from_node or observed,
+        from_node=before.from_node or (None if situation is None else situation.owner),
         to=switchover.spec.to,
-        outage_milliseconds=end.outage_ms,
-        started_at=switchover.status.started_at or _whole_milliseconds(now),
+        outage_milliseconds=end.outage_ms if steady is None else before.outage_milliseconds,
+        return_outage_milliseconds=end.return_outage_ms,
+        returned_at=_whole_milliseconds(now) if end.has_returned else None,
+        started_at=before.started_at or _whole_milliseconds(now),
         completed_at=_whole_milliseconds(now),
-        conditions=conditions.merge(switchover.status.conditions, (complete, failed)),
+        conditions=conditions.merge(
+            before.conditions, (complete, failed, *(() if steady is None else (steady,)))
+        ),
     )
-    kind = "Normal" if end.is_complete else "Warning"
-    note = f"Switchover to {switchover.spec.to}: {end.message}"
+    what = "Drill with" if switchover.spec.type == "Drill" else "Switchover to"
     telling = Telling(
-        type="Normal" if kind == "Normal" else "Warning", action="Move", reason=end.reason, note=note
+        type="Normal" if end.is_complete else "Warning",
+        action="Move",
+        reason=end.reason,
+        note=f"{what} {switchover.spec.to}: {end.message}",
     )
     return StatusWrite(kind="Switchover", metadata=switchover.metadata, status=status, tellings=(telling,))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from vipapi import resources
+from vipapi import conditions, resources
 from vipapi.resources import (
     FailoverDomain,
     Node,
@@ -27,6 +27,7 @@ from vipapi.resources import (
     VirtualIPSpec,
     VirtualIPStatus,
 )
+from vipcontroller.assignments import Carried
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -57,7 +58,9 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
 
     `unreadable` says by UID what is wrong with a VirtualIP or a ServiceFailover. `illegible` says, by the UID
     of a ServiceFailover, which VirtualIPs services of it follow whose nodes could not be read. `held_back`
-    are ServiceFailovers, by UID, whose newest generation is not acted upon.
+    are ServiceFailovers, by UID, whose newest generation is not acted upon, and nobody knows what was before;
+    of those in `unspeakable` it stands in the status, for a newer version to read, so that nothing may be
+    written there. `carried` is what came of the workloads that the controller carries out itself.
     """
 
     virtual_ips: tuple[VirtualIP, ...] = ()
@@ -70,6 +73,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: Mapping[str, str] = {}
     illegible: Mapping[str, tuple[str, ...]] = {}
     held_back: frozenset[str] = frozenset()
+    unspeakable: frozenset[str] = frozenset()
+    carried: Carried = Carried()
     problems: tuple[Problem, ...] = ()
 
     def domain_report(self, node: str, domain: FailoverDomain) -> DomainStatus | None:
@@ -89,6 +94,10 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
         """The same world, in which these Secrets do not exist."""
         return msgspec.structs.replace(self, missing_secrets=secrets)
 
+    def with_carried(self, carried: Carried) -> World:
+        """The same world, of which the controller's own workloads tell this."""
+        return msgspec.structs.replace(self, carried=carried)
+
 
 def holdings(world: World) -> Mapping[str, Mapping[str, HoldingStatus]]:
     """Return, by VirtualIP UID and node, how each node's keeper stands to it."""
@@ -101,7 +110,10 @@ def holdings(world: World) -> Mapping[str, Mapping[str, HoldingStatus]]:
 
 def running(world: World) -> Mapping[str, Mapping[str, Mapping[str, ServiceStatus]]]:
     """Return, by ServiceFailover UID, service and node, how the services stand on each node."""
-    found: dict[str, dict[str, dict[str, ServiceStatus]]] = {}
+    found: dict[str, dict[str, dict[str, ServiceStatus]]] = {
+        uid: {name: dict(reports) for name, reports in of_failover.items()}
+        for uid, of_failover in world.carried.reports.items()
+    }
     for node, vip_node in world.vip_nodes.items():
         for service in vip_node.status.services:
             found.setdefault(service.uid, {}).setdefault(service.name, {})[node] = service
@@ -129,8 +141,9 @@ class Reader:
         problems: list[Problem] = []
         unreadable: dict[str, str] = {}
         illegible: dict[str, tuple[str, ...]] = {}
+        unspeakable: set[str] = set()
         read_ips = [self._virtual_ip(document, before, unreadable) for document in virtual_ips]
-        read = [self._failover(document, before, unreadable, illegible) for document in failovers]
+        read = [self._failover(each, before, unreadable, illegible, unspeakable) for each in failovers]
         return World(
             virtual_ips=tuple(sorted(read_ips, key=lambda ip: ip.metadata.name)),
             failovers=tuple(sorted(read, key=lambda each: (each.metadata.namespace, each.metadata.name))),
@@ -140,6 +153,7 @@ class Reader:
             nodes=_by_name(self._all(Node, nodes, before, problems)),
             unreadable=unreadable,
             illegible=illegible,
+            unspeakable=frozenset(unspeakable),
             problems=tuple(problems),
         )
 
@@ -181,6 +195,7 @@ class Reader:
         before: Mapping[tuple[str, str], Any],
         unreadable: dict[str, str],
         illegible: dict[str, tuple[str, ...]],
+        unspeakable: set[str],
     ) -> ServiceFailover:
         key = _key(document)
         parsed: ServiceFailover
@@ -190,6 +205,10 @@ class Reader:
             uid = document["metadata"]["uid"]
             unreadable[uid] = str(error)
             parsed, lost = _remains_of_failover(document)
+            in_force = _unread_in_force(document, parsed)
+            if in_force is not None:
+                unspeakable.add(uid)
+                lost = (*lost, *in_force)
             if lost:
                 illegible[uid] = lost
             return parsed
@@ -231,6 +250,19 @@ def _remains_of_failover(document: Mapping[str, Any]) -> tuple[ServiceFailover, 
     return failover, tuple(lost)
 
 
+def _unread_in_force(document: Mapping[str, Any], failover: ServiceFailover) -> tuple[str, ...] | None:
+    """Return the VirtualIPs of a spec that is in force and that only the status has, and illegibly."""
+    found = _mapping(document.get("status")).get("inForce")
+    accepted = conditions.find(failover.status.conditions, "Accepted")
+    if not found or failover.status.in_force is not None or accepted is None or accepted.status != "True":
+        return None
+    if (accepted.observed_generation or 0) >= failover.metadata.generation:
+        return None
+    services = _mapping(_mapping(found).get("spec")).get("services")
+    references = (_mapping(_mapping(each).get("virtualIPRef")) for each in services or ())
+    return tuple(str(reference.get("name")) for reference in references)
+
+
 def _legible(kind: type[Struct], skeleton: Mapping[str, Any], document: Mapping[str, Any]) -> Struct:
     """Read a document as far as it can be: the skeleton, and over it each field that does no harm."""
     return msgspec.convert(_legible_fields(kind, skeleton, document), type=kind)
@@ -255,10 +287,7 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _status(kind: type[Struct], document: Mapping[str, Any]) -> Struct:
-    try:
-        return msgspec.convert(document.get("status") or {}, type=kind)
-    except msgspec.ValidationError:
-        return kind()
+    return _legible(kind, {}, _mapping(document.get("status")))
 
 
 def _key(document: Mapping[str, Any]) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 from vipapi import resources
 from vipapi.configuration import API_SERVER
 from vipapi.resources import FailoverDomain
+from vipcontroller.assignments import Carried
 from vipcontroller.decisions import Decisions, Memory, reconcile
 from vipcontroller.world import Moment, Reader
 from vipcontroller.writes import FinalizerWrite, SecretWrite, StatusWrite
@@ -36,6 +37,7 @@ class Stage:
     objects: dict[tuple[str, str], Object] = field(default_factory=dict)
     secrets: set[str] = field(default_factory=set)
     memory: Memory = field(default_factory=Memory)
+    carried: Carried = field(default_factory=Carried)
     reader: Reader = field(default_factory=Reader)
     tellings: list[str] = field(default_factory=list)
     words: dict[str, Object] = field(default_factory=dict)
@@ -143,7 +145,8 @@ class Stage:
         )
         wanted = {domain.spec.key.secret_name for domain in world.domains.values()}
         moment = Moment(START + dt.timedelta(seconds=self.now_s), self.now_s)
-        return reconcile(world.lacking(frozenset(wanted - self.secrets)), self.memory, moment)
+        world = world.lacking(frozenset(wanted - self.secrets)).with_carried(self.carried)
+        return reconcile(world, self.memory, moment)
 
     def _carry_out(self, write: StatusWrite | FinalizerWrite | SecretWrite) -> None:
         if isinstance(write, SecretWrite):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from controller.stage import Object, Stage, Way
@@ -523,6 +525,33 @@ def test_a_group_keeps_apart(stage: Stage) -> None:
     stage.pass_time(5)
     owners = [order(stage, f"vip-{number}")[0] for number in range(6)]
     assert sorted(owners.count(node) for node in ("node-a", "node-b", "node-c")) == [2, 2, 2]
+
+
+def test_the_addresses_of_a_group_on_one_node_have_different_first_successors(stage: Stage) -> None:
+    names = [f"vip-{number}" for number in range(6)]
+    for number, name in enumerate(names):
+        stage.virtual_ip(name, f"192.0.2.{10 + number}/24", spread={"group": "edge"})
+        stage.virtual_ip(f"other-{number}", f"192.0.2.{100 + number}/24")
+    stage.settle()
+    stage.report(owners=dict.fromkeys(names, ("node-a", 1)))
+    stage.pass_time(5)
+
+    def heirs() -> dict[str, str]:
+        return {name: order(stage, name)[1][0] for name in names}
+
+    first = heirs()
+    assert sorted(first.values()) == ["node-b"] * 3 + ["node-c"] * 3
+    stage.virtual_ip("another", "192.0.2.20/24", spread={"group": "other"})
+    stage.report(owners=dict.fromkeys(names, ("node-a", 1)) | {"other-1": ("node-b", 7)})
+    stage.pass_time(5)
+    assert heirs() == first, "another group, or an address of none, is no reason for anything"
+    moved = dict.fromkeys(names, ("node-a", 1)) | {"vip-0": (first["vip-0"], 2)}
+    stage.report(owners=moved)
+    stage.settle()
+    loads = Counter(first["vip-0"] if name == "vip-0" else heir for name, heir in heirs().items())
+    assert sorted(loads.values()) == [3, 3]
+    changed = [name for name in names[1:] if heirs()[name] != first[name]]
+    assert len(changed) <= 1
 
 
 def move(stage: Stage, name: str, to: str, virtual_ip: str = "web") -> None:

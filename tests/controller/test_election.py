@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +76,13 @@ def choose(*candidates: Candidate, now: float = 0.0, **facts: Any) -> Election:
             id="suspend-stops-a-drain",
         ),
         pytest.param(
+            (fit("a", is_out_of_service=True), fit("b")),
+            {"owner": "a", "is_suspended": True},
+            "b",
+            "OwnerUnfit",
+            id="an-owner-that-is-said-to-be-off-goes-also-while-suspended",
+        ),
+        pytest.param(
             (fit("a"), fit("b")), {"owner": "a", "target": "b"}, "b", "Switchover", id="a-switchover"
         ),
         pytest.param(
@@ -139,6 +147,7 @@ def test_the_owner_is(
     [
         pytest.param(Candidate(node="a", is_present=False, is_in_domain=False), "NodeNotFound", id="no-node"),
         pytest.param(Candidate(node="a", is_deleting=True), "NodeDeleting", id="node-deleted"),
+        pytest.param(fit("a", is_out_of_service=True, is_alive=False), "OutOfService", id="said-to-be-off"),
         pytest.param(Candidate(node="a", is_in_domain=False), "NotInDomain", id="elsewhere"),
         pytest.param(Candidate(node="a", has_agent=False, is_alive=False), "AgentMissing", id="no-agent"),
         pytest.param(fit("a", is_alive=False), "AgentUnreachable", id="dead"),
@@ -240,6 +249,7 @@ sheets = st.builds(
     is_alive=st.sampled_from([True, True, False]),
     is_cordoned=st.sampled_from([False, False, True]),
     is_deleting=st.sampled_from([False, False, True]),
+    is_out_of_service=st.sampled_from([False, False, True]),
     is_in_domain=st.sampled_from([True, True, False]),
     is_witness_only=st.sampled_from([False, False, True]),
     has_agent=st.sampled_from([True, True, False]),
@@ -258,6 +268,8 @@ worlds = st.builds(
     is_suspended=st.booleans(),
     has_to_wait=st.booleans(),
     better=st.dictionaries(nodes, st.floats(0, 1000)),
+    heirs=st.none() | st.dictionaries(nodes, st.dictionaries(nodes, st.integers(0, 3))),
+    heir=st.none() | nodes,
 )
 
 
@@ -300,7 +312,8 @@ def test_an_owner_is_never_moved_without_a_cause(facts: Facts) -> None:
 @given(worlds)
 def test_the_same_look_twice_says_the_same(facts: Facts) -> None:
     first = elect(facts, 1000.0)
-    again = msgspec.structs.replace(facts, better=first.better)
+    heir = first.succession[0] if first.succession and facts.owner == first.owner else facts.heir
+    again = msgspec.structs.replace(facts, better=first.better, heir=heir)
     second = elect(again, 1000.0)
     assert (second.owner, second.succession, second.table) == (first.owner, first.succession, first.table)
 
@@ -326,3 +339,166 @@ def test_ties_fall_differently_for_different_addresses() -> None:
     candidates = [fit(node) for node in "abc"]
     first = {rank(f"vip-{number}", candidates)[0].node for number in range(30)}
     assert first == {"a", "b", "c"}
+
+
+# ---- a group of addresses, and who would get them
+
+
+class Group:
+    """Addresses of one spread group, elected again and again as the controller does it.
+
+    All nodes are standbys of all the others unless `standbys` says otherwise.
+    """
+
+    def __init__(self, owners: dict[str, str], nodes: list[str]) -> None:
+        self.owners = owners
+        self.nodes = nodes
+        self.dead: set[str] = set()
+        self.scores: dict[str, int] = {}
+        self.heirs: dict[str, str] = {}
+
+    def look(self) -> int:
+        """Elect all of them once; returns how many got another first successor."""
+        before = dict(self.heirs)
+        loads = Counter(self.owners.values())
+        heirs: dict[str, Counter[str]] = {}
+        for name, heir in before.items():
+            heirs.setdefault(self.owners[name], Counter())[heir] += 1
+        for name in sorted(self.owners):
+            loads[self.owners[name]] -= 1
+            if name in self.heirs:
+                heirs[self.owners[name]][self.heirs[name]] -= 1
+            self.elect(name, loads, heirs)
+            loads[self.owners[name]] += 1
+            heirs.setdefault(self.owners[name], Counter())[self.heirs[name]] += 1
+        return sum(self.heirs[name] != before.get(name) for name in self.owners)
+
+    def settle(self) -> None:
+        for _ in range(5):
+            if self.look() == 0:
+                return
+        raise AssertionError("never settles")
+
+    def elect(self, name: str, loads: Counter[str], heirs: dict[str, Counter[str]]) -> None:
+        owner = self.owners[name]
+        election = elect(
+            Facts(
+                name=name,
+                candidates=[
+                    fit(
+                        node,
+                        self.scores.get(node, 100),
+                        group_load=loads[node],
+                        is_alive=node not in self.dead,
+                    )
+                    for node in self.nodes
+                ],
+                owner=owner,
+                ordered=owner,
+                heirs=heirs,
+                heir=self.heirs.get(name),
+            ),
+            0.0,
+        )
+        assert election.owner is not None
+        self.owners[name] = election.owner
+        self.heirs[name] = election.succession[0]
+
+    def loads_after(self, dead: str) -> Counter[str]:
+        """Return how many addresses each node has once that one has died."""
+        after = Counter({node: 0 for node in self.nodes if node != dead})
+        after.update(self.heirs[name] if owner == dead else owner for name, owner in self.owners.items())
+        return after
+
+    def kill(self, node: str) -> None:
+        """Let a node die, and its first successors take what it had, without any election."""
+        self.dead.add(node)
+        for name, owner in self.owners.items():
+            if owner == node:
+                self.owners[name] = self.heirs[name]
+
+
+groups = st.builds(
+    Group,
+    st.lists(nodes, min_size=1, max_size=12).map(
+        lambda owners: dict(zip("klmnopqrstuv", owners, strict=False))
+    ),
+    st.just(list("abcde")),
+)
+
+
+def test_the_addresses_of_a_dead_node_go_to_several_others() -> None:
+    group = Group(dict.fromkeys("uvwxyz", "a"), list("abcd"))
+    group.settle()
+    assert sorted(group.heirs.values()) == ["b", "b", "c", "c", "d", "d"]
+
+
+def test_a_first_successor_is_never_a_worse_node_for_the_sake_of_the_spread() -> None:
+    group = Group(dict.fromkeys("xyz", "a"), list("abcd"))
+    group.scores["c"] = 99
+    group.settle()
+    assert set(group.heirs.values()) == {"b", "d"}
+
+
+@pytest.mark.parametrize("heir", ["b", "c"])
+@pytest.mark.parametrize("owner", [fit("a", is_alive=False), fit("a", is_cordoned=True)])
+def test_of_nodes_that_rank_alike_the_first_successor_is_the_new_owner(owner: Candidate, heir: str) -> None:
+    """It may have taken the address already, and a drained node's addresses are spread as well."""
+    assert choose(owner, fit("b"), fit("c"), owner="a", heir=heir).owner == heir
+    assert choose(owner, fit("b"), fit("c"), fit("d", 150), owner="a", heir=heir).owner == "d"
+
+
+def test_without_a_group_the_first_successor_is_the_best_rank() -> None:
+    candidates = [fit(node) for node in "abcd"]
+    election = choose(*candidates, owner="a", heir="d")
+    assert election.succession == tuple(c.node for c in rank("web", candidates) if c.node != "a")
+
+
+@given(groups, nodes)
+def test_nobody_would_be_better_off_with_another_successor(group: Group, dead: str) -> None:
+    group.settle()
+    after = group.loads_after(dead)
+    for name, owner in group.owners.items():
+        if owner == dead:
+            assert after[group.heirs[name]] - 1 <= min(after.values())
+
+
+@given(groups, nodes)
+def test_one_address_more_gives_at_most_one_of_each_owner_another_successor(group: Group, owner: str) -> None:
+    group.settle()
+    before = dict(group.heirs)
+    group.owners["another"] = owner
+    group.settle()
+    changed = Counter(group.owners[name] for name, heir in before.items() if group.heirs[name] != heir)
+    assert set(changed.values()) <= {1}
+
+
+@given(groups, nodes)
+def test_who_took_an_address_as_its_first_successor_keeps_it(group: Group, dead: str) -> None:
+    group.settle()
+    group.kill(dead)
+    after = dict(group.owners)
+    group.settle()
+    assert group.owners == after
+
+
+@given(groups, nodes)
+def test_a_controller_that_is_first_to_see_a_death_orders_what_the_keepers_do(
+    group: Group, dead: str
+) -> None:
+    group.settle()
+    taken = {name: group.heirs[name] for name, owner in group.owners.items() if owner == dead}
+    group.dead.add(dead)
+    group.look()
+    assert {name: group.owners[name] for name in taken} == taken
+
+
+def test_five_hundred_addresses_on_fifty_nodes_are_spread_in_one_look_or_two() -> None:
+    nodes = [f"node-{number:02}" for number in range(50)]
+    group = Group({f"vip-{number:03}": nodes[number % 50] for number in range(500)}, nodes)
+    group.look()
+    group.look()
+    assert group.look() == 0
+    for dead in nodes:
+        after = group.loads_after(dead)
+        assert max(after.values()) - min(after.values()) <= 1

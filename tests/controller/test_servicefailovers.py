@@ -7,6 +7,8 @@ import pytest
 from controller.stage import Object, Stage, Way, service
 from vipcontroller.world import Reader
 
+AT = "2026-01-01T00:00:01Z"
+
 
 @pytest.fixture(params=list(Way), ids=lambda way: way.value)
 def stage(request: pytest.FixtureRequest) -> Stage:
@@ -347,15 +349,203 @@ def test_an_edit_that_is_not_acceptable_takes_nothing_out_of_force(stage: Stage)
     assert "Stalled" not in reasons(stage)
 
 
-def test_where_not_even_its_nodes_can_be_read_the_order_of_the_address_stands(stage: Stage) -> None:
+def in_force(stage: Stage, name: str = "billing") -> tuple[int, list[str]] | None:
+    """Return the generation that the status has as the one in force, and its services."""
+    found = stage.get("ServiceFailover", name)["status"].get("inForce")
+    return found and (found["generation"], [each["name"] for each in found["spec"]["services"]])
+
+
+def test_what_is_accepted_is_kept_in_the_status_and_goes_when_it_is_not_accepted_any_more(
+    stage: Stage,
+) -> None:
+    stage.failover("billing", namespace="lab")
+    stage.settle()
+    assert in_force(stage) is None
+    edit(stage, "VirtualIP", "web", allowedNamespaces={"names": ["lab"]})
+    assert in_force(stage) == (1, ["app"])
+    edit(stage, "ServiceFailover", "billing", services=[service("app"), service("more")])
+    assert in_force(stage) == (2, ["app", "more"])
+    edit(stage, "VirtualIP", "web", allowedNamespaces={"names": ["prod"]})
+    assert in_force(stage) is None
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param([service("app"), service("lost", "nowhere")], id="refused"),
+        pytest.param([service("app", "web", "node-a", "node-x")], id="a node that is not there"),
+        pytest.param([{"name": "app", "virtualIPRef": {"name": "web"}, "nodes": {}}], id="unreadable"),
+        pytest.param("none at all", id="unreadable as a whole"),
+    ],
+)
+def test_what_was_accepted_is_in_force_while_an_edit_is_held_back(stage: Stage, bad: object) -> None:
+    stage.failover("billing", service("app", "web", "node-a", "node-b", startTimeoutSeconds=7))
+    stage.settle()
+    serve(stage, "node-a", 1)
+    before = stage.get("VirtualIP", "web")["status"]
+    edit(stage, "ServiceFailover", "billing", services=bad)
+    own(stage, "node-a", 1, scores={"node-c": 200})
+    assert stage.get("VirtualIP", "web")["status"] == before
+    assert in_force(stage) == (1, ["app"])
+    assert reasons(stage)["Accepted"] == "True Accepted"
+    assert reasons(stage)["Stalled"] == "True InvalidSpec"
+    assert state(stage)["state"] == "Active"
+    stage.failover("thief", service("other", "web", "node-b", "node-c"))
+    stage.settle()
+    assert reasons(stage, "thief")["Accepted"] == "False NodesDiffer"
+    own(stage, "node-b", 2, alive={"node-b", "node-c"})
+    assert stage.get("VirtualIP", "web")["status"]["election"]["owner"] == "node-b", "it fails over as well"
+
+
+def test_what_an_address_does_not_allow_any_more_is_out_of_force_also_while_an_edit_is_held_back(
+    stage: Stage,
+) -> None:
+    billing_on_a(stage)
+    edit(stage, "ServiceFailover", "billing", services=[service("app", "nowhere")])
+    edit(stage, "VirtualIP", "web", allowedNamespaces={"names": ["lab"]})
+    assert reasons(stage)["Accepted"].startswith("False")
+    assert in_force(stage) is None
+    assert candidates(stage) == {"node-a", "node-b", "node-c"}
+
+
+def test_of_two_quick_edits_the_one_that_was_never_accepted_leaves_no_trace(stage: Stage) -> None:
+    billing_on_a(stage)
+    spec = stage.get("ServiceFailover", "billing")["spec"]
+    spec["services"] = [service("app"), service("fine")]
+    stage.get("ServiceFailover", "billing")["metadata"]["generation"] += 1
+    edit(stage, "ServiceFailover", "billing", services=[service("app", "nowhere")])
+    assert in_force(stage) == (1, ["app"])
+    edit(stage, "ServiceFailover", "billing", services=[service("last")])
+    assert in_force(stage) == (4, ["last"])
+
+
+def test_an_edit_takes_nothing_from_what_is_in_force_however_old_its_object(stage: Stage) -> None:
+    billing_on_a(stage)
+    stage.now_s += 1
+    stage.virtual_ip("mail", "192.0.2.11/24", allowedNamespaces={"names": ["prod"]})
+    stage.failover("post", service("other", "mail"))
+    stage.settle()
+    taken = service("app", workload={"systemd": {"unit": "other.service"}})
+    edit(stage, "ServiceFailover", "billing", services=[taken])
+    assert reasons(stage, "post")["Accepted"] == "True Accepted"
+    assert "WorkloadTaken" not in reasons(stage, "post")["Ready"]
+    assert in_force(stage) == (1, ["app"])
+    assert "'prod/post/other' has" in message(stage, "Stalled")
+
+
+def test_two_that_share_an_address_get_other_nodes_together(stage: Stage) -> None:
+    """One of them alone would have other nodes than the other, and waits."""
+    billing_on_a(stage)
+    stage.now_s += 1
+    stage.failover("post", service("other"))
+    stage.settle()
+    edit(stage, "ServiceFailover", "billing", services=[service("app", "web", "node-b", "node-c")])
+    assert reasons(stage)["Stalled"] == "True InvalidSpec"
+    assert candidates(stage) == {"node-a", "node-b"}
+    edit(stage, "ServiceFailover", "post", services=[service("other", "web", "node-b", "node-c")])
+    assert in_force(stage) == (2, ["app"])
+    assert in_force(stage, "post") == (2, ["other"])
+    assert candidates(stage) == {"node-b", "node-c"}
+    assert "Stalled" not in reasons(stage)
+
+
+def test_an_edit_that_is_refused_for_itself_takes_none_with_it_that_needs_it_not(stage: Stage) -> None:
+    billing_on_a(stage)
+    stage.now_s += 1
+    stage.failover("post", service("other"))
+    stage.settle()
+    for name, bad in (
+        ("billing", service("app", "nowhere")),
+        ("post", service("other", stopTimeoutSeconds=9)),
+    ):
+        obj = stage.get("ServiceFailover", name)
+        obj["spec"] = {**obj["spec"], "services": [bad]}
+        obj["metadata"]["generation"] += 1
+        stage.touch(obj)
+    stage.settle()
+    assert in_force(stage) == (1, ["app"])
+    assert in_force(stage, "post") == (2, ["other"])
+
+
+def test_a_node_that_is_gone_keeps_nobody_from_editing_something_else(stage: Stage) -> None:
+    billing_on_a(stage)
+    stage.delete("Node", "node-a")
+    stage.delete("VIPNode", "node-a")
+    own(stage, "node-b", 2)
+    edit(stage, "ServiceFailover", "billing", services=[service("app", stopTimeoutSeconds=9)])
+    assert in_force(stage) == (2, ["app"])
+
+
+def test_an_object_of_a_restored_backup_is_judged_as_it_is(stage: Stage) -> None:
+    """Its status is from another life: it may name a generation that this object has yet to reach."""
+    billing_on_a(stage)
+    obj = stage.get("ServiceFailover", "billing")
+    found = next(each for each in obj["status"]["conditions"] if each["type"] == "Accepted")
+    found["observedGeneration"] = obj["status"]["inForce"]["generation"] = 7
+    obj["status"]["inForce"]["spec"]["services"] = [service("former")]
+    stage.touch(obj)
+    stage.settle()
+    assert in_force(stage) == (1, ["app"])
+    assert state(stage)["name"] == "app"
+
+
+def wipe(stage: Stage, **status: object) -> None:
+    """Put something else in the place of fields of the status of `billing`, or nothing."""
+    obj = stage.get("ServiceFailover", "billing")
+    obj["status"] = {name: value for name, value in {**obj["status"], **status}.items() if value is not None}
+    stage.touch(obj)
+
+
+def test_where_nobody_knows_what_was_accepted_the_order_of_the_address_stands(stage: Stage) -> None:
     billing_on_a(stage)
     before = stage.get("VirtualIP", "web")["status"]["election"]
+    wipe(stage, inForce=None)
     newer = {"name": "app", "virtualIPRef": {"name": "web"}, "nodes": {"role": "edge"}}
     edit(stage, "ServiceFailover", "billing", services=[newer])
     own(stage, "node-a", 1, scores={"node-c": 200})
     assert stage.get("VirtualIP", "web")["status"]["election"] == before
     assert stage.reasons("web")["Stalled"] == "True InvalidSpec"
     assert "prod/billing" in stage.condition("VirtualIP", "web", "Stalled")["message"]
+    edit(stage, "ServiceFailover", "billing", services=[service("app", "web", "node-b", "node-x")])
+    assert reasons(stage)["Accepted"] == "True Accepted"
+    assert stage.get("VirtualIP", "web")["status"]["election"] == before
+
+
+def test_what_is_in_force_and_only_a_newer_version_can_read_is_never_written_over(stage: Stage) -> None:
+    billing_on_a(stage)
+    before = stage.get("VirtualIP", "web")["status"]["election"]
+    newer = {"generation": 1, "spec": {"mode": "SomethingNewer", "services": [service("app")]}}
+    wipe(stage, inForce=newer)
+    edit(stage, "ServiceFailover", "billing", services=[service("app", "nowhere")])
+    own(stage, "node-a", 1, scores={"node-c": 200})
+    assert stage.get("ServiceFailover", "billing")["status"]["inForce"] == newer
+    assert reasons(stage)["Accepted"] == "True Accepted"
+    assert stage.get("VirtualIP", "web")["status"]["election"] == before
+    assert stage.last is not None
+    assert [(each.kind, each.name) for each in stage.last.problems] == [("ServiceFailover", "prod/billing")]
+
+
+def test_a_status_that_cannot_be_read_but_is_of_this_generation_is_written_anew(stage: Stage) -> None:
+    billing_on_a(stage)
+    wipe(stage, inForce={"generation": "one"})
+    stage.settle()
+    assert in_force(stage) == (1, ["app"])
+    assert reasons(stage)["Ready"] == "True ServicesActive"
+
+
+def test_a_spec_too_large_to_be_kept_twice_is_accepted_and_kept_once(stage: Stage) -> None:
+    padding = ["x" * 1000] * 30
+    large = [
+        service(f"app-{number}", workload={"exec": {"start": {"hook": f"start-{number}", "args": padding}}})
+        for number in range(9)
+    ]
+    stage.failover("billing", *large[:8])
+    stage.settle()
+    assert reasons(stage)["Accepted"] == "True Accepted"
+    assert in_force(stage) is not None
+    edit(stage, "ServiceFailover", "billing", services=large)
+    assert reasons(stage)["Accepted"] == "True Accepted"
+    assert in_force(stage) is None
 
 
 @pytest.mark.parametrize(
@@ -397,3 +587,37 @@ def test_who_comes_later_finds_the_same(stage: Stage) -> None:
     assert first
     stage.reader = Reader()
     assert stage.look().writes == ()
+
+
+def test_a_hook_that_ended_is_told_once_with_its_output(stage: Stage) -> None:
+    billing_on_a(stage)
+    good = {"kind": "promoted", "term": 1, "isOk": True, "at": "2026-01-01T00:00:00Z"}
+    serve(stage, "node-a", 1, hook=good)
+    assert stage.tellings.count("billing HookEnded") == 1
+    bad = {"kind": "demoted", "term": 1, "isOk": False, "message": "exit status 3: no route", "at": AT}
+    stage.run("node-a", "Stopped", hook=bad)
+    serve(stage, "node-b", 2, hook={**good, "term": 2})
+    assert stage.tellings.count("billing HookFailed") == 1
+    assert stage.tellings.count("billing HookEnded") == 2
+    hooks = {"node-a": {**bad, "nodeName": "node-a"}, "node-b": {**good, "nodeName": "node-b", "term": 2}}
+    assert {each["nodeName"]: each for each in state(stage)["hooks"]} == hooks
+    assert reasons(stage)["Ready"] == "True ServicesActive", "what a hook does changes nothing of its service"
+    stage.services.clear()
+    own(stage, "node-b", 2)
+    serve(stage, "node-b", 2, hook={**good, "term": 2})
+    stage.run("node-a", "Stopped", hook=bad)
+    own(stage, "node-b", 2)
+    assert stage.tellings.count("billing HookFailed") == 1, "who is heard again tells nothing new"
+    assert stage.tellings.count("billing HookEnded") == 2
+    stage.run("node-a", "Stopped", hook={**bad, "term": 3})
+    own(stage, "node-b", 2)
+    assert stage.tellings.count("billing HookFailed") == 2, "the same words in another term are another hook"
+
+
+def test_a_hook_that_says_too_much_is_cut(stage: Stage) -> None:
+    billing_on_a(stage)
+    bad = {"kind": "faulted", "term": 1, "isOk": False, "message": "x" * 5000, "at": AT}
+    serve(stage, "node-a", 1, hook=bad)
+    stage.settle()
+    assert len(state(stage)["hooks"][0]["message"]) == 1024
+    assert stage.tellings.count("billing HookFailed") == 1

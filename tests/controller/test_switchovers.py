@@ -1,4 +1,4 @@
-"""Whether a Switchover to a node that cannot own the address now is refused at once, or waits a while."""
+"""How a Switchover goes on and ends: when a target is waited for, and every way in which a drill can go."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from controller.stage import Object, Stage, Way, service
 from vipapi.election import Candidate
 from vipapi.resources import (
     ObjectMeta,
@@ -16,7 +17,7 @@ from vipapi.resources import (
     VirtualIPRef,
     VirtualIPSpec,
 )
-from vipcontroller.switchovers import PATIENCE_S, Situation, steer
+from vipcontroller.switchovers import DEADLINE_S, PATIENCE_S, READY_S, STEADY_S, Situation, steer
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -58,3 +59,231 @@ def test_a_node_whose_agent_has_just_started_is_given_some_seconds(
 
 def test_a_node_that_is_unwell_is_refused_at_once() -> None:
     assert len(steer([asked(1)], situation("CheckFailed"), NOW).writes) == 1
+
+
+# ---- drills
+
+
+@pytest.fixture(params=list(Way), ids=lambda way: way.value)
+def stage(request: pytest.FixtureRequest) -> Stage:
+    stage = Stage(way=request.param)
+    stage.agents("node-a", "node-b", "node-c")
+    stage.settle()
+    stage.report()
+    stage.pass_time(10)
+    stage.virtual_ip("web", "2001:db8::10/64", allowedNamespaces={"names": ["prod"]})
+    stage.settle()
+    stage.report()
+    stage.pass_time(10)
+    own(stage, "node-a", 1)
+    return stage
+
+
+def own(stage: Stage, node: str, term: int, **report: object) -> None:
+    stage.report(owners={"web": (node, term)}, **report)  # type: ignore[arg-type]
+    stage.settle()
+
+
+def drill(stage: Stage, to: str = "node-b", name: str = "drill") -> None:
+    stage.put("Switchover", name, {"virtualIPRef": {"name": "web"}, "to": to, "type": "Drill"})
+    stage.settle()
+
+
+def suspend(stage: Stage) -> None:
+    obj = stage.get("VirtualIP", "web")
+    obj["spec"]["suspend"] = True
+    stage.touch(obj)
+    stage.settle()
+
+
+def ordered(stage: Stage) -> str:
+    owner: str = stage.get("VirtualIP", "web")["status"]["election"]["owner"]
+    return owner
+
+
+def status(stage: Stage) -> Object:
+    found: Object = stage.get("Switchover", "drill")["status"]
+    return found
+
+
+def failed(stage: Stage) -> tuple[str, str]:
+    """Return why the drill has failed, and in which words."""
+    found = stage.condition("Switchover", "drill", "Failed")
+    assert found["status"] == "True", status(stage)
+    assert stage.condition("Switchover", "drill", "Complete")["status"] == "False"
+    return found["reason"], found["message"]
+
+
+def is_open(stage: Stage) -> bool:
+    kinds = ("Complete", "Failed")
+    return all(stage.condition("Switchover", "drill", kind)["status"] == "False" for kind in kinds)
+
+
+def stay(stage: Stage) -> None:
+    """Let a drill arrive on node-b, and stay there for as long as it does."""
+    drill(stage)
+    own(stage, "node-b", 2)
+    stage.pass_time(STEADY_S + 1)
+
+
+def test_a_drill_goes_there_stays_and_comes_back_with_both_outages(stage: Stage) -> None:
+    drill(stage)
+    assert ordered(stage) == "node-b"
+    own(stage, "node-b", 2)
+    assert (is_open(stage), status(stage)["outageMilliseconds"]) == (True, 402)
+    assert ordered(stage) == "node-b", "it stays for a while"
+    stage.pass_time(STEADY_S - 1)
+    assert ordered(stage) == "node-b"
+    stage.pass_time(2)
+    assert ordered(stage) == "node-a"
+    own(stage, "node-a", 3)
+    found = status(stage)
+    assert stage.reasons("drill", "Switchover") == {
+        "Complete": "True Drilled",
+        "Failed": "False NotFailed",
+        "Steady": "True Waiting",
+    }
+    assert (found["from"], found["to"]) == ("node-a", "node-b")
+    assert (found["outageMilliseconds"], found["returnOutageMilliseconds"]) == (402, 403)
+    assert found["startedAt"] < found["returnedAt"] == found["completedAt"]
+    assert stage.tellings.count("drill Drilled") == 1
+    own(stage, "node-c", 4)
+    assert status(stage) == found, "a result stays"
+
+
+def test_a_drill_to_the_owner_has_nothing_to_drill_and_says_what_to_do(stage: Stage) -> None:
+    drill(stage, "node-a")
+    reason, message = failed(stage)
+    assert reason == "AlreadyThere"
+    assert "set `to` to another candidate" in message
+
+
+def test_a_drill_of_an_address_without_an_owner_has_no_way_back(stage: Stage) -> None:
+    stage.report(owners={})
+    stage.settle()
+    drill(stage)
+    assert "conditions" not in status(stage), "the owner may be on its way"
+    stage.pass_time(PATIENCE_S)
+    assert failed(stage)[0] == "NoOwner"
+
+
+def test_a_drill_waits_for_the_services_that_follow(stage: Stage) -> None:
+    stage.failover("billing", service("app"))
+    stage.run("node-a", "Active", term=1)
+    own(stage, "node-a", 1)
+    drill(stage)
+    stage.run("node-b", "Starting", term=2)
+    own(stage, "node-b", 2)
+    stage.pass_time(READY_S - 1)
+    assert ordered(stage) == "node-b"
+    stage.run("node-b", "Active", term=2)
+    own(stage, "node-b", 2)
+    assert ordered(stage) == "node-a"
+    stage.run("node-b", "Stopped")
+    stage.run("node-a", "Active", term=3)
+    own(stage, "node-a", 3)
+    assert stage.condition("Switchover", "drill", "Complete")["reason"] == "Drilled"
+
+
+def test_a_drill_whose_services_do_not_start_comes_back_and_fails(stage: Stage) -> None:
+    stage.failover("billing", service("app"))
+    own(stage, "node-a", 1)
+    drill(stage)
+    stage.run("node-b", "Starting", term=2)
+    own(stage, "node-b", 2)
+    stage.pass_time(READY_S + 1)
+    assert ordered(stage) == "node-a"
+    own(stage, "node-a", 3)
+    reason, message = failed(stage)
+    assert reason == "ServicesNotActive"
+    assert "prod/billing/app" in message
+    assert "the address is on node-a now" in message
+    assert status(stage)["returnOutageMilliseconds"] == 403
+
+
+def test_a_failover_while_a_drill_stays_ends_it_and_says_where_the_address_is(stage: Stage) -> None:
+    drill(stage)
+    own(stage, "node-b", 2)
+    stage.report()
+    stage.settle()
+    assert is_open(stage), "nobody has taken it yet"
+    own(stage, "node-c", 3, alive={"node-a", "node-c"})
+    assert failed(stage)[0] == "Superseded"
+    assert "the address is on node-c now" in failed(stage)[1]
+    assert ordered(stage) == "node-c", "a drill that has ended moves nothing"
+
+
+def test_a_failover_on_the_way_back_ends_it_and_says_where_the_address_is(stage: Stage) -> None:
+    stay(stage)
+    own(stage, "node-c", 3)
+    assert failed(stage)[0] == "Superseded"
+    assert "the address is on node-c now" in failed(stage)[1]
+
+
+def test_a_drill_whose_first_owner_dies_stays_where_it_is_and_says_so(stage: Stage) -> None:
+    drill(stage)
+    own(stage, "node-b", 2, unfit={"node-a": "CheckFailed"})
+    stage.pass_time(STEADY_S + 1)
+    reason, message = failed(stage)
+    assert reason == "TargetNotEligible"
+    assert "no way back to node-a, and the address is on node-b now: " in message
+    assert ordered(stage) == "node-b"
+
+
+def test_a_first_owner_that_is_only_settling_is_waited_for(stage: Stage) -> None:
+    drill(stage)
+    own(stage, "node-b", 2, unfit={"node-a": "CheckPending"})
+    stage.pass_time(STEADY_S + 1)
+    assert is_open(stage)
+    own(stage, "node-b", 2)
+    assert ordered(stage) == "node-a"
+    own(stage, "node-a", 3)
+    assert stage.condition("Switchover", "drill", "Complete")["reason"] == "Drilled"
+
+
+def test_a_way_back_that_nobody_goes_ends_at_its_deadline(stage: Stage) -> None:
+    stay(stage)
+    stage.pass_time(DEADLINE_S - 1)
+    assert is_open(stage)
+    stage.pass_time(2)
+    assert failed(stage)[0] == "DeadlineExceeded"
+    assert "the address is on node-b now" in failed(stage)[1]
+    assert ordered(stage) == "node-b", "the order goes to the owner"
+
+
+def test_a_drill_that_is_suspended_on_the_way_back_stays_and_says_so(stage: Stage) -> None:
+    stay(stage)
+    suspend(stage)
+    assert failed(stage)[0] == "Suspended"
+    assert "the address is on node-b now" in failed(stage)[1]
+    assert "set `suspend` to false" in failed(stage)[1]
+    assert ordered(stage) == "node-b"
+
+
+def test_a_newer_move_takes_a_drill_over_and_says_where_the_address_is(stage: Stage) -> None:
+    drill(stage)
+    own(stage, "node-b", 2)
+    stage.now_s += 1
+    stage.put("Switchover", "newer", {"virtualIPRef": {"name": "web"}, "to": "node-c"})
+    stage.settle()
+    assert failed(stage)[0] == "Superseded"
+    assert "'newer' is newer; the address is on node-b now" in failed(stage)[1]
+    assert status(stage)["outageMilliseconds"] == 402
+    assert ordered(stage) == "node-c"
+
+
+def test_a_drill_that_never_arrives_fails_as_a_move_does(stage: Stage) -> None:
+    drill(stage)
+    stage.pass_time(DEADLINE_S)
+    assert failed(stage)[0] == "DeadlineExceeded"
+    assert "Steady" not in stage.reasons("drill", "Switchover")
+
+
+def test_a_drill_goes_back_under_automatic_failback_and_no_sooner(stage: Stage) -> None:
+    stage.get("VirtualIP", "web")["spec"]["failback"] = {"policy": "Automatic", "delaySeconds": 0}
+    own(stage, "node-a", 1, scores={"node-a": 200})
+    drill(stage)
+    own(stage, "node-b", 2, scores={"node-a": 200})
+    assert ordered(stage) == "node-b"
+    stage.pass_time(STEADY_S + 1)
+    assert ordered(stage) == "node-a"
