@@ -15,7 +15,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from vipagent import machine, metrics, realtime
+from vipagent import leash_fence, leash_ocf, machine, metrics, realtime
 from vipagent.announcer import Announcer
 from vipagent.disk import Disk
 from vipagent.fence import Fence, FenceRefused
@@ -25,6 +25,7 @@ from vipagent.leash_cgroups import default_cgroup
 from vipagent.node import Node
 from vipagent.preflight import inspect, look
 from vipagent.probes import Probes
+from vipagent.probes_exec import HookRunner
 from vipagent.runner import Runner
 from vipapi import __version__, listen
 
@@ -73,6 +74,18 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         help="cgroup below which services run; absent: vipkeeper-NODE below the keeper's own",
     )
     parser.add_argument(
+        "--ocf-root",
+        type=Path,
+        default=leash_ocf.ROOT,
+        help="where the node's resource agents (OCF) are: in PATH/resource.d/PROVIDER/TYPE",
+    )
+    parser.add_argument(
+        "--fence",
+        choices=leash_fence.WAYS,
+        help="how this node ends itself when a service with `onStopFailure: Fence` cannot be stopped: reboot "
+        "(the machine restarts at once), namespace (the node is itself a container); absent: not at all",
+    )
+    parser.add_argument(
         "--metrics", type=listen.parse, default=("127.0.0.1", 9946), help="address:port of the metrics"
     )
     parser.add_argument("--witness-only", action="store_true", help="vote, but never hold an address")
@@ -92,8 +105,10 @@ async def _run(options: argparse.Namespace) -> None:
         announcer = Announcer.open()
         stack.callback(announcer.close)
         node = Node(kernel=kernel, fence=fence, announcer=announcer)
-        probes = Probes(hooks_dir=options.hooks_dir, gateways=node.gateways)
+        probes = Probes(hooks_dir=options.hooks_dir, gateways=node.gateways, facts=lambda: keeper.facts)
         stack.push_async_callback(probes.close)
+        hooks = HookRunner(options.hooks_dir)
+        stack.push_async_callback(hooks.close)
         keeper = Keeper(
             name=options.node,
             version=__version__,
@@ -106,8 +121,11 @@ async def _run(options: argparse.Namespace) -> None:
                 Runner,
                 node=options.node,
                 hooks_dir=options.hooks_dir,
+                ocf_root=options.ocf_root,
+                fence=options.fence,
                 cgroup=options.services_cgroup or default_cgroup(options.node),
             ),
+            run_hook=hooks.run,
             disk=disk,
             socket=options.socket,
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from vipagent.health import Definition, Health, Result
@@ -46,7 +47,7 @@ class Checks:
         self._on_change = on_change
         self._limit = limit
         self._loop = asyncio.get_running_loop()
-        self._health = Health()
+        self._health = Health(epoch_s=time.time() - self._loop.time())
         self._schedule: Schedule[Definition] = Schedule()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None

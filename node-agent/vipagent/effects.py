@@ -11,7 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from vipagent.messages import Inquire, Key, Message, Vacant
+    from vipagent.messages import Inquire, Key, Message, OfPeers, Vacant
     from vipapi.configuration import Configuration
 
 MILLISECOND: Final = 1_000_000
@@ -104,7 +104,15 @@ class Told:
     answer: Vacant
 
 
-Effect = Send | Open | Extend | Close | Adopt | Inquired | Told
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A node wants to be observed as an owner, or says what it sees of this one."""
+
+    node: str
+    said: OfPeers
+
+
+Effect = Send | Open | Extend | Close | Adopt | Inquired | Told | Observed
 
 
 class Phase(Enum):

@@ -1,6 +1,6 @@
 """Decides whether this node is fit to hold each address: rise, fall, weight and score.
 
-Three folds, each a plain function of what it is given:
+Four folds, each a plain function of what it is given:
 
 1. A *check* is a `Definition`: what is probed, how often, and how many results turn it. Checks of
    several VirtualIPs that are defined alike are one Definition and are probed once; a name or a weight
@@ -20,13 +20,26 @@ Three folds, each a plain function of what it is given:
    gateway when it starts, and moving an address is dearer than a second's doubt. So are the checks of
    services that have just become active.
 
-2. A link's state is a fact that the kernel tells, not a sample that may be lost on the way. Where the
-   check does not say `failureThreshold`, its first failure is enough.
+2. A link's state is a fact that the kernel tells, not a sample that may be lost on the way, and so is what
+   the courier tells of Pods. Where the check does not say `failureThreshold`, its first failure is enough.
 
 3. `assess` puts the checks of one VirtualIP together as keepalived does. A check without a weight is
    required: while it fails the node is unfit (`CheckFailed`), and while it has no result yet as well
    (`CheckPending`). A positive weight is added to the priority while the check passes, a negative one
    while it fails; an unknown one counts for nothing. The score stays within 1 to 254.
+
+4. A check that keeps turning is *damped*: it is kept Failing for longer, so that an address is not carried to
+   and fro behind it.
+
+   a. A fall is a turn from passing to failing, by `fall` results in a row, whether or not it is damped.
+   b. From the third fall within `FLAP_WINDOW_S` on it must have passed in a row for `LEAST_DAMPING_S` before
+      it counts as passing; each further fall doubles that, up to `MOST_DAMPING_S`. A single failure begins
+      the row anew.
+   c. All is forgiven `FORGIVEN_S` after the last fall.
+   d. A required check that fails by its damping alone does not make the node unfit but its score the
+      lowest: every other candidate comes first, and where there is none the address is up.
+   e. A presumed Definition is not damped: not the gateway (a dead one moves nothing), not the checks of
+      services (one that failed is kept off by itself), not those of another node (`vipagent.observations`).
 
 A message is what a person reads in the status, and every new one is a write to the API server. So a
 passing check has none, and a check that goes on failing takes a different one at most every
@@ -36,9 +49,10 @@ passing check has none, and a check that goes on failing takes a different one a
 from __future__ import annotations
 
 import dataclasses
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal
 
-from vipapi.healthchecks import ICMP, HealthCheck, Link, Probe
+from vipapi.healthchecks import ICMP, HealthCheck, Link, Pods, Probe
 from vipapi.nodestatus import CheckStatus
 
 if TYPE_CHECKING:
@@ -49,6 +63,11 @@ if TYPE_CHECKING:
 LOWEST_SCORE = 1
 HIGHEST_SCORE = 254
 MESSAGE_HOLD_S = 30.0
+FLAP_WINDOW_S = 600.0
+FLAPS: Final = 3
+LEAST_DAMPING_S = 30.0
+MOST_DAMPING_S = 600.0
+FORGIVEN_S = 1800.0
 _MESSAGE_LENGTH = 1024
 
 Verdict = Literal["Passing", "Failing", "Unknown"]
@@ -56,15 +75,22 @@ Verdict = Literal["Passing", "Failing", "Unknown"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:
-    """What one probe found; `message` says why it failed, without anything that differs each time."""
+    """What one probe found; `message` says why it failed, without anything that differs each time.
+
+    Not `is_known`: there is nothing to be found out yet, which speaks neither for the check nor against it.
+    """
 
     is_ok: bool
     message: str = ""
+    is_known: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Definition:
-    """What is probed, how often, and how many results turn it: all that makes two checks the same."""
+    """What is probed, how often, and how many results turn it: all that makes two checks the same.
+
+    `term` is the owner's where another node is probed: what was found in one says nothing of the next.
+    """
 
     probe: Probe
     period_ms: int
@@ -72,12 +98,13 @@ class Definition:
     rise: int
     fall: int
     is_presumed: bool = False
+    term: int = 0
 
     @classmethod
     def of(cls, check: HealthCheck) -> Definition:
         """Return the check without its name and weight, with the effective values filled in."""
         fall = check.fall
-        if isinstance(check.probe, Link) and check.failure_threshold is None:
+        if isinstance(check.probe, Link | Pods) and check.failure_threshold is None:
             fall = 1
         return cls(
             probe=check.probe,
@@ -96,38 +123,93 @@ GATEWAY: Final = Definition(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Standing:
-    """Where one check stands; `streak` counts the results in a row that speak against the verdict."""
+    """Where one check stands; `streak` counts the results in a row that speak against it.
+
+    `is_damped`: it fails only because it has turned too often. `row_since` is when the successes began that
+    have not been interrupted since, `falls` are the last few, `damping_s` is how long the row must be.
+    """
 
     verdict: Verdict = "Unknown"
     streak: int = 0
     message: str = ""
     message_since: float = 0.0
+    is_damped: bool = False
+    row_since: float | None = None
+    falls: tuple[float, ...] = ()
+    damping_s: float = 0.0
 
 
-def receive(standing: Standing, definition: Definition, result: Result, *, now: float) -> Standing:
-    """Fold one result into a check's standing."""
-    is_against = result.is_ok != (standing.verdict == "Passing")
+def receive(
+    standing: Standing, definition: Definition, result: Result, *, now: float, epoch_s: float = 0.0
+) -> Standing:
+    """Fold one result into a check's standing; `epoch_s` is the time since 1970 when `now` was 0."""
+    if not result.is_known:
+        return _pending(standing, result)
+    row_since = (now if standing.row_since is None else standing.row_since) if result.is_ok else None
+    standing = dataclasses.replace(standing, row_since=row_since)
+    is_against = result.is_ok != (standing.verdict == "Passing" or standing.is_damped)
     needed = definition.rise if result.is_ok else definition.fall
     if standing.verdict == "Unknown" or (is_against and standing.streak + 1 >= needed):
-        return _passing() if result.is_ok else _failing(result, now)
+        if not result.is_ok:
+            return _said(_fallen(standing, definition, now), result.message, now)
+        return _risen(standing, now, epoch_s)
     if is_against:
         return dataclasses.replace(standing, streak=standing.streak + 1)
+    standing = dataclasses.replace(standing, streak=0)
+    if standing.is_damped:
+        return _risen(standing, now, epoch_s)
     is_news = not result.is_ok and result.message != standing.message
-    if is_news and now - standing.message_since >= MESSAGE_HOLD_S:
-        return _failing(result, now)
-    return dataclasses.replace(standing, streak=0)
+    is_due = now - standing.message_since >= MESSAGE_HOLD_S
+    return _said(standing, result.message, now) if is_news and is_due else standing
 
 
 def _first(definition: Definition) -> Standing:
-    return _passing() if definition.is_presumed else Standing()
+    return Standing(verdict="Passing") if definition.is_presumed else Standing()
 
 
-def _passing() -> Standing:
-    return Standing(verdict="Passing")
+def _pending(standing: Standing, result: Result) -> Standing:
+    """What is known stays; where nothing is, say why."""
+    if standing.verdict != "Unknown":
+        return standing
+    return dataclasses.replace(standing, message=result.message[:_MESSAGE_LENGTH])
 
 
-def _failing(result: Result, now: float) -> Standing:
-    return Standing(verdict="Failing", message=result.message[:_MESSAGE_LENGTH], message_since=now)
+def _fallen(standing: Standing, definition: Definition, now: float) -> Standing:
+    """Turn to failing, and take note of the fall; that a first result fails is none."""
+    fallen = dataclasses.replace(standing, verdict="Failing", streak=0, is_damped=False)
+    if standing.verdict == "Unknown" or definition.is_presumed:
+        return fallen
+    is_forgiven = not standing.falls or now - standing.falls[-1] >= FORGIVEN_S
+    falls = (*(() if is_forgiven else standing.falls), now)[-FLAPS:]
+    damping_s = 0.0 if is_forgiven else standing.damping_s
+    if damping_s:
+        damping_s = min(MOST_DAMPING_S, 2 * damping_s)
+    elif len(falls) == FLAPS and now - falls[0] <= FLAP_WINDOW_S:
+        damping_s = LEAST_DAMPING_S
+    return dataclasses.replace(fallen, falls=falls, damping_s=damping_s)
+
+
+def _risen(standing: Standing, now: float, epoch_s: float) -> Standing:
+    """Turn to passing, or be damped for as long as the row of successes is too short."""
+    assert standing.row_since is not None
+    until = standing.row_since + standing.damping_s
+    is_forgiven = not standing.falls or now - standing.falls[-1] >= FORGIVEN_S
+    if is_forgiven or now >= until:
+        return dataclasses.replace(
+            standing, verdict="Passing", streak=0, is_damped=False, message="", message_since=0.0
+        )
+    # To ten seconds: a later row of the same length must not always be another message.
+    counts_at = datetime.fromtimestamp(-(-(epoch_s + until) // 10) * 10, tz=UTC)
+    message = (
+        f"it turned too often: though it passes now it counts as failing until about {counts_at:%H:%M:%S} UTC"
+    )
+    is_new = not standing.is_damped or now - standing.message_since >= MESSAGE_HOLD_S
+    damped = dataclasses.replace(standing, streak=0, is_damped=True)
+    return _said(damped, message, now) if is_new and message != standing.message else damped
+
+
+def _said(standing: Standing, message: str, now: float) -> Standing:
+    return dataclasses.replace(standing, message=message[:_MESSAGE_LENGTH], message_since=now)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -138,16 +220,17 @@ class Subject:
     priority: int
     checks: tuple[HealthCheck, ...] = ()
     are_presumed: bool = False
+    term: int = 0
 
     def definition(self, check: HealthCheck) -> Definition:
         """Return what is probed for one of its checks."""
-        return dataclasses.replace(Definition.of(check), is_presumed=self.are_presumed)
+        return dataclasses.replace(Definition.of(check), is_presumed=self.are_presumed, term=self.term)
 
 
 def subjects(plan: Plan) -> tuple[Subject, ...]:
     """Return the VirtualIPs that the plan's node is a candidate for, in the plan's order."""
     return tuple(
-        Subject(uid=vip.uid, priority=candidate.priority, checks=vip.health_checks)
+        Subject(uid=vip.uid, priority=candidate.priority, checks=_own(vip.health_checks))
         for domain in plan.domains
         for vip in domain.virtual_ips
         for candidate in vip.candidates
@@ -167,12 +250,20 @@ def service_subjects(plan: Plan, active: Collection[str]) -> tuple[Subject, ...]
     """
     return tuple(
         Subject(
-            uid=of_services(vip.uid), priority=HIGHEST_SCORE, checks=vip.service_checks, are_presumed=True
+            uid=of_services(vip.uid),
+            priority=HIGHEST_SCORE,
+            checks=_own(vip.service_checks),
+            are_presumed=True,
         )
         for domain in plan.domains
         for vip in domain.virtual_ips
-        if vip.uid in active and vip.service_checks
+        if vip.uid in active and _own(vip.service_checks)
     )
+
+
+def _own(checks: Iterable[HealthCheck]) -> tuple[HealthCheck, ...]:
+    """Return those that a node runs of itself; the others are `vipagent.observations`'."""
+    return tuple(check for check in checks if check.observed_from != "Peers")
 
 
 def node_checks(plan: Plan, *, has_gateway: bool) -> tuple[Definition, ...]:
@@ -183,7 +274,10 @@ def node_checks(plan: Plan, *, has_gateway: bool) -> tuple[Definition, ...]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fitness:
-    """Whether this node may hold one VirtualIP by its health; `reason` and `message` say why not."""
+    """Whether this node may hold one VirtualIP by its health; `reason` and `message` say why not.
+
+    Of one that is fit they say why it should come last.
+    """
 
     fit: Literal["Fit", "Unfit"]
     score: int
@@ -193,7 +287,7 @@ class Fitness:
 
     @property
     def is_fit(self) -> bool:
-        """Whether every required check passes."""
+        """Whether every required check passes, or is damped only."""
         return self.fit == "Fit"
 
 
@@ -203,6 +297,7 @@ def assess(subject: Subject, standings: Mapping[Definition, Standing]) -> Fitnes
     score = subject.priority
     failing: list[str] = []
     pending: list[str] = []
+    damped: list[str] = []
     statuses: list[CheckStatus] = []
     for check in subject.checks:
         standing = standings.get(subject.definition(check), unknown)
@@ -210,30 +305,43 @@ def assess(subject: Subject, standings: Mapping[Definition, Standing]) -> Fitnes
         if check.weight is not None:
             counts = standing.verdict == ("Passing" if check.weight > 0 else "Failing")
             score += check.weight if counts else 0
+        elif standing.is_damped:
+            damped.append(_named(check, standing))
         elif standing.verdict == "Failing":
-            failing.append(f"{check.name}: {standing.message}" if standing.message else check.name)
+            failing.append(_named(check, standing))
         elif standing.verdict == "Unknown":
-            pending.append(check.name)
+            pending.append(_named(check, standing))
     score = max(LOWEST_SCORE, min(HIGHEST_SCORE, score))
     if failing:
         return Fitness("Unfit", score, "CheckFailed", _told("failing", failing), tuple(statuses))
     if pending:
         return Fitness("Unfit", score, "CheckPending", _told("not finished yet", pending), tuple(statuses))
+    if damped:
+        return Fitness("Fit", LOWEST_SCORE, "CheckDamped", _told("damped", damped), tuple(statuses))
     return Fitness("Fit", score, checks=tuple(statuses))
+
+
+def _named(check: HealthCheck, standing: Standing) -> str:
+    return f"{check.name}: {standing.message}" if standing.message else check.name
 
 
 def _told(what: str, checks: Iterable[str]) -> str:
     return f"required checks {what}: {'; '.join(checks)}"[:_MESSAGE_LENGTH]
 
 
+def _shown(standing: Standing) -> tuple[Verdict, bool, str]:
+    return standing.verdict, standing.is_damped, standing.message
+
+
 class Health:
     """The checks of all VirtualIPs of a node: which must be probed, and what their results mean.
 
     `update` keeps the standing of every Definition that is still there, so a new plan forgets
-    nothing that it did not change.
+    nothing that it did not change. `epoch_s` is the time since 1970 when `now` was 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, epoch_s: float = 0.0) -> None:
+        self._epoch_s = epoch_s
         self._subjects: dict[str, Subject] = {}
         self._standings: dict[Definition, Standing] = {}
         self._concerned: dict[Definition, tuple[str, ...]] = {}
@@ -264,9 +372,9 @@ class Health:
         before = self._standings.get(definition)
         if before is None:
             return False
-        after = receive(before, definition, result, now=now)
+        after = receive(before, definition, result, now=now, epoch_s=self._epoch_s)
         self._standings[definition] = after
-        if (after.verdict, after.message) == (before.verdict, before.message):
+        if _shown(after) == _shown(before):
             return False
         for uid in self._concerned[definition]:
             self._fitness.pop(uid, None)

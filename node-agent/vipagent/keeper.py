@@ -27,15 +27,16 @@ from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from vipagent import access, health, lines, metrics, realtime, reports
+from vipagent import access, health, lines, metrics, realtime, reports, standing
 from vipagent.ballots import Ballots
 from vipagent.checks import Checks
 from vipagent.datagrams import DatagramRefused, domain_tag
-from vipagent.effects import MILLISECOND, Adopt, Close, Extend, Inquired, Open, Send, Told
+from vipagent.effects import MILLISECOND, Adopt, Close, Extend, Inquired, Observed, Open, Send, Told
 from vipagent.intake import Intake
 from vipagent.memory import Memories
+from vipagent.observing import Held, Observing
 from vipagent.reports import Facts, Keeping
 from vipagent.seats import Seats
 from vipagent.socketserver import SocketServer
@@ -44,7 +45,7 @@ from vipagent.tasks import Tasks
 from vipagent.wires import Wires
 from vipagent.workloads import Tenure, Workloads
 from vipapi import nodeplan
-from vipapi.healthchecks import Link
+from vipapi.healthchecks import Link, Pods
 from vipapi.link import Votes
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from vipagent.access import Place
     from vipagent.disk import Disk
     from vipagent.effects import Effect
+    from vipagent.eventhooks import RunHook
     from vipagent.health import Result
     from vipagent.messages import Inquire, Key
     from vipagent.node import Node
@@ -62,13 +64,14 @@ if TYPE_CHECKING:
     from vipagent.standing import Standing
     from vipagent.workload import Outcome
     from vipapi.healthchecks import Probe
-    from vipapi.nodeplan import DomainPlan, Plan, VirtualIPPlan
-    from vipapi.nodestatus import Problem, Report, Takeover
+    from vipapi.nodeplan import DomainPlan, Plan, PodsFact, VirtualIPPlan
+    from vipapi.nodestatus import CheckStatus, Problem, Report, Takeover
 
 _LATE_S: Final = 0.020
 _LOOK_S: Final = 0.2
 _GARBAGE_S: Final = 10.0
 _IDLE_LOOK_S: Final = 1.0
+_FAREWELL_S: Final = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +96,13 @@ class Opened:
     turns: int = 0
 
 
+class RunnerFor(Protocol):
+    """Makes the runner of a node's services."""
+
+    def __call__(self, *, on_outcome: Callable[[Outcome], None]) -> Runner:
+        """Return one that tells outcomes by a call from the loop."""
+
+
 class Keeper:
     """One node's keeper. Everything it is given is open and belongs to the caller."""
 
@@ -106,7 +116,8 @@ class Keeper:
         is_witness_only: bool,
         node: Node,
         run_probe: Callable[[Probe, float], Awaitable[Result]],
-        runner_for: Callable[..., Runner],
+        runner_for: RunnerFor,
+        run_hook: RunHook,
         disk: Disk,
         socket: Path,
     ) -> None:
@@ -127,6 +138,18 @@ class Keeper:
             on_change=self._on_services,
             on_bindable=self._on_bindable,
             ask=self._inquire,
+            run_hook=run_hook,
+        )
+        self._observing = Observing(
+            node=name,
+            incarnation=incarnation,
+            seats=self._seats,
+            held=self._held,
+            active=lambda: self._workloads.active,
+            fitness=self._checks.fitness,
+            send=self._send,
+            on_subjects=self._update_checks,
+            on_change=self._on_change,
         )
         self._loop = asyncio.get_running_loop()
         self._plan = nodeplan.Plan(node=name)
@@ -144,6 +167,11 @@ class Keeper:
         self._is_stopping = False
         self._rested = asyncio.Event()
 
+    @property
+    def facts(self) -> tuple[PodsFact, ...]:
+        """What the courier found of Pods, as the plan that is acted on has it."""
+        return self._plan.facts
+
     # Life ----------------------------------------------------------------------------------------
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -159,7 +187,12 @@ class Keeper:
             self._tasks.broken,
             *map(
                 self._loop.create_task,
-                (self._node.watch(self._on_kernel_change), self._look_again_and_again(), _wait(stop)),
+                (
+                    self._node.watch(self._on_kernel_change),
+                    self._look_again_and_again(),
+                    self._observing.run(),
+                    _wait(stop),
+                ),
             ),
         ]
         try:
@@ -178,9 +211,13 @@ class Keeper:
             await self._node.leave_clean()
 
     async def _hand_over(self) -> None:
-        """Give everything to the best standbys; done when the witnesses know, or when Tw has passed."""
+        """Give everything to the best standbys; done when the witnesses know, or when Tw has passed.
+
+        And when the next owners know that no service runs here: nobody could tell them afterwards.
+        """
         _log.info("Handing over before stopping")
         self._is_stopping = True
+        self._workloads.depart()
         self._intake.close()
         for seated in self._seats:
             self._perform(seated, seated.seat.lease.resign(now_ns()))
@@ -189,6 +226,9 @@ class Keeper:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(2 * longest_ms / 1000 + self._workloads.time_to_stop_s()):
                 await self._rested.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_S):
+                await self._workloads.excused()
 
     async def _look_again_and_again(self) -> None:
         """Report what has changed, try what was not there before, and collect garbage when nothing is due."""
@@ -255,6 +295,7 @@ class Keeper:
             self._workloads.assign(
                 (vip for domain in plan.domains for vip in domain.virtual_ips),
                 {won.vip.uid: self._tenure(won) for won in self._opened.values()},
+                frozenset(node for domain in plan.domains for node in domain.out_of_service),
             )
             self._configure()
         problems: list[Problem | None] = []
@@ -267,16 +308,24 @@ class Keeper:
             self._perform(seated, self._seats.leave(seated, now_ns()))
         await asyncio.sleep(0)
         if not self._is_stopping:
+            has_news_of_pods = plan.facts != self._plan.facts
             self._plan = plan
             self._domain_problems = tuple(problem for problem in problems if problem is not None)
+            self._observing.assign(vip for domain in plan.domains for vip in domain.virtual_ips)
             self._update_checks()
+            if has_news_of_pods:
+                self._checks.recheck(Pods)
             self._on_change()
 
     def _update_checks(self) -> None:
         self._has_gateway = bool(self._node.gateways())
         if not self._keeping.is_witness_only:
             self._checks.update(
-                (*health.subjects(self._plan), *health.service_subjects(self._plan, self._workloads.active)),
+                (
+                    *health.subjects(self._plan),
+                    *health.service_subjects(self._plan, self._workloads.active),
+                    *self._observing.subjects(),
+                ),
                 health.node_checks(self._plan, has_gateway=self._has_gateway),
             )
 
@@ -364,11 +413,15 @@ class Keeper:
         self._report()
 
     def _judge(self) -> None:
+        off = standing.out_of_service(self._plan)
         self._standings |= {
-            uid: stand(
-                self._checks.fitness(uid),
-                obstacle or self._workloads.obstacle(uid),
-                is_witness_only=self._keeping.is_witness_only,
+            uid: self._observing.regard(
+                uid,
+                stand(
+                    self._checks.fitness(uid),
+                    off or obstacle or self._workloads.obstacle(uid) or self._observing.obstacle(uid),
+                    is_witness_only=self._keeping.is_witness_only,
+                ),
             )
             for uid, obstacle in self._node.obstacles().items()
         }
@@ -417,11 +470,15 @@ class Keeper:
                     uid = self._opened.pop(key).vip.uid
                     self._workloads.lose(uid)
                     self._tasks.spawn(self._leave(seated, key, uid))
-                case Inquired() | Told() as said:
-                    queue.extend(self._converse(said))
+                case Inquired() | Told() | Observed() as said:
+                    queue.extend(self._converse(seated, said))
                 case Adopt(configuration):
                     if self._memories.offer(seated.seat.domain.uid, configuration):
                         self._tasks.spawn(self._take_over_configurations())
+
+    def _held(self, key: Key) -> Held | None:
+        won = self._opened.get(key)
+        return None if won is None else Held(won.effect.term, won.is_taken and key in self._takeovers)
 
     def _send(self, seated: Seated, send: Send) -> None:
         sealed = seated.seat.seal(send)
@@ -460,6 +517,7 @@ class Keeper:
         _log.info("Left %s", name)
         self._perform(seated, seated.seat.lease.closed(key, now_ns()))
         self._arm()
+        self._unbound(uid)
         self._report()
 
     # Services ------------------------------------------------------------------------------------
@@ -468,13 +526,19 @@ class Keeper:
         # Another set of this VirtualIP's addresses excludes nobody from this one: its lease may still run.
         since_ns = now_ns() + won.seated.seat.domain.timing.grant_ms * MILLISECOND
         origin = won.effect.origin
-        return Tenure(won.effect.term, origin.former, won.deadline_ns, since_ns, won.is_taken)
+        return Tenure(
+            won.effect.term, origin.former, won.deadline_ns, since_ns, won.is_taken, seen_ns=origin.since_ns
+        )
 
-    def _converse(self, said: Inquired | Told) -> list[Effect]:
-        """Tell another node what runs here, or hear what runs there."""
-        if isinstance(said, Inquired):
-            return [Send(said.node, self._workloads.answer(said.inquiry))]
-        self._workloads.hear(said.node, said.answer)
+    def _converse(self, seated: Seated, said: Inquired | Told | Observed) -> list[Effect]:
+        """Tell another node what runs here, or hear what runs there, or what is seen from there."""
+        match said:
+            case Inquired():
+                return [Send(said.node, self._workloads.answer(said.inquiry))]
+            case Told():
+                self._workloads.hear(said.node, said.answer)
+            case Observed():
+                self._observing.hear(seated, said)
         return []
 
     def _on_outcome(self, outcome: Outcome) -> None:
@@ -503,7 +567,16 @@ class Keeper:
         if may_bind != won.is_taken:
             won.is_taken = may_bind
             won.turns += 1
-            self._tasks.spawn(self._take(key) if may_bind else self._node.put_down(key))
+            self._tasks.spawn(self._take(key) if may_bind else self._put_down(key, won.vip.uid))
+
+    async def _put_down(self, key: Key, uid: str) -> None:
+        """Unbind what is held still, for what stands beneath it is to stop."""
+        await self._node.put_down(key)
+        self._unbound(uid)
+
+    def _unbound(self, uid: str) -> None:
+        if not any(won.is_taken for won in self._opened.values() if won.vip.uid == uid):
+            self._workloads.unbound(uid)
 
     def _inquire(self, uid: str, node: str, inquiry: Inquire) -> None:
         for won in self._opened.values():
@@ -522,13 +595,19 @@ class Keeper:
             interfaces=self._node.interfaces(),
             interface_of=self._node.interface_of,
             bound=self._node.bound,
+            service_checks=self._service_checks,
             services=self._workloads.statuses(),
             problems=self._problems(),
         )
         report = reports.report(self._keeping, facts, now_ns())
+        self._workloads.heard({peer for domain in report.domains for peer in domain.reachable_peers})
         if report != self._last_report:
             self._last_report = report
             self._server.publish(report)
+
+    def _service_checks(self, uid: str) -> tuple[CheckStatus, ...]:
+        fitness = self._checks.fitness(health.of_services(uid))
+        return () if fitness is None else fitness.checks
 
     def _problems(self) -> tuple[Problem, ...]:
         own = () if self._intake.problem is None else (self._intake.problem,)

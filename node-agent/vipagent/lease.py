@@ -135,6 +135,11 @@ class Lease:
         holding = self._holdings.get(key)
         return holding.term if holding and holding.phase in (Phase.OWNER, Phase.CLOSING) else 0
 
+    def standby(self, key: Key) -> str | None:
+        """Who would take over what is held here, as a witness said last; None if nobody stands by."""
+        holding = self._holdings.get(key)
+        return holding.standby if holding and holding.phase is Phase.OWNER else None
+
     def margin_ns(self, now_ns: int) -> int | None:
         """Time left of the lease that ends first; None if nothing is held."""
         return min(

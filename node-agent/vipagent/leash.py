@@ -1,4 +1,4 @@
-"""The leash: `python -m vipagent.leash HOOKS_DIR CGROUP MEMORY`, the process that services hang on.
+"""The leash: `python -m vipagent.leash HOOKS_DIR OCF_ROOT CGROUP MEMORY FENCE`, what services hang on.
 
 It starts, watches and stops the services of a node for its keeper, and ends them should that not renew
 its lease in time, whatever the reason: another node counts on it (a *leash* in `vipagent.workload`).
@@ -13,15 +13,22 @@ The keeper writes until when each service's lease stands into memory that both h
 moment comes, a service is stopped as if the keeper had asked; a stop timeout later it is killed. Nothing is
 started once it has come.
 
+A service that cannot be ended (`StopFailed`) and whose order says `fences` ends the node, in the way `FENCE`
+(`vipagent.leash_fence`): the leash tells so, and does it a second later, for 5 s after the stop timeout
+others count on the end of the node. So a doubt is told in time also while a hook, an agent or systemd does
+not answer: that is a doubt itself, and then each is asked again every second and given longer.
+
 It speaks JSON lines on its standard input, a socket:
 
-    {"run": 7, "start": {"folder": …, "slot": 0, "startTimeoutMs": …, "stopTimeoutMs": …,
-                         "environment": {…}, "exec": {"start": {"hook": …, "args": […]}, …}}}
-                                                    or "systemd": {"unit": …}
-    {"run": 8, "end": {…}}                          the same of a start that this leash knows nothing of
+    {"run": 7, "start": {"folder": …, "slot": 0, "title": …, "startTimeoutMs": …, "stopTimeoutMs": …,
+                         "fences": false, "environment": {…}, "exec": {"start": {"hook": …, "args": […]}, …}}}
+                             or "systemd": {"unit": …}, "ocf": {"provider": …, "type": …, "parameters": {…}},
+                             "mount": {"source": …, "target": …, "fsType": …, "options": […]}
+    {"run": 8, "end": {…}}                          the same of a start that this leash knows nothing of; with
+                                                    a negative number, of one that may never have been
     {"run": 7, "stop": true}
     {"run": 7, "kind": "Died", "message": "…"}      the answers, of the kinds of `workload.Outcome`
-    {"close": true}                                 kill everything, and end
+    {"close": true}                                 kill everything, and end; what fences is stopped first
 
 It goes on when the keeper is gone, until all that it started has ended; SIGTERM asks it to stop everything
 now. It has a cgroup of its own, `CGROUP/leash`, by which the next keeper finds it. It runs in real time, with
@@ -43,24 +50,33 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from vipagent import realtime
+from vipagent import leash_fence, realtime
 from vipagent.leash_cgroups import Cgroup, cgroup_of_this_process
-from vipagent.leash_exec import Children, Scripts, adopt_orphans
+from vipagent.leash_children import Children, adopt_orphans
+from vipagent.leash_exec import Scripts
+from vipagent.leash_fence import Unsure
+from vipagent.leash_mount import Mount
+from vipagent.leash_ocf import Agent
 from vipagent.leash_timer import Timer, now_ns
 from vipagent.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
+    from vipagent.leash_fence import Way
     from vipagent.units import Units
 
 LEASH_CGROUP: Final = "leash"
 NO_CGROUP: Final = "-"
+NO_FENCE: Final = "-"
 _LINE_BYTES: Final = 1024 * 1024
 _TOO_LATE: Final = "the lease has ended before it was started"
 _PRIORITY: Final = 5
 """Below the keeper's: where both share a processor, a renewal must not wait until hooks are started."""
-_GONE_S: Final = 2.0
+_GONE_S: Final = 1.0
+_DOUBT_S: Final = 3.0
+_FENCING_DOUBT_S: Final = 1.5
+_LONG_DOUBT_S: Final = 30.0
 _LOOK_S: Final = 1.0
 _MILLISECOND: Final = 1_000_000
 
@@ -78,7 +94,10 @@ class Charge(Protocol):
         """Stop it as it likes to be, and return when nothing of it is left; cancelled when time is up."""
 
     async def doubt(self) -> str | None:
-        """Say, once it was stopped or killed, why it may still run; None where it is known not to."""
+        """Say, once it was stopped or killed, why it may still run; None where it is known not to.
+
+        It may be cancelled at any time.
+        """
 
     def kill(self) -> None:
         """Kill everything of it; what is gone already does no harm."""
@@ -93,9 +112,10 @@ class Charge(Protocol):
 class _Run:
     """One start of a service, and when it is to end."""
 
-    def __init__(self, charge: Charge, slot: int, stop_timeout_ms: int) -> None:
+    def __init__(self, charge: Charge, slot: int, stop_timeout_ms: int, *, fences: bool) -> None:
         self.charge = charge
         self.slot = slot
+        self.fences = fences
         self.is_to_stop = asyncio.Event()
         self.is_to_die = asyncio.Event()
         self.is_asked_again = asyncio.Event()
@@ -144,12 +164,22 @@ class Leash:
     """Everything that runs for one keeper. Made and used inside a running event loop."""
 
     def __init__(
-        self, connection: socket.socket, *, hooks_dir: Path, cgroup: Cgroup | None, memory: int
+        self,
+        connection: socket.socket,
+        *,
+        hooks_dir: Path,
+        ocf_root: Path,
+        cgroup: Cgroup | None,
+        memory: int,
+        fence: Way | None,
     ) -> None:
         self._connection = connection
+        self._hooks_dir = hooks_dir
+        self._ocf_root = ocf_root
         self._cgroup = cgroup
+        self._fence = fence
         self._deadlines = memoryview(mmap.mmap(memory, 0, prot=mmap.PROT_READ)).cast("Q")
-        self._children = Children(hooks_dir)
+        self._children = Children()
         self._runs: dict[int, _Run] = {}
         self._timer = Timer(self._look)
         self._tasks = Tasks()
@@ -187,26 +217,33 @@ class Leash:
         self._look_whether_ended()
 
     def _obey(self, order: Mapping[str, Any]) -> None:
+        # After a pause of the whole machine an order may be read before the time is looked at: what has run
+        # out since must not be given its stop timeout from now.
+        self._look()
         if "close" in order:
             for run in self._runs.values():
-                run.end()
+                if run.fences:
+                    run.ask_to_stop(now_ns())
+                else:
+                    run.end()
             self._leave_alone()
         elif "start" in order:
-            self._take_charge(order["run"], order["start"])
+            self._take_charge(order["run"], order["start"], is_left_over=False)
         elif "end" in order:
-            self._take_charge(order["run"], order["end"]).ask_to_stop(now_ns())
+            self._take_charge(order["run"], order["end"], is_left_over=True).ask_to_stop(now_ns())
         else:
             self._stop(order["run"])
         self._look()
 
-    def _take_charge(self, number: int, order: Mapping[str, Any]) -> _Run:
+    def _take_charge(self, number: int, order: Mapping[str, Any], *, is_left_over: bool) -> _Run:
         slot = order["slot"]
         deadlines = self._deadlines
 
         def objection() -> str | None:
             return None if now_ns() < deadlines[slot] else _TOO_LATE
 
-        run = _Run(self._charge(order, objection), slot, order["stopTimeoutMs"])
+        charge = self._charge(order, objection, is_left_over=is_left_over)
+        run = _Run(charge, slot, order["stopTimeoutMs"], fences=order["fences"])
         self._runs[number] = run
         self._tasks.spawn(self._tend(number, run, order["startTimeoutMs"] / 1000))
         return run
@@ -219,6 +256,7 @@ class Leash:
             run.ask_to_stop(now_ns())
 
     def _stop_all(self) -> None:
+        self._look()
         for run in self._runs.values():
             run.ask_to_stop(now_ns())
         self._look()
@@ -251,39 +289,81 @@ class Leash:
         """Stop it, by force if need be; return when nothing of it is left."""
         while True:
             await _unless(run.is_to_die, run.charge.stop())
-            doubt = await self._doubt(run)
+            doubt = await self._doubt(run, _FENCING_DOUBT_S if run.fences else _DOUBT_S)
             if doubt is None:
                 return
-            self._tell(number, "StopFailed", doubt)
+            await self._tell_doubt(number, run, doubt)
             run.is_asked_again.clear()  # what was asked meanwhile is answered
             while not run.is_asked_again.is_set():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(run.is_asked_again.wait(), _LOOK_S)
-                doubt = await self._doubt(run)
-                if doubt is None:
+                doubt = await _unless(run.is_asked_again, self._doubt(run, _LONG_DOUBT_S))
+                if doubt is None and not run.is_asked_again.is_set():
                     return
             run.stop_again(now_ns())
             self._look()
 
-    async def _doubt(self, run: _Run) -> str | None:
+    async def _doubt(self, run: _Run, within_s: float) -> str | None:
         """Kill what is left, and say why it may still run."""
         run.charge.kill()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(run.charge.gone(), _GONE_S)
-            if self._is_alone:
+            if self._is_alone and not (run.fences and self._fence is not None):
                 return None  # no process is left, and there is nobody to tell of other doubts
-        return await run.charge.doubt()
+        try:
+            return await asyncio.wait_for(run.charge.doubt(), within_s)
+        except TimeoutError:
+            return Unsure(f"whether it still runs is not known: nothing said so within {within_s:g} s")
 
-    def _charge(self, order: Mapping[str, Any], objection: Callable[[], str | None]) -> Charge:
+    async def _tell_doubt(self, number: int, run: _Run, doubt: str) -> None:
+        """Tell that it may still run; where it fences, end the node because of that."""
+        is_maybe_nothing = number < 0 and isinstance(doubt, Unsure)
+        if not run.fences or is_maybe_nothing:
+            self._tell(number, "StopFailed", doubt)
+        elif self._fence is None:
+            self._tell(number, "StopFailed", f"{doubt}; {leash_fence.NO_WAY}")
+        elif (why_not := leash_fence.obstacle(self._fence)) is not None:
+            self._tell(number, "StopFailed", f"{doubt}; {why_not}")
+        else:
+            self._tell(number, "StopFailed", f"{doubt}; this node is fenced: it ends itself now")
+            await asyncio.sleep(leash_fence.DELAY_S)
+            self._tell(number, "StopFailed", f"{doubt}; {leash_fence.end_node(self._fence)}")
+
+    def _charge(
+        self, order: Mapping[str, Any], objection: Callable[[], str | None], *, is_left_over: bool
+    ) -> Charge:
+        stop_within_s = order["stopTimeoutMs"] / 1000
         if "systemd" in order:
-            return self._unit(order["systemd"]["unit"], order["stopTimeoutMs"] / 1000, objection)
-        assert self._cgroup is not None, "what hooks start needs a cgroup"
-        return Scripts(
-            order["exec"],
+            return self._unit(order["systemd"]["unit"], stop_within_s, objection)
+        assert self._cgroup is not None, "what programs start needs a cgroup"
+        folder = self._cgroup / order["folder"]
+        if "exec" in order:
+            return Scripts(
+                order["exec"],
+                hooks_dir=self._hooks_dir,
+                children=self._children,
+                folder=folder,
+                environment=order["environment"],
+                objection=objection,
+            )
+        if "ocf" in order:
+            return Agent(
+                order["ocf"],
+                root=self._ocf_root,
+                title=order["title"],
+                children=self._children,
+                folder=folder,
+                environment=order["environment"],
+                objection=objection,
+                stop_within_s=stop_within_s,
+                is_left_over=is_left_over,
+            )
+        return Mount(
+            order["mount"],
             children=self._children,
-            folder=self._cgroup / order["folder"],
-            environment=order["environment"],
+            folder=folder,
             objection=objection,
+            is_left_over=is_left_over,
         )
 
     def _unit(self, name: str, stop_within_s: float, objection: Callable[[], str | None]) -> Charge:
@@ -328,7 +408,7 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, str | None]) -
 
 def main() -> None:
     """Run as a process of its own; whatever ends it, it leaves no process and no cgroup behind."""
-    hooks_dir, folder, memory = sys.argv[1:]
+    hooks_dir, ocf_root, folder, memory, fence = sys.argv[1:]
     os.set_inheritable(int(memory), False)  # noqa: FBT003 - os gives it no name
     os.chdir("/")
     realtime.claim_real_time()
@@ -343,15 +423,23 @@ def main() -> None:
             own = cgroup / LEASH_CGROUP
             own.make()
             own.enter()
-        asyncio.run(_serve(Path(hooks_dir), cgroup, int(memory)))
+        asyncio.run(
+            _serve(
+                hooks_dir=Path(hooks_dir),
+                ocf_root=Path(ocf_root),
+                cgroup=cgroup,
+                memory=int(memory),
+                fence=next((way for way in leash_fence.WAYS if way == fence), None),
+            )
+        )
     finally:
         if cgroup is not None:
             _leave(cgroup, home)
 
 
-async def _serve(hooks_dir: Path, cgroup: Cgroup | None, memory: int) -> None:
+async def _serve(**options: Any) -> None:
     with socket.socket(fileno=os.dup(0)) as connection:
-        await Leash(connection, hooks_dir=hooks_dir, cgroup=cgroup, memory=memory).serve()
+        await Leash(connection, **options).serve()
 
 
 def _leave(cgroup: Cgroup, home: Path | None) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Final
 
+from vipagent.leash_fence import Unsure
 from vipagent.units import UnitError, Units
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _AGAIN_S: Final = 1.0
 _LOOK_S: Final = 0.05
+_DISCARD_S: Final = 3.0
 
 
 class Unit:
@@ -66,7 +68,7 @@ class Unit:
             state = await self._units.state(self._name)
             pids = await self._units.processes(self._name)
         except UnitError as error:
-            return str(error)
+            return Unsure(error)
         if state.is_resting and not pids:
             return None
         return f"{self._name} was killed and is {state} (processes: {', '.join(map(str, pids)) or 'none'})"
@@ -84,7 +86,8 @@ class Unit:
     async def discard(self) -> None:
         """Wait until nothing that was asked for here can hit a later start of it."""
         if self._killing is not None:
-            await self._killing
+            with contextlib.suppress(TimeoutError):  # a systemd that is silent must not keep others waiting
+                await asyncio.wait_for(self._killing, _DISCARD_S)
 
     async def _kill(self) -> None:
         with contextlib.suppress(UnitError):

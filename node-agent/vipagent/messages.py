@@ -15,7 +15,8 @@ compares its clock with another's.
       │ ◀── Offer (it became free) │
 
 Between any two keepers whose witness configurations differ: `GetConfig` and `Config`. From an owner to all
-who may have run the services that follow its address set: `Inquire`, answered with `Vacant`.
+who may have run the services that follow its address set: `Inquire`, answered with `Vacant`. And from an
+owner that is to be observed to the other candidates, each second: `Observe`, answered with `Observation`.
 
 `round` numbers an agent's requests and releases and only grows; together with the sender's
 incarnation, which the datagram carries, it orders all that one agent ever said.
@@ -169,17 +170,24 @@ class Config(msgspec.Struct, frozen=True, array_like=True, tag="config"):
 
 
 class Inquire(msgspec.Struct, frozen=True, array_like=True, tag="inquire"):
-    """The owner in this term asks which of these services, told by their ids, run with the receiver."""
+    """The owner in this term asks which of these services, told by their ids, run with the receiver.
+
+    `programs` are, in the same order, digests of what each of them runs, for the receiver may run it by
+    another name. A keeper that does not know the field goes by the ids.
+    """
 
     incarnation: int
     term: int
     services: tuple[str, ...]
+    programs: tuple[str, ...] = ()
 
 
 class Vacant(msgspec.Struct, frozen=True, array_like=True, tag="vacant"):
     """The answer to an Inquire of that incarnation and term.
 
     `vacant` do not run here; `running` do or might, and are ended with their lease; `stuck` will not stop.
+    `fencing` are those of the stuck for which the sender is about to be restarted, with the milliseconds by
+    its own clock within which it is; a keeper that does not know the field waits for the sender's word.
     """
 
     incarnation: int
@@ -187,10 +195,35 @@ class Vacant(msgspec.Struct, frozen=True, array_like=True, tag="vacant"):
     vacant: tuple[str, ...]
     running: tuple[str, ...]
     stuck: tuple[str, ...]
+    fencing: tuple[tuple[str, int], ...] = ()
+
+
+class Observe(msgspec.Struct, frozen=True, array_like=True, tag="observe"):
+    """The sender is the owner in this term and is to be observed through the address.
+
+    `is_announced`: it answers there by now. `is_active`: so do all services that follow.
+    """
+
+    incarnation: int
+    key: Key
+    term: int
+    is_announced: bool
+    is_active: bool
+
+
+class Observation(msgspec.Struct, frozen=True, array_like=True, tag="observation"):
+    """What the sender sees of the owner of that incarnation and term: checks by their digests."""
+
+    incarnation: int
+    key: Key
+    term: int
+    failing: tuple[bytes, ...]
+    passing: tuple[bytes, ...]
 
 
 ToWitness = Request | Release
 ToCandidate = Ack | Released | Offer | Prepare | Ready | Handover
 OfConfiguration = GetConfig | Config
 OfServices = Inquire | Vacant
-Message = ToWitness | ToCandidate | OfConfiguration | OfServices
+OfPeers = Observe | Observation
+Message = ToWitness | ToCandidate | OfConfiguration | OfServices | OfPeers

@@ -1,13 +1,13 @@
 """The door to Prometheus for the keeper: what is measured, under which names.
 
-Label values are bounded: VirtualIP and domain names, and the fixed words of refusals.
+Label values are bounded: names of VirtualIPs, domains and services, and fixed words of refusals and states.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram, Summary, start_http_server
 
 _MARGIN_BUCKETS: Final = (0.0, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.6, 0.8, 1.0)
 
@@ -39,6 +39,41 @@ failed_actions = Counter(
 )
 couriers = Gauge("vipkeeper_couriers", "Couriers that are connected.")
 incarnation = Gauge("vipkeeper_keeper_incarnation", "Grows with every start of the keeper.")
+event_hooks = Counter(
+    "vipkeeper_event_hooks_total",
+    "Events that services' hooks were told of, and how those ended.",
+    ["event", "result"],
+)
+_SERVICE: Final = ["namespace", "servicefailover", "service"]
+service_state = Gauge(
+    "vipkeeper_service_state",
+    "1 for the state that the service is in on this node, else 0.",
+    [*_SERVICE, "state"],
+)
+service_starts = Counter("vipkeeper_service_starts_total", "Starts of the service on this node.", _SERVICE)
+service_failures = Counter(
+    "vipkeeper_service_failures_total",
+    "Times that the service did not start, died or failed its checks on this node.",
+    _SERVICE,
+)
+service_stop_failures = Counter(
+    "vipkeeper_service_stop_failures_total", "Times that the service could not be stopped.", _SERVICE
+)
+service_start_seconds = Summary(
+    "vipkeeper_service_start_seconds", "From the start of the service until it worked.", _SERVICE
+)
+service_stop_seconds = Summary(
+    "vipkeeper_service_stop_seconds",
+    "From being told to stop until nothing was left of the service.",
+    _SERVICE,
+)
+OF_SERVICES: Final = (
+    service_starts,
+    service_failures,
+    service_stop_failures,
+    service_start_seconds,
+    service_stop_seconds,
+)
 
 
 def took(virtual_ip: str, *, new_term: int, reason: str, seconds: float) -> None:

@@ -1,13 +1,17 @@
 """Runs one probe of a health check and says what it found, within a time.
 
-`Probes.run` sends each kind to its door: `probes_http`, `probes_icmp`, `probes_exec`; the two that
-need no more than a socket, TCP and link, stand here. Whatever happens becomes a `Result`; only
-cancellation goes through. The timeout covers the whole operation, from looking a name up to the last
-byte, so a server that sends one byte a second is as dead as one that sends none.
+`Probes.run` sends each kind to its door: `probes_http`, `probes_grpc`, `probes_icmp`, `probes_exec`,
+`probes_processes`, `probes_files`, `probes_units`. Pods are looked up in what the courier told
+(`probes_pods`); the two that need no more than a socket, TCP and link, stand here. Whatever happens becomes
+a `Result`; only cancellation goes through. The timeout covers the whole operation, from looking a name up to
+the last byte, so a server that sends one byte a second is as dead as one that sends none.
 
 A target given as an address is reached without a thread. A host *name* is looked up by the system's
 resolver in asyncio's thread pool, and the time it takes counts; checks that must work while DNS is
 away name addresses.
+
+Libraries that few nodes need (HTTP/2, D-Bus) are imported in a thread when the first check asks for one, and
+before its time runs: a keeper's loop that stands still renews nothing.
 
 The link probe asks by ioctl, not by reading /sys: an ioctl answers for the network namespace of the
 process, takes no lock that a busy kernel could hold, and copies 40 bytes.
@@ -21,30 +25,50 @@ import fcntl
 import os
 import socket
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vipagent import probes_http
+from vipagent import probes_http, probes_pods
 from vipagent.health import Result
 from vipagent.probes_exec import HookRunner
+from vipagent.probes_files import Files
 from vipagent.probes_icmp import Echo
-from vipapi.healthchecks import ICMP, Exec, HTTPGet, Link, Probe, TCPSocket
+from vipagent.probes_processes import Processes
+from vipagent.probes_threads import Threads
+from vipagent.probes_units import UnitLooks
+from vipapi.healthchecks import (
+    GRPC,
+    ICMP,
+    Exec,
+    File,
+    HTTPGet,
+    Link,
+    Pods,
+    Probe,
+    Process,
+    SystemdUnit,
+    TCPSocket,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
     from ipaddress import IPv4Address, IPv6Address
-    from pathlib import Path
+
+    from vipapi.nodeplan import PodsFact
+
+    CheckGRPC = Callable[[GRPC], Awaitable[Result]]
 
 _SIOCGIFFLAGS = 0x8913
 _IFF_UP = 0x1
 _IFF_RUNNING = 0x40
 
 
-def target(probe: Probe) -> str:
+def target(probe: Probe) -> str:  # noqa: PLR0911 - one word for each kind
     """Say in a few words what is probed, for messages."""
     match probe:
         case HTTPGet():
             return probes_http.url(probe)
-        case TCPSocket():
+        case TCPSocket() | GRPC():
             return f"{probe.host or '127.0.0.1'} port {probe.port}"
         case ICMP():
             return probe.target
@@ -52,27 +76,46 @@ def target(probe: Probe) -> str:
             return f"hook {probe.hook}"
         case Link():
             return f"interface {probe.interface}"
+        case Process():
+            return f"process {probe.executable}"
+        case File():
+            return f"file {probe.path}"
+        case SystemdUnit():
+            return f"unit {probe.unit}"
+        case Pods():
+            return f"pods {probes_pods.title(probe)}"
 
 
 class Probes:
-    """The five probes. `gateways()` returns the node's default gateways as they are now."""
+    """All kinds of probes.
+
+    `gateways()` returns the node's default gateways as they are now, `facts()` what the courier told of Pods.
+    """
 
     def __init__(
         self,
         *,
         hooks_dir: Path,
         gateways: Callable[[], Sequence[IPv4Address | IPv6Address]],
+        facts: Callable[[], Iterable[PodsFact]] = tuple,
+        proc: Path = Path("/proc"),
+        units: UnitLooks | None = None,
     ) -> None:
         self._echo = Echo()
         self._hooks = HookRunner(hooks_dir)
         self._gateways = gateways
+        self._facts = facts
+        self._files = Files()
+        self._processes = Processes(proc)
+        self._units = units or UnitLooks()
+        self._imports: Threads[CheckGRPC] = Threads(1)
+        self._check_grpc: CheckGRPC | None = None
 
     async def run(self, probe: Probe, timeout_s: float) -> Result:
         """Probe once; raises nothing but `CancelledError`."""
         limit = None
         try:
-            if isinstance(probe, Exec):
-                await self._hooks.ready()
+            await self._ready(probe)
             async with asyncio.timeout(timeout_s) as limit:
                 return await self._run(probe)
         except TimeoutError as error:
@@ -88,8 +131,19 @@ class Probes:
         """Close the sockets and end the hooks that run."""
         self._echo.close()
         await self._hooks.close()
+        await self._units.close()
 
-    async def _run(self, probe: Probe) -> Result:
+    async def _ready(self, probe: Probe) -> None:
+        """Have what a kind of probe needs once, and what is not its target's fault."""
+        match probe:
+            case Exec():
+                await self._hooks.ready()
+            case SystemdUnit():
+                await self._units.ready()
+            case GRPC() if self._check_grpc is None:
+                self._check_grpc = await self._imports.run("h2", _import_grpc)
+
+    async def _run(self, probe: Probe) -> Result:  # noqa: C901, PLR0911 - one for each kind
         match probe:
             case HTTPGet():
                 return await probes_http.get(probe)
@@ -101,6 +155,17 @@ class Probes:
                 return await self._hooks.run(probe)
             case Link():
                 return look(probe.interface)
+            case GRPC():
+                assert self._check_grpc is not None
+                return await self._check_grpc(probe)
+            case Process():
+                return await self._processes.look(probe)
+            case File():
+                return await self._files.look(probe)
+            case SystemdUnit():
+                return await self._units.look(probe)
+            case Pods():
+                return probes_pods.look_up(probe, self._facts())
 
     async def _ping(self, probe: ICMP) -> Result:
         if probe.target != "gateway":
@@ -124,6 +189,12 @@ def _said(error: OSError) -> str:
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)
     return str(error) or type(error).__name__
+
+
+def _import_grpc() -> CheckGRPC:
+    from vipagent.probes_grpc import check  # noqa: PLC0415 - see above
+
+    return check
 
 
 async def _connect(probe: TCPSocket) -> Result:

@@ -22,6 +22,7 @@ from vipagent.health import Result
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Mapping
     from pathlib import Path
 
     from vipapi.healthchecks import Exec
@@ -56,14 +57,18 @@ class HookRunner:
         except TimeoutError:
             raise ConnectionError("the process that runs hooks does not start") from None
 
-    async def run(self, probe: Exec) -> Result:
-        """Run the hook and return how it ended; cancellation kills its whole process group."""
+    async def run(self, probe: Exec, environment: Mapping[str, str] | None = None) -> Result:
+        """Run the hook and return how it ended; cancellation kills its whole process group.
+
+        One that is told of a service (`VIPKEEPER_SERVICE`) says something when it passes, too.
+        """
         writer = await self._connected()
         number = next(self._numbers)
         ending: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting[number] = ending
         try:
-            self._ask(writer, {"run": number, "hook": probe.hook, "args": probe.args})
+            question = {"run": number, "hook": probe.hook, "args": probe.args}
+            self._ask(writer, {**question, "environment": dict(environment or {})})
             return await ending
         except asyncio.CancelledError:
             self._ask(writer, {"kill": number})

@@ -1,9 +1,9 @@
 """The process that runs hooks: `python -m vipagent.probes_hooks HOOKS_DIR`, started by the keeper.
 
-It speaks JSON lines on its standard input, a socket: `{"run": 7, "hook": "check-disk", "args": []}`
-asks for a run and `{"kill": 7}` ends it; `{"run": 7, "ok": false, "message": "..."}` answers. The
-first line that it sends, `{"run": null}`, says that it is up. When the socket closes, everything that
-runs is killed and the process ends.
+It speaks JSON lines on its standard input, a socket: `{"run": 7, "hook": "check-disk", "args": [],
+"environment": {}}` asks for a run and `{"kill": 7}` ends it; `{"run": 7, "ok": false, "message": "..."}`
+answers. The first line that it sends, `{"run": null}`, says that it is up. When the socket closes,
+everything that runs is killed and the process ends.
 
 A hook is a file right in the hooks folder. One that is missing, is not executable, or that anybody
 on the node could have written (its own permissions or the folder's) is refused with a sentence that
@@ -14,7 +14,7 @@ another session is out of reach, so a hook must not start daemons.
 Exit status 0 passes. The last line of its output (of both streams together) is the message; the first
 `OUTPUT_BYTES` are kept and the rest is read and dropped, so that a hook that prints without end does
 not stand still. A hook whose last run cannot be killed (it hangs in the kernel) is not started a second
-time beside it.
+time beside it; nor is, of a hook that is told of a service, any other for that service.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 OUTPUT_BYTES = 16 * 1024
 _LINE_LENGTH = 300
@@ -44,7 +44,8 @@ ENVIRONMENT = {
 _READ_BYTES = 4096
 _KILL_S = 0.25
 
-Run = tuple[str, tuple[str, ...]]
+Run = tuple[str, tuple[str, ...], str]
+"""What runs once at a time: a hook with its arguments, or whatever hook is told of a service."""
 
 
 def refusal(hooks_dir: Path, hook: str) -> str | None:
@@ -74,12 +75,14 @@ class Hooks:
         self._hooks_dir = hooks_dir
         self._running: dict[Run, asyncio.Future[int]] = {}
 
-    async def run(self, hook: str, args: tuple[str, ...]) -> tuple[bool, str]:
+    async def run(self, hook: str, args: tuple[str, ...], environment: Mapping[str, str]) -> tuple[bool, str]:
         """Run a hook to its end; cancellation kills it."""
+        service = environment.get("VIPKEEPER_SERVICE")
+        run: Run = (hook, args, "") if service is None else ("", (), service)
         why = refusal(self._hooks_dir, hook)
         if why is not None:
             return False, why
-        former = self._running.get((hook, args))
+        former = self._running.get(run)
         if former is not None:
             await asyncio.wait([former], timeout=_KILL_S)
             if not former.done():
@@ -90,24 +93,24 @@ class Hooks:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env=ENVIRONMENT,
+                env={**ENVIRONMENT, **environment},
                 cwd="/",
                 start_new_session=True,
             )
         except OSError as error:
             return False, f"hook {hook} cannot be started: {why_not(error)}"
         ending = _ending(process)
-        self._running[hook, args] = ending
+        self._running[run] = ending
         with _reading(process) as output:
             try:
                 status = await asyncio.shield(ending)
             finally:
                 # Also after an orderly end: what it left behind in its group goes with it.
                 _kill_group(process.pid)
-        if status == 0:
-            return True, ""
-        ended = f"exited with status {status}" if status > 0 else f"was killed by signal {-status}"
         line = last_line(bytes(output))
+        if status == 0:
+            return True, "" if service is None else line
+        ended = f"exited with status {status}" if status > 0 else f"was killed by signal {-status}"
         return False, f"hook {hook} {ended}: {line}" if line else f"hook {hook} {ended}"
 
 
@@ -182,9 +185,11 @@ async def serve(hooks_dir: Path, connection: socket.socket) -> None:
     hooks = Hooks(hooks_dir)
     runs: dict[int, asyncio.Task[None]] = {}
 
-    async def answer(number: int, hook: str, args: tuple[str, ...]) -> None:
+    async def answer(number: int, question: dict[str, Any]) -> None:
         try:
-            is_ok, message = await hooks.run(hook, args)
+            is_ok, message = await hooks.run(
+                question["hook"], tuple(question["args"]), question["environment"]
+            )
         finally:
             del runs[number]
         reply: dict[str, Any] = {"run": number, "ok": is_ok, "message": message}
@@ -199,8 +204,7 @@ async def serve(hooks_dir: Path, connection: socket.socket) -> None:
                 task.cancel()
             continue
         number = int(question["run"])
-        coroutine = answer(number, question["hook"], tuple(question["args"]))
-        runs[number] = asyncio.create_task(coroutine)
+        runs[number] = asyncio.create_task(answer(number, question))
     for task in tuple(runs.values()):
         task.cancel()
     await asyncio.gather(*runs.values(), return_exceptions=True)

@@ -9,11 +9,8 @@ service works, and its certificate seldom names 127.0.0.1. With `tlsServerName` 
 sent as SNI and the certificate must be valid for it under the system's trusted authorities (those
 that OpenSSL finds; `SSL_CERT_FILE` names others).
 
-Nothing here can hold the event loop up. Sizes are bounded, by h11 for the header and here for the
-body. A regular expression can take exponential time on a body of forty bytes, and Python's engine
-knows no limit, so an interval timer looks at it every few milliseconds and ends it, by an exception
-from the signal's handler, once it has used `REGEX_CPU_S` of this thread's processor time. The signal
-is SIGALRM, and the loop must run in the main thread.
+Nothing here can hold the event loop up: sizes are bounded, by h11 for the header and here for the body,
+and so is the time of a regular expression (`probes_regex`).
 """
 
 from __future__ import annotations
@@ -21,25 +18,19 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
-import re
-import signal
 import ssl
-import time
 from typing import TYPE_CHECKING
 
 import h11
 
+from vipagent import probes_regex
 from vipagent.health import Result
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from vipapi.healthchecks import HTTPGet
 
 BODY_BYTES = 64 * 1024
-REGEX_CPU_S = 0.004
 _READ_BYTES = 16 * 1024
-_LOOK_S = 0.002
 # A body of one-byte chunks is thousands of events in one read; in between, the loop has other work.
 _EVENTS_A_TURN = 16
 
@@ -144,38 +135,9 @@ def _is_expected(probe: HTTPGet, status: int) -> bool:
     return 200 <= status < 400  # noqa: PLR2004 - HTTP's classes
 
 
-class _TooLongError(Exception):
-    pass
-
-
 def _search(probe: HTTPGet, pattern: str, body: str) -> Result:
-    try:
-        is_found = _bounded_search(pattern, body)
-    except re.error as error:
-        return Result(is_ok=False, message=f"bodyRegex is not a regular expression: {error}")
-    except _TooLongError:
-        message = f"bodyRegex takes more than {REGEX_CPU_S * 1000:.0f} ms on this body: make it simpler"
-        return Result(is_ok=False, message=message)
-    if is_found:
-        return Result(is_ok=True)
-    return Result(is_ok=False, message=f"{url(probe)}: the body does not match bodyRegex")
-
-
-def _bounded_search(pattern: str, text: str) -> bool:
-    began = time.thread_time()
-
-    def look(_number: int, _frame: FrameType | None) -> None:
-        if time.thread_time() - began > REGEX_CPU_S:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            raise _TooLongError
-
-    before = signal.signal(signal.SIGALRM, look)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, REGEX_CPU_S, _LOOK_S)
-        return re.search(pattern, text) is not None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL if before is None else before)
+    why_not = probes_regex.mismatch("bodyRegex", pattern, body, where=f"{url(probe)}: the body")
+    return Result(is_ok=why_not is None, message=why_not or "")
 
 
 async def _tls(probe: HTTPGet) -> ssl.SSLContext | None:

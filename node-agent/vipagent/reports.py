@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vipagent.seats import Seated, Seats
     from vipagent.standing import Standing
     from vipapi.nodeplan import DomainPlan, Plan, VirtualIPPlan
-    from vipapi.nodestatus import InterfaceStatus, Problem, ServiceStatus
+    from vipapi.nodestatus import CheckStatus, InterfaceStatus, Problem, ServiceStatus
 
 _STATES: Final[dict[Phase, Literal["Standby", "Acquiring", "Owner"]]] = {
     Phase.STANDBY: "Standby",
@@ -43,7 +43,10 @@ class Keeping:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a report is about. `interface_of` is asked with a UID, `bound` with the key of a held set."""
+    """What a report is about.
+
+    `interface_of` and `service_checks` are asked with a UID, `bound` with the key of a held set.
+    """
 
     plan: Plan
     seats: Seats
@@ -53,6 +56,7 @@ class Facts:
     interfaces: tuple[InterfaceStatus, ...]
     interface_of: Callable[[str], str]
     bound: Callable[[Key], tuple[str, ...]]
+    service_checks: Callable[[str], tuple[CheckStatus, ...]]
     services: tuple[ServiceStatus, ...]
     problems: tuple[Problem, ...]
 
@@ -85,6 +89,7 @@ def report(keeping: Keeping, facts: Facts, now_ns: int) -> Report:
                 facts.standings[vip.uid],
                 _tenure(vip, seated, facts),
                 interface=facts.interface_of(vip.uid),
+                service_checks=facts.service_checks(vip.uid),
             )
             for planned in facts.plan.domains
             for seated in (facts.seats.get(planned.uid),)
@@ -95,7 +100,14 @@ def report(keeping: Keeping, facts: Facts, now_ns: int) -> Report:
     )
 
 
-def holding(vip: VirtualIPPlan, standing: Standing, tenure: Tenure, *, interface: str) -> HoldingStatus:
+def holding(
+    vip: VirtualIPPlan,
+    standing: Standing,
+    tenure: Tenure,
+    *,
+    interface: str,
+    service_checks: tuple[CheckStatus, ...] = (),
+) -> HoldingStatus:
     """Return how this node stands to a VirtualIP; what is being closed is reported as held still."""
     state = _STATES[tenure.phase]
     return HoldingStatus(
@@ -110,6 +122,7 @@ def holding(vip: VirtualIPPlan, standing: Standing, tenure: Tenure, *, interface
         interface=interface,
         bound=tenure.bound,
         checks=standing.checks,
+        service_checks=service_checks,
         takeover=tenure.takeover if state == "Owner" else None,
     )
 

@@ -9,6 +9,8 @@ have how long each service's lease stands: `extend` writes one number.
     keeper starts     `start_clean` ends what a former one and its leash left behind
     leash dies        everything is killed at once, and told; the next start has a new leash
     both die          what is left runs until a keeper starts, or until whatever has their cgroup ends it
+    leash stands      the keeper kills what it should have killed, and fences in its place (`--fence`)
+    still
 
 Each service has a cgroup below the keeper's, named after it, so what is left behind has a name.
 """
@@ -21,6 +23,7 @@ import json
 import logging
 import mmap
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -29,9 +32,10 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from vipagent import realtime
-from vipagent.leash import LEASH_CGROUP, NO_CGROUP
+from vipagent import leash_fence, leash_ocf, realtime
+from vipagent.leash import LEASH_CGROUP, NO_CGROUP, NO_FENCE
 from vipagent.leash_cgroups import Cgroup
+from vipagent.probes_hooks import ENVIRONMENT
 from vipagent.workload import Outcome
 from vipapi.nodestatus import Problem
 
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
     from pathlib import Path
 
+    from vipagent.leash_fence import Way
     from vipapi.nodeplan import ServicePlan
     from vipapi.workloads import Workload
 
@@ -51,12 +56,16 @@ _KILL_S: Final = 2.0
 _END_S: Final = 5.0
 _GRACE_S: Final = 0.2
 _ANSWER_S: Final = 10.0
+_FENCE_S: Final = 4.3
+"""Others count on it that this node has ended 5 s after it should have killed what it could not stop."""
 _NEXT_LEASH_S: Final = 1.0
+_LOOK_S: Final = 2.0
 _NO_CGROUP: Final = (
     "this node has no cgroup that the keeper may write to, so it cannot run services by hooks: mount cgroup2 "
     "(Linux 5.14 or newer) writable for the keeper; in a container, mount the node's /sys/fs/cgroup and run "
     "privileged; under systemd, set Delegate=yes in the keeper's unit"
 )
+_NO_MOUNT: Final = "this node has no mount(8) that the keeper finds: install util-linux"
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +88,8 @@ class _Run:
         return {
             "folder": _folder(self.service.id),
             "slot": self.slot,
+            "title": self.service.title,
+            "fences": self.service.fences,
             "startTimeoutMs": self.service.start_timeout_ms,
             "stopTimeoutMs": self.service.stop_timeout_ms,
             "environment": environment,
@@ -93,10 +104,20 @@ class Runner:
     """
 
     def __init__(
-        self, *, node: str, hooks_dir: Path, cgroup: Path | None, on_outcome: Callable[[Outcome], None]
+        self,
+        *,
+        node: str,
+        hooks_dir: Path,
+        cgroup: Path | None,
+        on_outcome: Callable[[Outcome], None],
+        ocf_root: Path = leash_ocf.ROOT,
+        fence: Way | None = None,
     ) -> None:
         self._node = node
         self._hooks_dir = hooks_dir
+        self._ocf_root = ocf_root
+        self._fence = fence
+        self._cannot_fence = None if fence is None else leash_fence.obstacle(fence)
         self._cgroup = None if cgroup is None else Cgroup(cgroup)
         self._on_outcome = on_outcome
         self._memory = os.memfd_create("vipkeeper-deadlines", os.MFD_CLOEXEC)
@@ -119,30 +140,38 @@ class Runner:
         self._servings: set[asyncio.Task[None]] = set()
         self._waits: set[asyncio.Task[None]] = set()
         self._is_closed = False
+        self._is_left_to_leash = False
+        self._found: dict[str, tuple[float, str | None]] = {}
+
+    @property
+    def can_fence(self) -> bool:
+        """Whether this node can end itself when a service of it cannot be ended."""
+        return self._fence is not None and self._cannot_fence is None
 
     async def start_clean(self, services: Iterable[ServicePlan] = ()) -> frozenset[str]:
         """End what a former keeper of this node left running; return the services that could not be ended.
 
         Where its leash still runs, that is asked to stop them, for it knows how. Of `services`, the planned
-        ones, also those units are stopped that run although this keeper has started none: a unit outlives
-        keeper and leash, and one that is enabled starts with the node. It takes 10 s at the most; when
+        ones, also those that are no processes of hooks are stopped if they run although this keeper has
+        started none: a unit, a mount and what an agent holds outlive keeper and leash, and a unit that is
+        enabled starts with the node. It takes 10 s at the most; when
         one of those returned ends after all, `Stopped` is told of its run 0.
         """
         if self._cgroup is not None:
             await self._end_former(self._cgroup)
-        units = [
+        ending = [
             self._add(service, -number)
             for number, service in enumerate(services, 1)
-            if service.workload.systemd is not None
+            if _outlives_its_processes(service) and self.refusal(service.workload) is None
         ]
-        for run in units:
+        for run in ending:
             self._order({"run": run.number, "end": run.order()})
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ORDERLY_S):
-                while any(run.number in self._runs for run in units):
+                while any(run.number in self._runs for run in ending):
                     self._has_ended.clear()
                     await self._has_ended.wait()
-        self._leftovers |= {run.service.id: run.complaint for run in units if run.number in self._runs}
+        self._leftovers |= {run.service.id: run.complaint for run in ending if run.number in self._runs}
         return frozenset(self._leftovers)
 
     async def _end_former(self, cgroup: Cgroup) -> None:
@@ -162,8 +191,38 @@ class Runner:
         await cgroup.remove()
 
     def refusal(self, workload: Workload) -> str | None:
-        """Say why this node cannot run such a workload at all, None where it can."""
-        return _NO_CGROUP if workload.exec is not None and self._cgroup is None else None
+        """Say why this node cannot run such a workload at all, None where it can.
+
+        What was found a few seconds ago is good enough, and it is looked for again beside the loop, for a
+        disk may hang. A hook that is missing is told when it is to be run.
+        """
+        if workload.systemd is not None:
+            return None
+        if self._cgroup is None:
+            return _NO_CGROUP
+        ocf = workload.ocf
+        if ocf is not None:
+            return self._looked(
+                f"{ocf.provider}:{ocf.type}",
+                lambda: leash_ocf.refusal(self._ocf_root, ocf.provider, ocf.type),
+            )
+        if workload.mount is not None:
+            return self._looked("mount", _mount_refusal)
+        return None
+
+    def _looked(self, name: str, look: Callable[[], str | None]) -> str | None:
+        now = asyncio.get_running_loop().time()
+        if name not in self._found:
+            self._found[name] = (now, look())
+        at, found = self._found[name]
+        if now - at >= _LOOK_S and not self._is_closed:
+            self._found[name] = (now, found)
+            _keep(self._waits, self._look(name, look))
+        return found
+
+    async def _look(self, name: str, look: Callable[[], str | None]) -> None:
+        found = await asyncio.to_thread(look)
+        self._found[name] = (asyncio.get_running_loop().time(), found)
 
     def prepare(self) -> None:
         """Have the leash running before it is needed, for starting it takes some 100 ms."""
@@ -211,10 +270,17 @@ class Runner:
 
     def problems(self) -> tuple[Problem, ...]:
         """Return what keeps this node from running services that it was asked for."""
-        return (Problem("NoCgroup", _NO_CGROUP),) if self._is_refused else ()
+        return (
+            *((Problem("NoCgroup", _NO_CGROUP),) if self._is_refused else ()),
+            *((Problem("CannotFence", self._cannot_fence),) if self._cannot_fence is not None else ()),
+        )
 
     async def close(self) -> None:
-        """Kill what still runs and end the leash; nothing is left of either, and nothing is told any more."""
+        """Kill what still runs and end the leash; nothing is left of either, and nothing is told any more.
+
+        What fences is stopped first, and where that takes longer, left to the leash: should it fail, the node
+        must still end.
+        """
         if self._is_serving:
             self._order({"close": True})
         self._is_closed = True
@@ -223,12 +289,17 @@ class Runner:
         await asyncio.gather(*self._waits, return_exceptions=True)
         if self._servings:
             await asyncio.wait(self._servings, timeout=_END_S)
-            self._kill_leash()
+            if self.can_fence and any(run.service.fences for run in self._runs.values()):
+                self._is_left_to_leash = True
+                for serving in self._servings:
+                    serving.cancel()
+            else:
+                self._kill_leash()
             await asyncio.gather(*self._servings, return_exceptions=True)
         for run in self._runs.values():
             if run.overdue is not None:
                 run.overdue.cancel()
-        if self._cgroup is not None:
+        if self._cgroup is not None and not self._is_left_to_leash:
             self._cgroup.kill()
             await _emptied(self._cgroup, _KILL_S)
             await self._cgroup.remove()
@@ -241,7 +312,7 @@ class Runner:
         if self._is_closed:
             return "the keeper is about to end"
         if (why_not := self.refusal(service.workload)) is not None:
-            self._is_refused = True
+            self._is_refused |= why_not == _NO_CGROUP
             return why_not
         if service.id in self._leftovers:
             return self._leftovers[service.id]
@@ -302,7 +373,18 @@ class Runner:
         """Kill what the leash, which stands still, should have killed; and the leash, if it stays so."""
         if run.cgroup is not None:
             run.cgroup.kill()
-        run.overdue = asyncio.get_running_loop().call_later(_ANSWER_S, self._kill_leash)
+        loop = asyncio.get_running_loop()
+        if run.service.fences and self.can_fence:
+            run.overdue = loop.call_later(_FENCE_S, self._end_node, run)
+        else:
+            run.overdue = loop.call_later(_ANSWER_S, self._kill_leash)
+
+    def _end_node(self, run: _Run) -> None:
+        """Fence this node in the place of a leash that has not answered."""
+        assert self._fence is not None
+        _log.critical("%s may still run and nothing answers for it: this node ends itself", run.service.title)
+        _log.critical("%s", leash_fence.end_node(self._fence))
+        self._kill_leash()
 
     async def _outlast(self, service_id: str, leftover: Cgroup) -> None:
         """Wait for what could not be killed."""
@@ -339,15 +421,16 @@ class Runner:
             self._unsent.clear()
             self._is_serving = False
             process, self._process = self._process, None
-            if self._cgroup is not None:
+            if self._cgroup is not None and not self._is_left_to_leash:
                 self._cgroup.kill()
             self._mourn(why)
-            if process is not None:
+            if process is not None and not self._is_left_to_leash:
                 await realtime.reap(process)
 
     def _spawn_leash(self, connection: socket.socket) -> subprocess.Popen[bytes]:
         cgroup = NO_CGROUP if self._cgroup is None else str(self._cgroup.path)
-        command = [sys.executable, "-m", "vipagent.leash", str(self._hooks_dir), cgroup, str(self._memory)]
+        command = [sys.executable, "-m", "vipagent.leash", str(self._hooks_dir), str(self._ocf_root), cgroup]
+        command += [str(self._memory), self._fence or NO_FENCE]
         return realtime.spawn(
             command, stdin=connection.fileno(), pass_fds=(self._memory,), start_new_session=True
         )
@@ -380,7 +463,7 @@ class Runner:
                 kind: Literal["Died", "StartFailed"] = "Died" if run.is_active else "StartFailed"
                 self._tell(Outcome(run.service.id, run.number, kind, why))
             run.is_to_stop = True
-            if run.service.workload.systemd is not None:
+            if _outlives_its_processes(run.service):
                 self._order({"run": run.number, "end": run.order()})  # by a new leash
             else:
                 self._buried.add(run)
@@ -397,6 +480,15 @@ class Runner:
             run.overdue.cancel()
         self._buried.discard(run)
         self._forget(run)
+
+
+def _outlives_its_processes(service: ServicePlan) -> bool:
+    """Tell whether a leash is needed to know that it has ended, or to end the node where it has not."""
+    return service.workload.exec is None or service.fences
+
+
+def _mount_refusal() -> str | None:
+    return None if shutil.which("mount", path=ENVIRONMENT["PATH"]) is not None else _NO_MOUNT
 
 
 def _folder(service_id: str) -> str:

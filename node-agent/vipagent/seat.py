@@ -18,9 +18,20 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from vipagent.datagrams import Codec, DatagramRefused, Envelope
-from vipagent.effects import Adopt, Inquired, Send, Told
+from vipagent.effects import Adopt, Inquired, Observed, Send, Told
 from vipagent.lease import Lease
-from vipagent.messages import Ack, Config, GetConfig, Inquire, Release, Request, Sender, Vacant
+from vipagent.messages import (
+    Ack,
+    Config,
+    GetConfig,
+    Inquire,
+    Observation,
+    Observe,
+    Release,
+    Request,
+    Sender,
+    Vacant,
+)
 from vipagent.peers import Peers
 from vipagent.succession import key_of, lease_timing, orders, rosters
 from vipagent.vote import Vote
@@ -203,14 +214,27 @@ class Seat:
                 return self._on_config(configuration)
             case GetConfig():
                 return [Send(node, Config(self.configuration))]
-            case Inquire() if not self._is_stranger:
-                return [Inquired(node, message)]
-            case Vacant() if message.incarnation == self._me.incarnation:
-                return [Told(node, message)]
+        said = self._said(node, message)
+        if said is not None:
+            return [said]
         effects: list[Effect] = []
         if envelope.relation.is_served:
             effects += self._route(envelope.sender, message, now_ns)
         return effects + self._compare(node, envelope.relation, now_ns)
+
+    def _said(self, node: str, message: Message) -> Effect | None:
+        """Return what is said of services or of an owner, whatever the witness configuration."""
+        match message:
+            case Inquire() if not self._is_stranger:
+                return Inquired(node, message)
+            case Vacant() if message.incarnation == self._me.incarnation:
+                return Told(node, message)
+            case Observe():
+                return Observed(node, message)
+            case Observation() if message.incarnation == self._me.incarnation:
+                return Observed(node, message)
+            case _:
+                return None
 
     def _compare(self, node: str, relation: Relation, now_ns: int) -> list[Effect]:
         """Who is at another epoch is told of ours, or asked for its own; once in a heartbeat."""
@@ -253,7 +277,7 @@ class Seat:
                 return [] if self._is_stranger else list(self.witness.receive(sender, message, now_ns))
             case Ack():
                 self._peers.hear_answer(sender.node, now_ns)
-            case Config() | GetConfig() | Inquire() | Vacant():
+            case Config() | GetConfig() | Inquire() | Vacant() | Observe() | Observation():
                 return []
         return self.lease.receive(sender.node, message, now_ns)
 

@@ -7,12 +7,20 @@ would remove them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+from vipagent.nodeview import Refusal
 
 if TYPE_CHECKING:
     from vipagent.health import Fitness
-    from vipagent.nodeview import Refusal
+    from vipapi.nodeplan import Plan
     from vipapi.nodestatus import CheckStatus
+
+_OUT_OF_SERVICE: Final = Refusal(
+    "OutOfService",
+    "this Node has the taint node.kubernetes.io/out-of-service, which says that it is off, so others start "
+    "its services: remove the taint, for it is on",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,12 @@ class Standing:
     def is_fit(self) -> bool:
         """Whether this node may hold the address now."""
         return self.fitness == "Fit"
+
+
+def out_of_service(plan: Plan) -> Refusal | None:
+    """Say why a node must hold nothing of which somebody says that it is off: others rely on that."""
+    is_named = any(plan.node in domain.out_of_service for domain in plan.domains)
+    return _OUT_OF_SERVICE if is_named else None
 
 
 def stand(health: Fitness | None, obstacle: Refusal | None, *, is_witness_only: bool) -> Standing:

@@ -24,19 +24,30 @@ The rules:
  1. a singleton starts only when every other node that may run it has said, in this tenure, that it does not;
     or when the time is over in which that node's leash has ended it, and the node has not said that it could
     not stop it. Those are the other candidates, the owner before this one, and who was a candidate before,
-    each with the longest time to stop that it may have started it with;
+    each with the longest time to stop that it may have started it with, and the time in which its leash
+    restarts it where it is to do so (`fences`);
  2. nothing is started without the lease, while the stack must come down, or while an earlier copy of this
     node's own is not known to be gone;
  3. the stack is vacant only when nothing runs or might: what is starting, what was told to stop, what could
     not be stopped and what an earlier keeper left behind might;
  4. what was said in another tenure does not count: `own` forgets it, and an answer names its term. Only who
-    could not stop a copy is not forgotten until it says that it has;
+    could not stop a copy is not forgotten until it says that it has, or rule 9 or 10 frees it;
  5. an outcome counts only for the run that it names, so that a late one says nothing about a later start;
  6. what is up when the lease is lost comes down, though the lease be won again at once: nothing of another
     term starts until all of it is stopped. Nor does anything while what is planned no more has not stopped;
  7. a stack that is told to leave and then to stay goes up again, what was confirmed still confirmed: nobody
     else can have started anything while this node had the lease;
- 8. the address goes before what stands beneath it: `may_bind` falls no later than the first such Stop.
+ 8. the address goes before what stands beneath it: `may_bind` falls no later than the first such Stop;
+ 9. a node that could not stop its copy, but says within how many of its own milliseconds its leash restarts
+    it, is waited for that long after its *last* word: it is asked all the time, and for 2 s at the least, so
+    one that is not restarted goes on saying so and is waited for. A later word without the promise takes the
+    promise back;
+10. a node of which somebody says that it is off (`out_of_service`) runs nothing, whatever it denied, once it
+    has been asked for 2 s and not answered: who answers is on, and believed instead. It stays cleared in this
+    tenure though the word be taken back, for without the lease it can have started nothing; in the next
+    tenure the word counts if it still stands, else the node is asked as any other. A word that has become
+    wrong is forgotten until it is said anew: of a former owner that renewed its lease after it, and of a node
+    that is heard a minute after it.
 
 Rule 1's time begins when the lease was won, for by then the former owner's had ended. Its leash gives it its
 stop timeout by its own clock, and `leash_ns` allows for both clocks being wrong by a tenth.
@@ -68,14 +79,24 @@ _FORGIVEN_AFTER_NS: Final = 3600 * _SECOND
 _SILENCE_NS: Final = 5 * _SECOND
 _LEFTOVER_STOP_MS: Final = 30_000
 _MESSAGE_LENGTH: Final = 1024
+_UNANSWERED_NS: Final = 2 * _SECOND
+_OFF_BY_THEN_NS: Final = 60 * _SECOND
+
+FENCED_AFTER_MS: Final = 5_000
+"""How long after the stop timeout a leash may take until its node is being restarted (`fences`)."""
 
 
-def leash_ns(stop_timeout_ms: int) -> int:
-    """How long after its lease's end a node's copy may last by this node's clock, its leash killing it.
+def ended_within_ms(service: ServicePlan) -> int:
+    """How long after its lease's end a node's copy may last by that node's clock, whatever becomes of it."""
+    return service.stop_timeout_ms + (FENCED_AFTER_MS if service.fences else 0)
+
+
+def leash_ns(within_ms: int) -> int:
+    """How long this node waits for what another one's leash does within so many of its own milliseconds.
 
     Its clock may be a tenth slow and this one a tenth fast; a second is for the kill itself.
     """
-    return stop_timeout_ms * MILLISECOND * 11 // 9 + _SECOND
+    return within_ms * MILLISECOND * 11 // 9 + _SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +133,16 @@ class Outcome:
     message: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A service of that term did not start, died, failed its checks, or (`is_stop`) could not be stopped."""
+
+    service: ServicePlan
+    term: int
+    message: str
+    is_stop: bool = False
+
+
 class Runs:
     """The numbers of all starts on a node: no two are the same, nor the same as before the keeper started."""
 
@@ -128,20 +159,32 @@ class Runs:
 class _Suspect:
     """Another node that may run a copy of a service.
 
-    `stop_timeout_ms` is the longest that it may have started it with, and `since_ns` when its lease was over.
-    It is cleared once it is known to run none, for it cannot have one again in this tenure; once it has
-    denied, no time clears it.
+    `within_ms` is the longest that its leash may take to end it, and `since_ns` when its lease was over, or
+    when it last said that it runs it. It is cleared once it is known to run none, for it cannot have one
+    again in this tenure. Once it has denied, no time clears it but that which it promised.
     """
 
-    stop_timeout_ms: int
+    within_ms: int
     since_ns: int
     is_cleared: bool = False
     has_denied: bool = False
+    fenced_within_ms: int | None = None
 
     @property
-    def ended_ns(self) -> int:
-        """When its leash has ended its copy."""
-        return self.since_ns + leash_ns(self.stop_timeout_ms)
+    def leash_ns(self) -> int | None:
+        """How long it takes at the most until its copy has ended; None while only the node can say so."""
+        if not self.has_denied:
+            return leash_ns(self.within_ms)
+        return None if self.fenced_within_ms is None else leash_ns(self.fenced_within_ms)
+
+    def clear(self) -> None:
+        """It runs none, and will not in this tenure."""
+        self.is_cleared, self.has_denied, self.fenced_within_ms = True, False, None
+
+    def deny(self, fenced_within_ms: int | None, now_ns: int) -> None:
+        """It cannot stop its copy; what it promises counts from now."""
+        self.has_denied, self.fenced_within_ms = True, fenced_within_ms
+        self.since_ns = max(now_ns, self.since_ns)
 
 
 @dataclass(slots=True)
@@ -156,6 +199,7 @@ class _Copy:
     service: ServicePlan | None = None
     state: Literal["Stopped", "Starting", "Active", "Stopping", "StopFailed"] = "Stopped"
     run: int = 0
+    term: int = 0
     due_ns: int = 0
     message: str = ""
     suspects: dict[str, _Suspect] = field(default_factory=dict)
@@ -180,10 +224,10 @@ class _Copy:
     def uncleared(self) -> dict[str, _Suspect]:
         return {node: suspect for node, suspect in sorted(self.suspects.items()) if not suspect.is_cleared}
 
-    def suspect(self, node: str, stop_timeout_ms: int, since_ns: int) -> _Suspect:
+    def suspect(self, node: str, within_ms: int, since_ns: int) -> _Suspect:
         """Count the node among those that may run a copy; whoever does so already is given no less time."""
-        suspect = self.suspects.setdefault(node, _Suspect(stop_timeout_ms, since_ns))
-        suspect.stop_timeout_ms = max(stop_timeout_ms, suspect.stop_timeout_ms)
+        suspect = self.suspects.setdefault(node, _Suspect(within_ms, since_ns))
+        suspect.within_ms = max(within_ms, suspect.within_ms)
         return suspect
 
     def doubt(self, since_ns: int) -> None:
@@ -218,14 +262,24 @@ class Stack:
     """The services of one VirtualIP on this node.
 
     It does no I/O: facts and `now_ns` go in, `step` says what to do. `leftovers` are the ids of what an
-    earlier keeper left behind and could not be ended; `runs` numbers the starts of all stacks of a node.
+    earlier keeper left behind and could not be ended; `runs` numbers the starts of all stacks of a node;
+    `can_fence` is whether its leash restarts the node for services that ask for it.
     """
 
     def __init__(
-        self, *, now_ns: int, leftovers: frozenset[str] = frozenset(), runs: Runs | None = None
+        self,
+        *,
+        now_ns: int,
+        leftovers: frozenset[str] = frozenset(),
+        runs: Runs | None = None,
+        can_fence: bool = False,
     ) -> None:
         self._plans: dict[str, ServicePlan] = {}
         self._others: frozenset[str] = frozenset()
+        self._can_fence = can_fence
+        self._named: frozenset[str] = frozenset()
+        self._off: dict[str, int] = {}
+        self._asking_since_ns: int | None = None
         self._copies = {
             service_id: _Copy(
                 now_ns,
@@ -244,6 +298,7 @@ class Stack:
         self._runs = runs or Runs()
         self._is_draining = False
         self._elsewhere: frozenset[str] = frozenset()
+        self._faults: list[Fault] = []
 
     # What the shell and the report ask -----------------------------------------------------------
 
@@ -273,6 +328,28 @@ class Stack:
     def is_active(self) -> bool:
         """Whether there are services and all of them are active."""
         return bool(self._plans) and all(self._copies[each].state == "Active" for each in self._plans)
+
+    @property
+    def planned(self) -> Mapping[str, ServicePlan]:
+        """The services that are planned, by id."""
+        return self._plans
+
+    @property
+    def underway(self) -> tuple[ServicePlan, ...]:
+        """What runs here or might, as it was started; nothing is known of what an earlier keeper left."""
+        copies = self._copies.values()
+        return tuple(copy.service for copy in copies if copy.service is not None and not copy.is_down)
+
+    @property
+    def promoted(self) -> Mapping[str, ServicePlan]:
+        """The services, by id, if all of them are active and the addresses are bound."""
+        is_promoted = self._may_come_up and self._is_bound and self.is_active
+        return self._plans if is_promoted else {}
+
+    def take_faults(self) -> list[Fault]:
+        """Return what has failed since this was asked last."""
+        faults, self._faults = self._faults, []
+        return faults
 
     @property
     def unconfirmed(self) -> Mapping[str, frozenset[str]]:
@@ -312,6 +389,20 @@ class Stack:
         """Return which of these could not be stopped, so that the leash's time says nothing about them."""
         return frozenset(each for each in self.runs(service_ids) if self._copies[each].state == "StopFailed")
 
+    def fencing(self, service_ids: Iterable[str]) -> Mapping[str, int]:
+        """Return those of the stuck that the leash restarts the node for, and within how many milliseconds.
+
+        That time runs from the lease's end, so nothing is promised before.
+        """
+        if self._term is not None:
+            return {}
+        return {
+            each: ended_within_ms(service)
+            for each in self.stuck(service_ids)
+            for service in (self._copies[each].service,)
+            if self._can_fence and service is not None and service.fences
+        }
+
     def statuses(self) -> tuple[tuple[ServicePlan, State, int, str], ...]:
         """Return, as of the last step, each service's state, since when, and what to say about it.
 
@@ -338,23 +429,41 @@ class Stack:
         elif trouble is not None and self._active_since_ns is not None:
             due.append(self._active_since_ns + _FORGIVEN_AFTER_NS)
         service = self._next
-        if service is not None and not self._has_denial(service):
-            due.append(self._free_ns(service))
+        free_ns = None if service is None else self._free_ns(service)
+        if free_ns is not None:
+            due.append(free_ns)
         return min(due, default=None)
 
     # What happens to it --------------------------------------------------------------------------
 
-    def assign(self, services: tuple[ServicePlan, ...], others: frozenset[str], now_ns: int) -> None:
+    def assign(
+        self,
+        services: tuple[ServicePlan, ...],
+        others: frozenset[str],
+        now_ns: int,
+        *,
+        out_of_service: frozenset[str] = frozenset(),
+        former: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> None:
         """Take over the plan: the services in the order in which they start, and who else may run them.
 
         What is planned no more is stopped. Taking a node out of `others` is how a person says that it is
         dead: its denial is forgotten unless it says it again, and it is given its leash's time once more.
+        Those `out_of_service` are said to be off (rule 10). `former` are, for a service that is new here, the
+        nodes that may run it by another name or beneath another VirtualIP, with the milliseconds within which
+        their leashes end it.
         """
+        self._believe(now_ns)
+        self._off = {node: self._off[node] for node in self._off if node in out_of_service}
+        self._off |= dict.fromkeys(out_of_service - self._named, now_ns)
+        self._named = out_of_service
         for service in services:
             copy = self._copies.setdefault(service.id, _Copy(now_ns))
             for node in others:
-                copy.suspect(node, service.stop_timeout_ms, now_ns)
+                copy.suspect(node, ended_within_ms(service), now_ns)
             if service.id not in self._plans:
+                for node, within_ms in (former or {}).get(service.id, {}).items():
+                    copy.suspect(node, within_ms, now_ns)
                 # it may have followed another VirtualIP until now, so this tenure's age says nothing
                 copy.doubt(now_ns)
             for node, suspect in copy.suspects.items():
@@ -371,18 +480,23 @@ class Stack:
         ):
             self._trouble = None
 
-    def own(self, term: int, since_ns: int, now_ns: int, former: str | None = None) -> None:
+    def own(
+        self, term: int, since_ns: int, now_ns: int, former: str | None = None, *, seen_ns: int = 0
+    ) -> None:
         """The lease was won; `former` is the other node that had it before, as far as is known.
 
-        Rule 1's time counts from `since_ns`, which may lie a little in the future.
+        Rule 1's time counts from `since_ns`, which may lie a little in the future. `seen_ns` is the former
+        owner's last sign.
         """
         if self._term == term:
             return
         self.lose(now_ns)
         self._term = term
+        if former is not None and seen_ns > self._off.get(former, seen_ns):
+            del self._off[former]
         for key, service in self._plans.items():
             if former is not None:
-                self._copies[key].suspect(former, service.stop_timeout_ms, since_ns)
+                self._copies[key].suspect(former, ended_within_ms(service), since_ns)
             self._copies[key].doubt(since_ns)
 
     def leave(self, now_ns: int) -> None:  # noqa: ARG002 - every fact comes with its time
@@ -397,6 +511,7 @@ class Stack:
         """The lease is over: everything stops at once (rule 6)."""
         self._term = None
         self._is_leaving = self._is_bound = False
+        self._asking_since_ns = None
         self._is_draining = not self.is_vacant
         for copy in self._copies.values():
             if copy.is_up:
@@ -409,8 +524,7 @@ class Stack:
     def confirm(self, node: str, service_ids: Collection[str], now_ns: int, *, term: int) -> None:
         """In its answer to a question of this term that node said that it runs none of these."""
         for copy in self._asked_about(service_ids, term):
-            suspect = copy.suspect(node, 0, now_ns)
-            suspect.is_cleared, suspect.has_denied = True, False
+            copy.suspect(node, 0, now_ns).clear()
 
     def wait(self, node: str, service_ids: Collection[str], now_ns: int, *, term: int) -> None:
         """It said that it runs these still: the time in which its leash ends them begins now."""
@@ -418,10 +532,30 @@ class Stack:
             suspect = copy.suspect(node, 0, now_ns)
             suspect.since_ns = max(now_ns, suspect.since_ns)
 
-    def deny(self, node: str, service_ids: Collection[str], now_ns: int, *, term: int) -> None:
-        """It said that it could not stop these: no time frees it, only a later `confirm`."""
-        for copy in self._asked_about(service_ids, term):
-            copy.suspect(node, 0, now_ns).has_denied = True
+    def deny(
+        self,
+        node: str,
+        service_ids: Collection[str],
+        now_ns: int,
+        *,
+        term: int,
+        fencing: Mapping[str, int] | None = None,
+    ) -> None:
+        """It said that it could not stop these: no time frees it, only a later `confirm`.
+
+        For those in `fencing` its leash restarts it, within so many milliseconds of its own (rule 9).
+        """
+        for service_id in service_ids:
+            for copy in self._asked_about((service_id,), term):
+                copy.suspect(node, 0, now_ns).deny((fencing or {}).get(service_id), now_ns)
+
+    def heard(self, nodes: Collection[str], now_ns: int) -> None:
+        """These nodes say something to this one, whatever it is (rule 10)."""
+        self._off = {
+            node: said_ns
+            for node, said_ns in self._off.items()
+            if node not in nodes or now_ns < said_ns + _OFF_BY_THEN_NS
+        }
 
     def fail(self, message: str, now_ns: int) -> None:
         """The services' health checks say that what is active does not work."""
@@ -442,8 +576,13 @@ class Stack:
             case "Died":
                 self._break(copy, _because("it died", outcome.message), now_ns)
             case "StopFailed":
-                self._break(copy, _because("it could not be stopped", outcome.message), now_ns)
+                why = _because("it could not be stopped", outcome.message)
+                is_told = copy.state == "StopFailed" or (copy.is_up and self._may_come_up)
+                self._break(copy, why, now_ns)
                 copy.state, copy.message = "StopFailed", outcome.message
+                service = self._plans.get(outcome.service_id, copy.service)
+                if service is not None and not is_told:
+                    self._faults.append(Fault(service, copy.term, why, is_stop=True))
             case "Stopped":
                 self._break(copy, _because("it stopped without having been told to", outcome.message), now_ns)
                 copy.state, copy.message = "Stopped", ""
@@ -460,6 +599,11 @@ class Stack:
         self._elsewhere = elsewhere
         self._is_draining = self._is_draining and not self.is_vacant
         self._expire(now_ns)
+        if not self._may_come_up:
+            self._asking_since_ns = None
+        elif self._asking_since_ns is None:
+            self._asking_since_ns = now_ns
+        self._believe(now_ns)
         self._come_down(now_ns)
         if not self.may_bind:
             self._is_bound = False
@@ -514,15 +658,16 @@ class Stack:
 
     def _starts(self, now_ns: int) -> list[Start]:
         service = self._next
-        if service is None or self._has_denial(service) or now_ns < self._free_ns(service):
+        free_ns = None if service is None else self._free_ns(service)
+        if service is None or free_ns is None or now_ns < free_ns:
             return []
         assert self._term is not None
         copy = self._copies[service.id]
-        copy.run = self._runs.next(now_ns)
+        copy.run, copy.term = self._runs.next(now_ns), self._term
         copy.state, copy.service, copy.message = "Starting", service, ""
         copy.due_ns = now_ns + service.start_timeout_ms * MILLISECOND + _SILENCE_NS
         copy.suspects = {
-            node: _Suspect(service.stop_timeout_ms, now_ns, is_cleared=service.is_singleton)
+            node: _Suspect(ended_within_ms(service), now_ns, is_cleared=service.is_singleton)
             for node in self._others
         }
         return [Start(service, self._term, copy.run)]
@@ -572,19 +717,45 @@ class Stack:
         """Rule 4: what an answer is about, if it is one to a question of this tenure."""
         return [self._copies[each] for each in service_ids if each in self._plans and self._term == term]
 
-    def _has_denial(self, service: ServicePlan) -> bool:
-        """Rule 1: whether a node that may run it could not stop it."""
-        return service.is_singleton and bool(self._deniers(service))
-
     def _deniers(self, service: ServicePlan) -> list[str]:
+        """Return the nodes that could not stop it, and that no time frees."""
         uncleared = self._copies[service.id].uncleared
-        return [node for node, suspect in uncleared.items() if suspect.has_denied]
+        return [node for node, suspect in uncleared.items() if self._ended_ns(node, suspect) is None]
 
-    def _free_ns(self, service: ServicePlan) -> int:
-        """Rule 1: when no node's leash leaves it a copy any more."""
-        if not service.is_singleton:
-            return 0
-        return max((suspect.ended_ns for suspect in self._copies[service.id].uncleared.values()), default=0)
+    def _ended_ns(self, node: str, suspect: _Suspect) -> int | None:
+        """When a node has no copy any more; None while only the node can say so."""
+        length_ns, off_ns = suspect.leash_ns, self._off_ns(node, suspect)
+        if length_ns is None:
+            return off_ns
+        ended_ns = suspect.since_ns + length_ns
+        if suspect.has_denied:
+            ended_ns = max(ended_ns, (self._asking_since_ns or 0) + _UNANSWERED_NS)
+        return ended_ns if off_ns is None else min(ended_ns, off_ns)
+
+    def _off_ns(self, node: str, suspect: _Suspect) -> int | None:
+        """Rule 10: from when on a node counts as off; None where nobody says so."""
+        said_ns, asking_ns = self._off.get(node), self._asking_since_ns
+        if said_ns is None or asking_ns is None:
+            return None
+        return max(said_ns, asking_ns, suspect.since_ns) + _UNANSWERED_NS
+
+    def _believe(self, now_ns: int) -> None:
+        """Clear whoever is said to be off and has not spoken since."""
+        for copy in self._copies.values():
+            for node, suspect in copy.uncleared.items():
+                off_ns = self._off_ns(node, suspect)
+                if off_ns is not None and now_ns >= off_ns:
+                    suspect.clear()
+
+    def _free_ns(self, service: ServicePlan) -> int | None:
+        """Rule 1: when no other node has a copy any more; None while only a node can say so."""
+        ends_ns = [0]
+        for node, suspect in self._copies[service.id].uncleared.items() if service.is_singleton else ():
+            ended_ns = self._ended_ns(node, suspect)
+            if ended_ns is None:
+                return None
+            ends_ns.append(ended_ns)
+        return max(ends_ns)
 
     # Failures ------------------------------------------------------------------------------------
 
@@ -600,7 +771,9 @@ class Stack:
 
     def _blame(self, service_ids: Iterable[str], message: str, now_ns: int) -> None:
         failures = 1 + (self._trouble.failures if self._trouble else 0)
+        assert self._term is not None
         blamed = {each: self._plans[each].generation for each in service_ids}
+        self._faults += [Fault(self._plans[each], self._term, message) for each in blamed]
         self._trouble = trouble = _Trouble(failures, blamed, message, None)
         trouble.held_until_ns = now_ns + trouble.hold_off_s * _SECOND
         self._active_since_ns = None
@@ -642,10 +815,12 @@ class Stack:
                 "service's nodes if it is dead"
             )
         uncleared = self._copies[service.id].uncleared
-        longest_s = max(leash_ns(suspect.stop_timeout_ms) // _SECOND for suspect in uncleared.values())
+        longest_s = max((suspect.leash_ns or 0) // _SECOND for suspect in uncleared.values())
+        restarting = [node for node, suspect in uncleared.items() if suspect.fenced_within_ms is not None]
         return (
             f"waits for {', '.join(uncleared)} to confirm that it does not run there, "
             f"for {longest_s} s at the longest"
+            + (f"; {', '.join(restarting)} could not stop it and restarts itself" if restarting else "")
         )
 
 

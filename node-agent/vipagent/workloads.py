@@ -5,57 +5,71 @@
     lapsed    ──▶ fence closed, stopped ──▶ vacant ──▶ `closed`; the leash ends what does not stop in time
 
 It decides nothing: a `Stack` says what to start and stop, the lease says who may. It owns one timer, for
-what stacks do by time alone and for asking the other nodes again while they have not answered.
+what stacks do by time alone and for asking the other nodes again while they have not answered. What became of
+services is told to their hooks (`eventhooks`), for which nobody waits, and counted (`tallies`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from vipagent.eventhooks import EventHooks, Occasion, no_hooks
 from vipagent.messages import Inquire, Vacant
 from vipagent.nodeview import Refusal
-from vipagent.workload import Runs, Stack, Start
+from vipagent.tallies import Tallies
+from vipagent.workload import Runs, Stack, Start, ended_within_ms
 from vipapi.nodestatus import ServiceStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
+    from vipagent.eventhooks import RunHook
     from vipagent.runner import Runner
     from vipagent.workload import Outcome
-    from vipapi.nodeplan import VirtualIPPlan
+    from vipapi.nodeplan import ServicePlan, VirtualIPPlan
     from vipapi.nodestatus import Problem
 
 _ASK_S: Final = 0.1
+_MOST_PROGRAMS: Final = 4096
 
 
 class Tenure(NamedTuple):
-    """A lease that this node has: from `since_ns` on whatever another node ran has its lease behind it."""
+    """A lease that this node has: from `since_ns` on whatever another node ran has its lease behind it.
+
+    `seen_ns` is the last sign of the former owner.
+    """
 
     term: int
     former: str | None
     deadline_ns: int
     since_ns: int
     is_bound: bool
+    seen_ns: int = 0
 
 
 class _Following:
     """A VirtualIP's services as they stand here.
 
-    `started` are those whose runs the runner has not ended, with the time that each may take to stop;
-    `waiting` are told when nothing runs.
+    `programs` are digests of what the planned services run, by id. `started` are those whose runs the runner
+    has not ended, with the time that each may take to stop; `waiting` are told when nothing runs.
     """
 
     def __init__(self, name: str, stack: Stack) -> None:
         self.stack = stack
         self.name = name
         self.is_planned = True
-        self.refusal: Refusal | None = None
+        self.services: tuple[ServicePlan, ...] = ()
+        self.programs: Mapping[str, str] = {}
         self.term: int | None = None
         self.deadline_ns = 0
         self.is_leaving = False
         self.is_bindable = stack.may_bind
+        self.is_bound = False
+        self.promoted: dict[str, Occasion] = {}
         self.ask_at_s = 0.0
         self.started: dict[str, float] = {}
         self.waiting: list[asyncio.Future[None]] = []
@@ -64,6 +78,13 @@ class _Following:
     def ids(self) -> frozenset[str]:
         """The services that follow it, and those that did and are not stopped yet."""
         return frozenset(service.id for service, *_ in self.stack.statuses())
+
+    def alike(self, program: str) -> frozenset[str]:
+        """Return the services that run this program here, or may start it, by whatever name."""
+        underway = frozenset(each.id for each in self.stack.underway if _program(each) == program)
+        if self.term is None:
+            return underway
+        return underway | {each for each, known in self.programs.items() if known == program}
 
     def shape(self) -> tuple[object, ...]:
         """All that the lease, the checks and the report depend on."""
@@ -76,7 +97,7 @@ class Workloads:
 
     `on_change` is called soon after something changed that the lease, the checks or the report depend on,
     `on_bindable` at once with the UID of a VirtualIP whose `may_bind` is about to change what runs;
-    `ask` is to send an Inquire about a VirtualIP to a node.
+    `ask` is to send an Inquire about a VirtualIP to a node, `run_hook` to run a hook to its end.
     """
 
     def __init__(
@@ -89,6 +110,7 @@ class Workloads:
         on_change: Callable[[], None],
         on_bindable: Callable[[str], None],
         ask: Callable[[str, str, Inquire], None],
+        run_hook: RunHook = no_hooks,
     ) -> None:
         self._node = node
         self._incarnation = incarnation
@@ -102,9 +124,14 @@ class Workloads:
         self._runs = Runs()
         self._booted_at = datetime.now(tz=UTC) - timedelta(microseconds=now_ns() // 1000)
         self._followings: dict[str, _Following] = {}
+        self._formers: dict[str, dict[str, int]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._shapes: dict[str, tuple[object, ...]] = {}
         self._telling: asyncio.Handle | None = None
+        self._owed: set[str] = set()
+        self._is_excused = asyncio.Event()
+        self._tallies = Tallies()
+        self._hooks = EventHooks(run_hook, node=node, on_change=self._tell_soon)
 
     async def start_clean(self, vips: Iterable[VirtualIPPlan]) -> None:
         """End what a former keeper of this node left running; what cannot be ended counts as running.
@@ -120,19 +147,25 @@ class Workloads:
         self._leftovers = await self._runner.start_clean(services)
 
     async def close(self) -> None:
-        """End everything."""
+        """End everything; what was still to be told to hooks has some seconds for it."""
         for timer in (self._timer, self._telling):
             if timer is not None:
                 timer.cancel()
         await self._runner.close()
+        await self._hooks.close()
 
     # What the keeper tells -----------------------------------------------------------------------
 
-    def assign(self, vips: Iterable[VirtualIPPlan], tenures: Mapping[str, Tenure]) -> None:
+    def assign(
+        self,
+        vips: Iterable[VirtualIPPlan],
+        tenures: Mapping[str, Tenure],
+        out_of_service: frozenset[str] = frozenset(),
+    ) -> None:
         """Take over the planned VirtualIPs; the services of others are stopped.
 
         `tenures` are those that this node has, by UID: what is bound already stays so while the first
-        services that are to follow it start.
+        services that are to follow it start. Of the nodes `out_of_service` somebody says that they are off.
         """
         now_ns = self._now_ns()
         planned = {vip.uid: vip for vip in vips if vip.services or vip.uid in self._followings}
@@ -144,17 +177,37 @@ class Workloads:
                     self._begin(following, tenures[uid])
             others = frozenset(candidate.node for candidate in vip.candidates) - {self._node}
             following.is_planned = bool(vip.services)
-            following.stack.assign(vip.services, others, now_ns)
-            following.refusal = self._refusal(vip)
+            programs = {service.id: _program(service) for service in vip.services}
+            former = {each: self._formers.get(program, {}) for each, program in programs.items()}
+            following.stack.assign(vip.services, others, now_ns, out_of_service=out_of_service, former=former)
+            following.services, following.programs = vip.services, programs
+        self._remember(planned.values())
         for uid in self._followings.keys() - planned.keys():
             self._followings[uid].is_planned = False
-            self._followings[uid].stack.assign((), frozenset(), now_ns)
+            self._followings[uid].services, self._followings[uid].programs = (), {}
+            self._followings[uid].stack.assign((), frozenset(), now_ns, out_of_service=out_of_service)
         if self._followings:
             self._runner.prepare()
         self.look()
+        self._hooks.keep(
+            {service_id for following in self._followings.values() for service_id in following.ids}
+        )
 
-    def _refusal(self, vip: VirtualIPPlan) -> Refusal | None:
-        for service in vip.services:
+    def _remember(self, vips: Iterable[VirtualIPPlan]) -> None:
+        """Keep who may run each program, for it may be planned anew by another name (see `Stack.assign`)."""
+        for vip in vips:
+            nodes = {candidate.node for candidate in vip.candidates} - {self._node}
+            for service in vip.services:
+                program = self._followings[vip.uid].programs[service.id]
+                known = self._formers.pop(program, {})
+                within_ms = ended_within_ms(service)
+                known |= {node: max(within_ms, known.get(node, 0)) for node in nodes}
+                self._formers[program] = known
+        while len(self._formers) > _MOST_PROGRAMS:
+            del self._formers[next(iter(self._formers))]
+
+    def _refusal(self, services: tuple[ServicePlan, ...]) -> Refusal | None:
+        for service in services:
             why_not = self._runner.refusal(service.workload)
             if why_not is not None:
                 return Refusal("ServiceImpossible", f"{service.title}: {why_not}")
@@ -163,7 +216,7 @@ class Workloads:
     def _stack(self, vip: VirtualIPPlan, now_ns: int) -> Stack:
         own = frozenset(service.id for service in vip.services) & self._leftovers
         self._leftovers -= own
-        return Stack(now_ns=now_ns, leftovers=own, runs=self._runs)
+        return Stack(now_ns=now_ns, leftovers=own, runs=self._runs, can_fence=self._runner.can_fence)
 
     def own(self, uid: str, tenure: Tenure) -> None:
         """The lease was won."""
@@ -177,8 +230,9 @@ class Workloads:
         following.is_leaving, following.ask_at_s = False, 0.0
         former = None if tenure.former == self._node else tenure.former
         now_ns = self._now_ns()
-        following.stack.own(tenure.term, tenure.since_ns, now_ns, former)
+        following.stack.own(tenure.term, tenure.since_ns, now_ns, former, seen_ns=tenure.seen_ns)
         if tenure.is_bound:
+            following.is_bound = True
             following.stack.bound(now_ns)
 
     def extend(self, uid: str, deadline_ns: int) -> None:
@@ -193,7 +247,15 @@ class Workloads:
         """The addresses are bound."""
         following = self._followings.get(uid)
         if following is not None:
+            following.is_bound = True
             following.stack.bound(self._now_ns())
+            self.look()
+
+    def unbound(self, uid: str) -> None:
+        """The addresses are gone."""
+        following = self._followings.get(uid)
+        if following is not None:
+            following.is_bound = False
             self.look()
 
     def leave(self, uid: str, *, is_leaving: bool) -> None:
@@ -224,11 +286,18 @@ class Workloads:
         for following in self._followings.values():
             following.stack.confirm(node, answer.vacant, now_ns, term=answer.term)
             following.stack.wait(node, answer.running, now_ns, term=answer.term)
-            following.stack.deny(node, answer.stuck, now_ns, term=answer.term)
+            following.stack.deny(node, answer.stuck, now_ns, term=answer.term, fencing=dict(answer.fencing))
         self.look()
+
+    def heard(self, nodes: Collection[str]) -> None:
+        """These nodes say something, whatever it is."""
+        now_ns = self._now_ns()
+        for following in self._followings.values():
+            following.stack.heard(nodes, now_ns)
 
     def receive(self, outcome: Outcome) -> None:
         """The runner tells what became of a service."""
+        self._tallies.receive(outcome, self._now_ns())
         for following in self._followings.values():
             following.stack.receive(outcome, self._now_ns())
             if outcome.kind == "Stopped" and not following.stack.runs((outcome.service_id,)):
@@ -247,7 +316,7 @@ class Workloads:
     def obstacle(self, uid: str) -> Refusal | None:
         """Why this node is kept off a VirtualIP for its services' sake."""
         following = self._followings.get(uid)
-        return None if following is None else following.refusal or following.stack.obstacle
+        return None if following is None else self._refusal(following.services) or following.stack.obstacle
 
     @property
     def occupied(self) -> frozenset[str]:
@@ -261,23 +330,50 @@ class Workloads:
 
     def answer(self, inquiry: Inquire) -> Vacant:
         """Say what runs here, and what may start at any moment, for this node has its lease."""
-        running, stuck = set(self._leftovers), set(self._leftovers)
+        running, stuck, unpromised = (set(self._leftovers) for _ in range(3))
+        fencing: dict[str, int] = {}
+        programs = dict(zip(inquiry.services, inquiry.programs, strict=False))
         for following in self._followings.values():
             stack = following.stack
-            running |= stack.runs(inquiry.services)
-            running |= frozenset[str]() if following.term is None else following.ids
-            stuck |= stack.stuck(inquiry.services)
+            for service in inquiry.services:
+                ids = following.alike(programs.get(service, "")) | {service}
+                if stack.runs(ids) or (following.term is not None and ids & following.ids):
+                    running.add(service)
+                hanging, promised = stack.stuck(ids), stack.fencing(ids)
+                if hanging:
+                    stuck.add(service)
+                    fencing[service] = max(fencing.get(service, 0), *promised.values(), 0)
+                if hanging - promised.keys():
+                    unpromised.add(service)
         asked = inquiry.services
+        vacant = tuple(service for service in asked if service not in running)
+        self._owed -= {*vacant}
+        if not self._owed:
+            self._is_excused.set()
         return Vacant(
             incarnation=inquiry.incarnation,
             term=inquiry.term,
-            vacant=tuple(service for service in asked if service not in running),
+            vacant=vacant,
             running=tuple(service for service in asked if service in running - stuck),
             stuck=tuple(service for service in asked if service in stuck),
+            fencing=tuple(
+                (service, fencing[service]) for service in asked if service in fencing.keys() - unpromised
+            ),
         )
 
+    def depart(self) -> None:
+        """This keeper is about to hand everything over: whoever goes on waits for its word (`excused`)."""
+        owners = (following for following in self._followings.values() if following.term is not None)
+        self._owed = {each.id for following in owners for each in following.services if each.is_singleton}
+        self._is_excused.clear()
+
+    async def excused(self) -> None:
+        """Return when the next owners have been told that nothing runs here any more."""
+        if self._owed:
+            await self._is_excused.wait()
+
     def statuses(self) -> tuple[ServiceStatus, ...]:
-        """Return those that follow what this node owns, and whatever else is not plainly stopped."""
+        """Return those of what this node owns, what else is not plainly stopped, and what hooks know of."""
         return tuple(
             ServiceStatus(
                 uid=service.uid,
@@ -287,10 +383,12 @@ class Workloads:
                 term=following.term or 0,
                 since=_told(self._booted_at + timedelta(microseconds=since_ns // 1000)),
                 message=message,
+                hook=hook,
             )
             for following in self._followings.values()
             for service, state, since_ns, message in following.stack.statuses()
-            if following.term is not None or state != "Stopped"
+            for hook in (self._hooks.status(service.id),)
+            if following.term is not None or state != "Stopped" or hook is not None
         )
 
     def problems(self) -> tuple[Problem, ...]:
@@ -317,14 +415,17 @@ class Workloads:
         for uid, following in list(self._followings.items()):
             if following.stack.is_vacant:
                 self._tell_vacant(following)
+                self._tell_hooks(following)  # before it may start again
                 if following.term is None and not following.is_planned:
                     del self._followings[uid]
                     continue
             self._step(uid, following, now_ns)
+            self._tell_hooks(following)
         self._arm(now_ns)
         shapes = {uid: following.shape() for uid, following in self._followings.items()}
-        if shapes != self._shapes and self._telling is None:
-            self._telling = self._loop.call_soon(self._tell)
+        if shapes != self._shapes:
+            self._tally()
+            self._tell_soon()
         self._shapes = shapes
 
     def _step(self, uid: str, following: _Following, now_ns: int) -> None:
@@ -335,6 +436,7 @@ class Workloads:
         for deed in deeds:
             if isinstance(deed, Start):
                 following.started[deed.service.id] = deed.service.stop_timeout_ms / 1000
+                self._tallies.start(deed.service, deed.run, now_ns)
                 self._runner.start(
                     deed.service,
                     virtual_ip=following.name,
@@ -343,17 +445,50 @@ class Workloads:
                     deadline_ns=following.deadline_ns,
                 )
             else:
+                self._tallies.stop(deed.service_id, deed.run, now_ns)
                 self._runner.stop(deed.service_id, deed.run)
 
     def _running_besides(self, following: _Following) -> frozenset[str]:
-        others = (
-            each.stack.runs(following.ids) for each in self._followings.values() if each is not following
+        others = [each.stack for each in self._followings.values() if each is not following]
+        underway = {_program(service) for stack in others for service in stack.underway}
+        renamed = (each for each, program in following.programs.items() if program in underway)
+        return frozenset(self._leftovers).union(renamed, *(stack.runs(following.ids) for stack in others))
+
+    def _tally(self) -> None:
+        followings = self._followings.values()
+        self._tallies.show(
+            (service, state) for each in followings for service, state, *_ in each.stack.statuses()
         )
-        return frozenset(self._leftovers).union(*others)
+
+    def _tell_soon(self) -> None:
+        if self._telling is None:
+            self._telling = self._loop.call_soon(self._tell)
 
     def _tell(self) -> None:
         self._telling = None
         self._on_change()
+
+    def _tell_hooks(self, following: _Following) -> None:
+        """Tell what became of the services since the last look."""
+        stack = following.stack
+        for fault in stack.take_faults():
+            self._tallies.fail(fault)
+            self._hooks.tell(Occasion("faulted", fault.service, fault.term, following.name, fault.message))
+        promoted = stack.promoted
+        for service_id, service in promoted.items():
+            if service_id not in following.promoted:
+                assert following.term is not None
+                occasion = Occasion("promoted", service, following.term, following.name)
+                following.promoted[service_id] = occasion
+                self._hooks.tell(occasion)
+        for service_id, former in tuple(following.promoted.items()):
+            is_let_go = not following.is_bound or following.term not in (None, former.term)
+            is_planned_no_more = service_id not in stack.planned and not stack.runs((service_id,))
+            if not (is_planned_no_more or (stack.is_vacant and is_let_go)):
+                continue
+            del following.promoted[service_id]
+            newest = stack.planned.get(service_id, former.service)
+            self._hooks.tell(replace(former, kind="demoted", service=newest))
 
     @staticmethod
     def _tell_vacant(following: _Following) -> None:
@@ -383,8 +518,15 @@ class Workloads:
             following.ask_at_s = now_s + _ASK_S
             for node, services in following.stack.unconfirmed.items():
                 assert following.term is not None
-                self._ask(uid, node, Inquire(self._incarnation, following.term, tuple(sorted(services))))
+                asked = tuple(sorted(services))
+                programs = tuple(following.programs[service] for service in asked)
+                self._ask(uid, node, Inquire(self._incarnation, following.term, asked, programs))
         return following.ask_at_s - now_s
+
+
+def _program(service: ServicePlan) -> str:
+    """Return a digest of what only one service can have on a node."""
+    return hashlib.blake2b(service.workload.identity.encode(), digest_size=8).hexdigest()
 
 
 def _told(at: datetime) -> str:

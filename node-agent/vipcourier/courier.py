@@ -1,4 +1,4 @@
-"""The courier's shell: three loops between the watch on the cluster, the link and the API server, and votes.
+"""The courier's shell: loops between the watch on the cluster, the link and the API server, and votes.
 
 - Whenever the watch has news, and only once it has a complete listing of every kind, the plan is made
   anew and offered to the link if it differs from the last.
@@ -7,6 +7,8 @@
   it would bring every node's every change to every courier. It is read again every `REREAD_S`, so that
   one deleted or edited by hand is put right.
 - The link keeps itself connected.
+- While health checks ask for Pods (`pods`), these are listed, `MOST_LOOKS` times every `LOOK_S`. What is
+  found is part of the plan, which is made anew when that changes.
 - The API server's votes that the keeper wants are asked for by `voting`, in a thread of its own. A keeper
   that is gone wants none. Votes that were won for what a keeper wants no more are not told.
 
@@ -19,11 +21,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
+
+import msgspec
 
 from vipapi import nodeplan
 from vipapi.link import VotesWanted
@@ -31,6 +36,7 @@ from vipapi.resources import VIPNode, VIPNodeStatus, parse, to_dict
 from vipcluster.client import (
     FAILOVER_DOMAINS,
     NODES,
+    PODS,
     SECRETS,
     SERVICE_FAILOVERS,
     VIP_NODES,
@@ -40,7 +46,7 @@ from vipcluster.client import (
     NotFound,
 )
 from vipcluster.watch import Watch
-from vipcourier import metrics, status
+from vipcourier import metrics, pods, status
 from vipcourier.link import Link
 from vipcourier.planning import Planner, Sources
 from vipcourier.voting import Voting
@@ -49,7 +55,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
+    from vipapi.healthchecks import Pods
     from vipapi.link import Votes
+    from vipapi.nodeplan import PodsFact
     from vipapi.nodestatus import Report
     from vipcluster.client import Cluster
 
@@ -58,6 +66,8 @@ WATCHED = (VIRTUAL_IPS, SERVICE_FAILOVERS, FAILOVER_DOMAINS, NODES, SECRETS)
 PLAN_PAUSE_S = 0.01
 WRITE_PAUSE_S = 0.05
 REREAD_S = 30.0
+LOOK_S = 1.0
+MOST_LOOKS = 16
 FIRST_RETRY_S = 0.2
 LAST_RETRY_S = 2.0
 REMEDIES = {
@@ -92,7 +102,10 @@ class Courier:
         self._cluster = cluster
         self._loop = asyncio.get_running_loop()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="api")
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pods")
         self._planner = Planner(node)
+        self._facts = pods.Facts()
+        self._asked = asyncio.Event()
         self._news = asyncio.Event()
         self._watch = Watch(
             cluster, WATCHED, namespace=namespace, on_news=self._from_a_thread(self._news.set)
@@ -125,7 +138,8 @@ class Courier:
         self._voting.start()
         stopping: Coroutine[Any, Any, Any] = stop.wait()
         tasks = [
-            asyncio.create_task(each) for each in (stopping, self._plan(), self._write(), self._link.run())
+            asyncio.create_task(each)
+            for each in (stopping, self._plan(), self._look(), self._write(), self._link.run())
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -135,7 +149,8 @@ class Courier:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._writer.shutdown(wait=False, cancel_futures=True)
+            for threads in (self._writer, self._reader):
+                threads.shutdown(wait=False, cancel_futures=True)
             await self._loop.run_in_executor(None, self._voting.stop, 1.0)
             await self._loop.run_in_executor(None, self._watch.stop, 1.0)
 
@@ -159,13 +174,61 @@ class Courier:
                     _log.error("Left out of the plan, or kept as it was: %s", problem)
                 told = problems
                 metrics.plan_problems.set(len(problems))
-            newest = nodeplan.encode(plan)
+            self._facts.ask(pods.asked(plan))
+            if self._facts.is_asked:
+                self._asked.set()
+            newest = nodeplan.encode(msgspec.structs.replace(plan, facts=self._facts.known))
             if newest != line:
                 line = newest
                 metrics.plan_bytes.set(len(line))
                 self._link.offer(line)
             # A big world costs at most half of this process's time, however often it changes.
             await asyncio.sleep(max(PLAN_PAUSE_S, self._loop.time() - began))
+
+    async def _look(self) -> None:
+        is_failing = False
+        while True:
+            await self._asked.wait()
+            if not self._facts.is_asked:
+                self._asked.clear()
+                continue
+            began = self._loop.time()
+            try:
+                for probe in self._facts.due(MOST_LOOKS):
+                    if self._facts.learn(await self._find(probe)):
+                        self._news.set()
+            except ApiError as error:
+                metrics.api_errors.labels(type(error).__name__).inc()
+                remedy = REMEDIES[Forbidden] if isinstance(error, Forbidden) else "it is tried again"
+                _log.log(
+                    logging.DEBUG if is_failing else logging.WARNING,
+                    "The Pods of health checks could not be listed, what was known stays: %s: %s",
+                    error,
+                    remedy,
+                )
+                is_failing = True
+            else:
+                is_failing = False
+            await asyncio.sleep(max(0.0, LOOK_S - (self._loop.time() - began)))
+
+    async def _find(self, probe: Pods) -> PodsFact:
+        """List Pods on this node; raises `ApiError` for all that says nothing of them."""
+
+        def look() -> PodsFact:
+            listing = self._cluster.list(
+                PODS,
+                namespace=probe.namespace or "",
+                labels=pods.label_selector(probe),
+                fields=f"spec.nodeName={self._node}",
+            )
+            return pods.found(probe, listing.documents)
+
+        try:
+            return await self._loop.run_in_executor(self._reader, look)
+        except ApiError as error:
+            if error.status == http.client.BAD_REQUEST:
+                return pods.refused(probe, str(error))
+            raise
 
     def _take_report(self, report: Report) -> None:
         metrics.reports_received.inc()

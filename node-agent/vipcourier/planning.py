@@ -5,8 +5,9 @@ also one that is just being replaced. Of each it is told the witness configurati
 and every VirtualIP that may be held: one that the controller has accepted (condition `Accepted`) and that
 nobody is deleting; those that somebody is deleting it is told by their UIDs. With a VirtualIP go the
 services that follow it (`services`), whose nodes are its candidates then; every node of the domain is told
-of them, for one that was a candidate stops them in order only while it knows of them. Everything in the
-plan is sorted, so that an unchanged world gives an unchanged plan, byte for byte.
+of them, for one that was a candidate stops them in order only while it knows of them. With a domain go the
+nodes that somebody says are off (Kubernetes' taint `out-of-service`). Everything in the plan is sorted, so
+that an unchanged world gives an unchanged plan, byte for byte.
 
 A plan that says less than the last one makes keepers let go of addresses. So what can not be read is
 not taken for something that is gone. Of every object the last good state is kept, and stands in
@@ -34,7 +35,7 @@ import msgspec
 
 from vipapi import timing
 from vipapi.addresses import parse_all
-from vipapi.candidates import nominate
+from vipapi.candidates import is_held_alone, nominate
 from vipapi.configuration import Configuration, Member, fingerprint
 from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Plan, Timing, VirtualIPPlan
 from vipapi.resources import (
@@ -64,7 +65,6 @@ if TYPE_CHECKING:
 SHORTEST_KEY = 16
 HIGHEST_KEY_ID = 255
 KEYS_IN_FORCE = 2
-CANDIDATES_TO_HOLD_ALONE = 2
 
 
 class Sources(NamedTuple):
@@ -115,6 +115,7 @@ class _Joint(NamedTuple):
     """What a VirtualIP's plan has of the nodes and of the services that follow it."""
 
     candidates: tuple[CandidatePlan, ...]
+    is_held_alone: bool
     services: tuple[ServicePlan, ...]
     service_checks: tuple[HealthCheck, ...]
 
@@ -158,6 +159,7 @@ class Planner:
             problems=problems,
         )
         deleted = _deleted(sources.virtual_ips)
+        out_of_service = tuple(node.metadata.name for node in nodes if node.is_out_of_service)
         domains = []
         good_domains, self._domains = self._domains, {}
         orders, self._orders = self._orders, {}
@@ -195,6 +197,7 @@ class Planner:
                     deleted=deleted.get(metadata.name, ()),
                     heartbeat_interface=good.spec.heartbeat.interface,
                     gateway_probe=_gateway_probe(good.spec),
+                    out_of_service=out_of_service,
                 )
             )
         plan = Plan(
@@ -286,14 +289,19 @@ class Planner:
         )
         joint = self._known_joints.get(key)
         if joint is None:
-            nominees = nominate(joined(found.good.spec, followings), domain.spec, nodes)
+            spec = joined(found.good.spec, followings)
+            nominees = nominate(spec, domain.spec, nodes)
+            services = service_plans(followings)
+            # Where two may own, what may run once could run twice.
+            is_once = any(service.is_singleton for service in services)
             joint = _Joint(
                 candidates=tuple(
                     CandidatePlan(node=nominee.node, priority=nominee.priority)
                     for nominee in nominees
                     if nominee.is_candidate
                 ),
-                services=service_plans(followings),
+                is_held_alone=is_held_alone(spec, nominees) and not is_once,
+                services=services,
                 service_checks=service_checks(followings),
             )
         self._joints[key] = joint
@@ -315,16 +323,10 @@ def _virtual_ip(found: _Held, joint: _Joint) -> VirtualIPPlan:
         health_checks=spec.health_checks,
         announcement_count=spec.announcement.count,
         announcement_refresh_s=spec.announcement.refresh_seconds,
-        is_held_alone=_is_held_alone(spec, joint),
+        is_held_alone=joint.is_held_alone,
         services=joint.services,
         service_checks=joint.service_checks,
     )
-
-
-def _is_held_alone(spec: VirtualIPSpec, joint: _Joint) -> bool:
-    """Hold is for two candidates, and never where two owners would mean two copies of what may run once."""
-    is_once = any(service.is_singleton for service in joint.services)
-    return spec.on_quorum_loss == "Hold" and len(joint.candidates) == CANDIDATES_TO_HOLD_ALONE and not is_once
 
 
 def _newest(

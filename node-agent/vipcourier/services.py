@@ -3,20 +3,27 @@
 In force is a ServiceFailover that the controller has accepted and that nobody is deleting, in the newest
 generation that was accepted. A keeper stops a service that its plan no longer has, so the last good state
 stands in for one that this version cannot read, whose newest generation waits to be accepted, or whose
-`Accepted` was wiped by hand.
+`Accepted` was wiped by hand. What was accepted last also stands in `status.inForce`, for a courier that
+starts while an edit waits, or that missed the generation.
 
-Where there is no older state, as after a restart, a generation that waits stands in itself, provided that
-`judge`, by which the controller goes as well, has no objection to it. For that it counts as never accepted,
-so that it takes nothing from those that were.
+Where there is neither, a generation that waits stands in itself, provided that `judge`, by which the
+controller goes as well, has no objection to it. For that it counts as never accepted, so that it takes
+nothing from those that were.
+
+Services that are the cluster's (`kubernetesService`, `deployment`) give a VirtualIP its nodes as all do, but
+no keeper is told of them: the controller has them follow.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from vipapi.nodeplan import ServicePlan
 from vipapi.resources import ServiceFailover, ServiceFailoverStatus
 from vipapi.services import followings, judge, title
+from vipapi.workloads import Hooks
 from vipcourier.reading import accepted_generation, by_name, is_accepted, metadata_of, status_of
 
 if TYPE_CHECKING:
@@ -72,8 +79,10 @@ class Failovers:
             accepted = accepted_generation(status.conditions)
             if failover is not None and accepted >= metadata.generation:
                 good = _Good(failover, is_accepted=True)
-            elif failover is not None and accepted > 0 and (good is None or not good.is_accepted):
-                waiting.append(failover)
+            else:
+                good = _later(good, _in_force(metadata, status))
+                if failover is not None and accepted > 0 and (good is None or not good.is_accepted):
+                    waiting.append(failover)
             if good is not None:
                 self._good[uid] = good
         self._let_in(waiting, virtual_ips, nodes, problems)
@@ -105,14 +114,30 @@ class Failovers:
 
 
 def service_plans(found: Sequence[Following]) -> tuple[ServicePlan, ...]:
-    """Return what the keeper is told of the services that follow one VirtualIP."""
-    return tuple(_plan(each) for each in found)
+    """Return what the keeper is told of the services that follow one VirtualIP: of those that it runs."""
+    return tuple(_plan(each) for each in found if each.service.workload.is_on_node)
 
 
 def service_checks(found: Sequence[Following]) -> tuple[HealthCheck, ...]:
-    """Return the health checks of the services that follow one VirtualIP, those of each failover once."""
-    failovers = {each.failover.metadata.uid: each.failover for each in found}
-    return tuple(check for failover in failovers.values() for check in failover.spec.health_checks)
+    """Return the health checks of the services that follow one VirtualIP, those of each failover once.
+
+    They are checks of what the keeper runs: without a service of that kind there is nothing to check.
+    """
+    failovers = {
+        each.failover.metadata.uid: each.failover for each in found if each.service.workload.is_on_node
+    }
+    return tuple(
+        _placed(check, failover.metadata.namespace)
+        for failover in failovers.values()
+        for check in failover.spec.health_checks
+    )
+
+
+def _placed(check: HealthCheck, namespace: str) -> HealthCheck:
+    """Return the check with the namespace of its Pods, which is always its object's own."""
+    if check.pods is None:
+        return check
+    return msgspec.structs.replace(check, pods=msgspec.structs.replace(check.pods, namespace=namespace))
 
 
 def _plan(following: Following) -> ServicePlan:
@@ -128,11 +153,34 @@ def _plan(following: Following) -> ServicePlan:
         start_timeout_ms=service.start_timeout_seconds * 1000,
         stop_timeout_ms=service.stop_timeout_seconds * 1000,
         generation=metadata.generation,
+        fences=service.on_stop_failure == "Fence",
+        hooks=service.hooks or Hooks(),
     )
 
 
 def _outline(document: Document) -> tuple[ObjectMeta, ServiceFailoverStatus]:
-    return metadata_of(document), status_of(ServiceFailoverStatus, document)
+    status = status_of(ServiceFailoverStatus, document)
+    if status == ServiceFailoverStatus():
+        # What was accepted may be as unreadable as what is written now; the rest is told all the same.
+        rest = {name: value for name, value in (document.get("status") or {}).items() if name != "inForce"}
+        status = status_of(ServiceFailoverStatus, {"status": rest})
+    return metadata_of(document), status
+
+
+def _in_force(metadata: ObjectMeta, status: ServiceFailoverStatus) -> _Good | None:
+    """Return the state that the controller says was accepted last."""
+    if status.in_force is None:
+        return None
+    then = msgspec.structs.replace(metadata, generation=status.in_force.generation)
+    return _Good(ServiceFailover(then, status.in_force.spec, status), is_accepted=True)
+
+
+def _later(good: _Good | None, in_force: _Good | None) -> _Good | None:
+    """Return the later one of two states; one that only stands in gives way."""
+    if good is None or in_force is None:
+        return good or in_force
+    is_older = good.failover.metadata.generation < in_force.failover.metadata.generation
+    return in_force if is_older or not good.is_accepted else good
 
 
 def _by_virtual_ip(failovers: Iterable[ServiceFailover]) -> dict[str, tuple[Following, ...]]:

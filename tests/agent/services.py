@@ -1,27 +1,33 @@
-"""What the tests of the leash and of its keeper's side share: hooks, cgroups, and waiting for both."""
+"""What the tests of the leash and of its keeper's side share: hooks, cgroups, a runner and what it told."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import time
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from vipagent.leash_cgroups import Cgroup, default_cgroup
+from vipagent.runner import Runner
+from vipagent.workload import Outcome
 from vipapi.healthchecks import Exec
 from vipapi.nodeplan import ServicePlan
 from vipapi.workloads import Scripts, Workload
 from vipapi.workloads import Systemd as UnitOfSystemd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
+
+    from vipagent.leash_fence import Way
 
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
 LONG = 600 * SECOND
+WAIT_S = 30.0
+LEASE = 4 * SECOND
 
 DAEMON = "sleep 600 &"
 STUBBORN = """
@@ -73,7 +79,7 @@ def plan(
     stop: str | None = None,
     status: str | None = None,
     start: str = "start",
-    **fields: int,
+    **fields: Any,
 ) -> ServicePlan:
     """A service whose hooks have these names."""
     scripts = Scripts(
@@ -81,7 +87,7 @@ def plan(
         stop=None if stop is None else Exec(stop),
         status=None if status is None else Exec(status),
     )
-    return ServicePlan("uid", "prod", "billing", name, Workload(exec=scripts), **fields)  # type: ignore[arg-type]
+    return ServicePlan("uid", "prod", "billing", name, Workload(exec=scripts), **fields)
 
 
 def service_of(cgroup: Path, name: str = "app") -> Cgroup:
@@ -111,6 +117,59 @@ def children() -> set[int]:
     return {int(word) for word in text.split()}
 
 
-def unit_plan(unit: str, **fields: int) -> ServicePlan:
+def unit_plan(unit: str, **fields: Any) -> ServicePlan:
     """A service that is a unit of systemd."""
-    return ServicePlan("uid", "prod", "billing", "app", Workload(systemd=UnitOfSystemd(unit)), **fields)  # type: ignore[arg-type]
+    return ServicePlan("uid", "prod", "billing", "app", Workload(systemd=UnitOfSystemd(unit)), **fields)
+
+
+class Services:
+    """A runner with what it told, in order."""
+
+    def __init__(self, folder: Path, cgroup: Path | None, *, fence: Way | None = None) -> None:
+        self.told: asyncio.Queue[Outcome] = asyncio.Queue()
+        self.runner = Runner(
+            node="node-a",
+            hooks_dir=folder / "hooks",
+            ocf_root=folder / "ocf",
+            cgroup=cgroup,
+            on_outcome=self.told.put_nowait,
+            fence=fence,
+        )
+        self.deadline_ns = 0
+        self._runs = 0
+
+    def start(self, service: ServicePlan, *, for_ns: int = LONG) -> int:
+        """Start it under a lease of that length; return the run."""
+        self._runs += 1
+        self.deadline_ns = now_ns() + for_ns
+        self.runner.start(service, term=7, run=self._runs, virtual_ip="billing", deadline_ns=self.deadline_ns)
+        return self._runs
+
+    async def next(self) -> Outcome:
+        """Return what is told next."""
+        return await asyncio.wait_for(self.told.get(), WAIT_S)
+
+    async def started(self, service: ServicePlan, *, for_ns: int = LONG) -> int:
+        """Start it and see it active."""
+        run = self.start(service, for_ns=for_ns)
+        assert await self.next() == Outcome(service.id, run, "Started")
+        return run
+
+    async def leased(self, service: ServicePlan) -> None:
+        """Start it under a short lease, with the leash running before: that takes a while to start."""
+        await self.stopped(service, await self.started(service))
+        await self.started(service, for_ns=LEASE)
+
+    async def stopped(self, service: ServicePlan, run: int) -> None:
+        """Stop it and see it gone."""
+        self.runner.stop(service.id, run)
+        assert await self.next() == Outcome(service.id, run, "Stopped")
+
+
+@asynccontextmanager
+async def services(folder: Path, cgroup: Path | None) -> AsyncIterator[Services]:
+    running = Services(folder, cgroup)
+    try:
+        yield running
+    finally:
+        await running.runner.close()

@@ -2,8 +2,10 @@
 
 Everything but the stacks is modelled: a lease that passes from node to node, a keeper on each node that may
 be frozen, cut off or killed, a leash that starts and stops copies and ends them at the lease's end plus the
-stop timeout, whatever became of its keeper. Deeds, outcomes, questions and answers take their time; outcomes,
-questions and answers are lost and doubled as well. Each node's clock is a tenth too fast or too slow.
+stop timeout, whatever became of its keeper, and restarts the node if it cannot, where the service wants that.
+Nodes are switched off, and some time later somebody says so. Deeds, outcomes, questions and answers take
+their time; outcomes, questions and answers are lost and doubled as well. Each node's clock is a tenth too
+fast or too slow.
 
 After every event `_check` compares what really runs with what must be: never two copies of a singleton, and
 no copy that its node's stack does not know of. One seed replays a whole history.
@@ -22,7 +24,7 @@ from vipapi.nodeplan import ServicePlan
 from vipapi.workloads import Scripts, Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from random import Random
 
 SECOND: Final = 1_000_000_000
@@ -39,6 +41,7 @@ def service(
     start_s: int = 60,
     stop_s: int = 30,
     generation: int = 1,
+    fences: bool = False,
 ) -> ServicePlan:
     return ServicePlan(
         uid="u",
@@ -51,6 +54,7 @@ def service(
         start_timeout_ms=start_s * 1000,
         stop_timeout_ms=stop_s * 1000,
         generation=generation,
+        fences=fences,
     )
 
 
@@ -67,6 +71,7 @@ class _Process:
     deadline_ns: int | None
     is_alive: bool = True
     is_stopping: bool = False
+    is_stuck: bool = False
 
 
 @dataclass(slots=True)
@@ -76,8 +81,10 @@ class _Node:
     name: str
     rate: float
     offset_ns: int
+    can_fence: bool = False
     keeper: int = 0
     stack: Stack | None = None
+    is_off: bool = False
     is_frozen: bool = False
     is_cut: bool = False
     is_owner: bool = False
@@ -107,6 +114,7 @@ class _Answer:
     sender: str
     vacant: frozenset[str]
     stuck: frozenset[str]
+    fencing: Mapping[str, int]
     term: int
     keeper: int
 
@@ -128,9 +136,15 @@ class Cluster:
         self._former: str | None = None
         self._free_ns = 0
         self._is_leaving = False
+        self._named = frozenset[str]()
         self.starts = 0
         self._nodes = [
-            _Node(f"node-{name}", random.choice([0.9, 1.1]), random.randrange(1, 10**6) * SECOND)
+            _Node(
+                f"node-{name}",
+                random.choice([0.9, 1.1]),
+                random.randrange(1, 10**6) * SECOND,
+                can_fence=random.random() < 0.7,
+            )
             for name in "abcd"[:nodes]
         ]
         for node in self._nodes:
@@ -148,6 +162,7 @@ class Cluster:
             self._stay,
             *[self._kill_or_boot_keeper] * 2,
             self._lose_power,
+            self._switch_off,
             self._die,
             self._fail,
             self._replan,
@@ -168,6 +183,8 @@ class Cluster:
                 self._freeze_or_thaw(node)
             if node.is_cut:
                 self._cut_or_join(node)
+            if node.is_off:
+                self._switch_on(node)
             if node.stack is None:
                 self._boot(node)
             self._stay(node)
@@ -251,6 +268,34 @@ class Cluster:
         if node.stack is not None:
             self._kill_or_boot_keeper(node)
 
+    def _switch_off(self, node: _Node) -> None:
+        """Switch a node off, one at a time; somebody says so, and takes it back before it is on again."""
+        if any(each.is_off for each in self._nodes):
+            return
+        self._lose_power(node)
+        node.is_off = True
+        self._after(5 * self._random.random(), partial(self._name, node))
+        self._after(10 + 100 * self._random.random(), partial(self._switch_on, node))
+
+    def _name(self, node: _Node) -> None:
+        if node.is_off:
+            self._named = frozenset({node.name})
+            for each in self._nodes:
+                self._assign(each)
+
+    def _switch_on(self, node: _Node) -> None:
+        """Nobody calls it off any more, then it is on."""
+        if not node.is_off:
+            return
+        self._named = frozenset()
+        for each in self._nodes:
+            self._assign(each)
+        if any(each.is_frozen for each in self._nodes):
+            self._after(1.0, partial(self._switch_on, node))
+        else:
+            node.is_off = False
+            self._boot(node)
+
     def _die(self, node: _Node) -> None:
         """A service dies, or its status hook says that it does not work while it goes on."""
         for process in node.processes.values():
@@ -269,20 +314,24 @@ class Cluster:
         self._random.shuffle(order)
         hook = self._random.choice(["start", "start-anew"])
         keep = self._random.randint(1, len(order))
-        self._assign(node, tuple(service(s.name, hook=hook, stop_s=_stop_s(s)) for s in order[:keep]))
+        others = [service(s.name, hook=hook, stop_s=_stop_s(s), fences=s.fences) for s in order[:keep]]
+        self._assign(node, tuple(others))
 
     # Keepers -------------------------------------------------------------------------------------
 
     def _boot(self, node: _Node) -> None:
         """A keeper starts: it ends what the one before it left behind, as far as that can be ended."""
+        if node.is_off:
+            return
         node.keeper += 1
         node.deeds.clear()
         node.carried_out_ns = 0
         left = frozenset(key for key, process in node.processes.items() if process.is_alive)
-        leftovers = left if self._random.random() < 0.3 else frozenset()
+        is_stuck = any(node.processes[key].is_stuck for key in left) and not self._is_calm
+        leftovers = left if is_stuck or self._random.random() < 0.3 else frozenset()
         for key in left - leftovers:
             node.processes[key].is_alive = False
-        node.stack = Stack(now_ns=self._clock_ns(node), leftovers=leftovers)
+        node.stack = Stack(now_ns=self._clock_ns(node), leftovers=leftovers, can_fence=node.can_fence)
         node.is_owner = False
         if node is self._holder:
             assert node.deadline_ns is not None
@@ -293,7 +342,12 @@ class Cluster:
     def _assign(self, node: _Node, services: tuple[ServicePlan, ...] | None = None) -> None:
         if node.stack is not None and not node.is_frozen:
             others = frozenset(each.name for each in self._nodes if each is not node)
-            node.stack.assign(self._services if services is None else services, others, self._clock_ns(node))
+            node.stack.assign(
+                self._services if services is None else services,
+                others,
+                self._clock_ns(node),
+                out_of_service=self._named,
+            )
             self._look(node)
 
     def _connection_changed(self, node: _Node) -> None:
@@ -413,7 +467,8 @@ class Cluster:
             self._after(1.0, partial(self._answer, node, asker, ids, term, keeper))
             return
         self._lapse_if_over(node)
-        answer = _Answer(node.name, ids - node.stack.runs(ids), node.stack.stuck(ids), term, keeper)
+        stack = node.stack
+        answer = _Answer(node.name, ids - stack.runs(ids), stack.stuck(ids), stack.fencing(ids), term, keeper)
         for _ in range(self._copies_of_a_message()):
             self._at(self._now_ns + self._delay_ns(), partial(self._hear, asker, answer))
 
@@ -425,7 +480,9 @@ class Cluster:
             return
         self._lapse_if_over(node)
         node.stack.confirm(answer.sender, answer.vacant, self._clock_ns(node), term=answer.term)
-        node.stack.deny(answer.sender, answer.stuck, self._clock_ns(node), term=answer.term)
+        node.stack.deny(
+            answer.sender, answer.stuck, self._clock_ns(node), term=answer.term, fencing=answer.fencing
+        )
         self._look(node)
 
     # Leashes -------------------------------------------------------------------------------------
@@ -448,6 +505,7 @@ class Cluster:
             return
         is_renewed = node.is_owner and node.deadline_ns is None
         process = _Process(start.service, start.run, node.keeper, None if is_renewed else deadline_ns)
+        process.is_stuck = start.service.fences and node.can_fence and self._random.random() < 0.2
         node.processes[key] = process
         self._leash(node, process)
         is_good = self._is_calm or self._random.random() < 0.8
@@ -470,7 +528,7 @@ class Cluster:
         elif not process.is_stopping:
             process.is_stopping = True
             took_ns = node.spell_ns(self._random.random() * _stop_s(process.service))
-            is_good = self._is_calm or self._random.random() < 0.8
+            is_good = self._is_calm or (self._random.random() < 0.8 and not process.is_stuck)
             self._at(self._now_ns + took_ns, partial(self._stopped, node, process, is_good=is_good))
 
     def _stopped(self, node: _Node, process: _Process, *, is_good: bool) -> None:
@@ -483,7 +541,13 @@ class Cluster:
         if process.deadline_ns is None or not process.is_alive:
             return
         end_ns = process.deadline_ns + _stop_s(process.service) * SECOND
-        if self._clock_ns(node) >= end_ns:
+        fence_ns = end_ns + 5 * SECOND
+        if process.is_stuck and self._clock_ns(node) >= fence_ns:
+            self._lose_power(node)
+        elif process.is_stuck and self._clock_ns(node) >= end_ns:
+            self._tell(node, process, "StopFailed")
+            self._at(node.time_ns(fence_ns), partial(self._leash, node, process))
+        elif self._clock_ns(node) >= end_ns:
             process.is_alive = False
             self._tell(node, process, "Stopped")
         else:

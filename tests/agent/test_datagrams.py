@@ -19,6 +19,8 @@ from vipagent.messages import (
     Granted,
     Handover,
     Message,
+    Observation,
+    Observe,
     Offer,
     Prepare,
     Ready,
@@ -63,6 +65,8 @@ MESSAGES = [
     pytest.param(Ready(5, _KEY), id="Ready"),
     pytest.param(Handover(_KEY, 4), id="Handover"),
     pytest.param(GetConfig(), id="GetConfig"),
+    pytest.param(Observe(5, _KEY, 4, is_announced=True, is_active=False), id="Observe"),
+    pytest.param(Observation(5, _KEY, 4, (b"app-----",), (b"db------",)), id="Observation"),
     pytest.param(
         Config(
             Configuration(3, "h", "g", WitnessSet((Member("a", "192.0.2.1"),)), WitnessSet(), is_sealing=True)
@@ -161,6 +165,23 @@ def test_every_flipped_bit_is_refused() -> None:
             flipped[at] ^= 1 << bit
             expected = {0: "NotOurs", 1: "NotOurs", 2: "Version", 3: "UnknownKey"}.get(at, "Forged")
             assert refusal(receiver, bytes(flipped)) == expected, (at, bit)
+
+
+def test_an_observation_that_is_forged_or_comes_again_is_refused() -> None:
+    observation = Observation(5, _KEY, 4, (b"app-----",), ())
+    datagram, receiver = codec().seal("node-b", observation), codec("node-b")
+    assert refusal(receiver, codec(keys={1: b"x" * 32}).seal("node-b", observation)) == "Forged"
+    assert refusal(receiver, codec().seal("node-c", observation)) == "Receiver"
+    assert [refusal(receiver, datagram) for _ in range(2)] == [None, "Replayed"]
+    late = codec(incarnation=4).seal("node-b", observation)
+    assert refusal(receiver, late) == "Incarnation"
+
+
+def test_an_observation_of_as_many_checks_as_there_can_be_is_one_packet() -> None:
+    observation = Observation(
+        1 << 40, _KEY, 1 << 40, tuple(bytes([n]) * 8 for n in range(64)), (b"x" * 8,) * 64
+    )
+    assert len(codec().seal("node-b", observation)) < 1500
 
 
 def test_anything_added_is_refused() -> None:

@@ -101,7 +101,8 @@ def test_a_verdict_turns_only_after_that_many_results_in_a_row(
     standing = Standing()
     for at, is_ok in enumerate(history):
         before = standing.verdict
-        standing = receive(standing, definition, OK if is_ok else NO, now=float(at))
+        # So far apart that nothing is damped.
+        standing = receive(standing, definition, OK if is_ok else NO, now=400.0 * at)
         needed = rise if is_ok else fall
         if before == "Unknown":
             assert standing.verdict == ("Passing" if is_ok else "Failing")

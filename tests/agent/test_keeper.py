@@ -30,6 +30,7 @@ from vipagent.leash_cgroups import default_cgroup
 from vipagent.messages import Config
 from vipagent.node import Node
 from vipagent.probes import Probes
+from vipagent.probes_exec import HookRunner
 from vipagent.runner import Runner
 from vipagent.seat import Seat
 from vipapi import link
@@ -38,7 +39,7 @@ from vipapi.healthchecks import Exec, HealthCheck, TCPSocket
 from vipapi.link import Vote, Votes, VotesWanted
 from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Plan, ServicePlan, Timing, VirtualIPPlan
 from vipapi.nodestatus import DomainStatus, Report, ServiceStatus
-from vipapi.workloads import Scripts, Workload
+from vipapi.workloads import Hooks, Scripts, Workload
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -116,8 +117,15 @@ class Courier:
     def state(self) -> str:
         return self.report.virtual_ips[0].state if self.report and self.report.virtual_ips else ""
 
+    def fitness(self) -> str:
+        return self.report.virtual_ips[0].fitness if self.report and self.report.virtual_ips else ""
+
     def is_bound(self) -> bool:
         return bool(self.report and self.report.virtual_ips and self.report.virtual_ips[0].bound)
+
+    def service_check_results(self) -> list[str]:
+        found = () if self.report is None else self.report.virtual_ips
+        return [check.result for vip in found for check in vip.service_checks]
 
     def services(self) -> dict[str, ServiceStatus]:
         return {} if self.report is None else {each.name: each for each in self.report.services}
@@ -159,7 +167,8 @@ async def running(folder: Path) -> AsyncIterator[Courier]:
         async with Kernel.open() as kernel:
             announcer = Announcer.open()
             node = Node(kernel=kernel, fence=fence, announcer=announcer)
-            probes = Probes(hooks_dir=folder, gateways=node.gateways)
+            probes = Probes(hooks_dir=folder, gateways=node.gateways, facts=lambda: keeper.facts)
+            event_hooks = HookRunner(folder)
             disk = Disk(folder)
             keeper = Keeper(
                 name="a",
@@ -170,6 +179,7 @@ async def running(folder: Path) -> AsyncIterator[Courier]:
                 node=node,
                 run_probe=probes.run,
                 runner_for=partial(Runner, node="a", hooks_dir=folder, cgroup=default_cgroup("a")),
+                run_hook=event_hooks.run,
                 disk=disk,
                 socket=folder / "keeper.sock",
             )
@@ -187,6 +197,7 @@ async def running(folder: Path) -> AsyncIterator[Courier]:
                 await task
                 announcer.close()
                 await probes.close()
+                await event_hooks.close()
 
 
 def run(folder: Path, story: Callable[[Courier], Awaitable[None]]) -> None:
@@ -513,8 +524,141 @@ def test_a_check_of_active_services_that_fails_moves_them_away(hooks: Path) -> N
         page = HealthCheck("page", period_milliseconds=100, tcp_socket=TCPSocket(port=1))
         courier.plan(followed(service("db"), checks=(page,)))
         await courier.until(lambda: courier.service_states() == {"db": "Active"})
+        await courier.until(lambda: courier.service_check_results() != [])
+        assert courier.service_check_results() in (["Passing"], ["Failing"])
         await courier.until(lambda: courier.state() == "Standby")
         assert not is_alive(hooks, "db")
+        await courier.until(lambda: courier.service_check_results() == [])
+
+    run(hooks, story)
+
+
+TELL = """#!/bin/sh
+echo "$VIPKEEPER_EVENT $VIPKEEPER_SERVICE $VIPKEEPER_NODE $VIPKEEPER_VIRTUAL_IP" >> {folder}/told
+"""
+
+
+def script(folder: Path, name: str, text: str) -> Exec:
+    (folder / name).write_text(text)
+    (folder / name).chmod(0o700)
+    return Exec(name)
+
+
+def telling(folder: Path) -> ServicePlan:
+    """A service whose hooks write down what they are told."""
+    tell = (script(folder, "tell", TELL.format(folder=folder)),)
+    return service("db", hooks=Hooks(promoted=tell, demoted=tell, faulted=tell))
+
+
+def kinds_told(folder: Path) -> list[str]:
+    return [line.split()[0] for line in (folder / "told").read_text().splitlines()]
+
+
+async def until_told(courier: Courier, kind: str) -> None:
+    def is_told() -> bool:
+        status = courier.services().get("db")
+        return status is not None and status.hook is not None and status.hook.kind == kind
+
+    await courier.until(is_told)
+
+
+def test_hooks_are_told_when_the_lease_is_lost(hooks: Path) -> None:
+    db = telling(hooks)
+
+    async def story(courier: Courier) -> None:
+        courier.plan(followed(db))
+        await until_told(courier, "promoted")
+        (vip,) = followed(db).virtual_ips
+        courier.plan(planned(configured(2, "a", "b", former=FIRST), vip))
+        await until_told(courier, "demoted")
+        assert courier.state() == "Standby"
+
+    run(hooks, story)
+    assert kinds_told(hooks) == ["promoted", "demoted"]
+
+
+def test_hooks_are_told_when_services_stop_and_start_again_under_one_lease(hooks: Path) -> None:
+    well, go = hooks / "well", hooks / "go"
+    well.touch()
+    scripts = Scripts(
+        start=Exec("daemon", ("db",)),
+        stop=script(
+            hooks, "stop", f"#!/bin/sh\nuntil [ -e {go} ]; do sleep 0.05; done; kill $(cat {hooks}/db.pid)\n"
+        ),
+    )
+    db = msgspec.structs.replace(telling(hooks), workload=Workload(exec=scripts), stop_timeout_ms=20_000)
+    check = HealthCheck(
+        "well",
+        period_milliseconds=100,
+        failure_threshold=1,
+        success_threshold=1,
+        exec=script(hooks, "look", f"#!/bin/sh\n[ -e {well} ]\n"),
+    )
+    vip = msgspec.structs.replace(WEB, services=(db,), health_checks=(check,))
+
+    async def story(courier: Courier) -> None:
+        courier.plan(planned(FIRST, vip))
+        await until_told(courier, "promoted")
+        term = courier.services()["db"].term
+        well.unlink()
+        await courier.until(lambda: courier.service_states() == {"db": "Stopping"})
+        well.touch()
+        await courier.until(lambda: courier.fitness() == "Fit")
+        go.touch()
+        await until_told(courier, "demoted")
+        await until_told(courier, "promoted")
+        assert courier.services()["db"].term == term
+
+    run(hooks, story)
+    assert kinds_told(hooks) == ["promoted", "demoted", "promoted", "demoted"]
+
+
+def test_hooks_are_told_what_became_of_a_service_also_at_the_keeper_s_end(hooks: Path) -> None:
+    told = hooks / "told"
+    db = telling(hooks)
+
+    async def story(courier: Courier) -> None:
+        courier.plan(followed(db))
+        await until_told(courier, "promoted")
+        assert "192.0.2.10" in await addresses()
+        os.kill(int((hooks / "db.pid").read_text()), 9)
+        await until_told(courier, "demoted")
+        assert "192.0.2.10" not in await addresses()
+        assert courier.service_states() == {"db": "Failed"}
+        corrected = msgspec.structs.replace(db, generation=2)
+        courier.plan(followed(corrected))
+        await until_told(courier, "promoted")
+
+    run(hooks, story)
+    kinds = ["promoted", "faulted", "demoted", "promoted", "demoted"]
+    assert told.read_text().splitlines() == [f"{kind} prod/shop/db a web" for kind in kinds]
+
+
+def test_a_node_that_is_said_to_be_off_lets_go_until_that_is_taken_back(hooks: Path) -> None:
+    async def story(courier: Courier) -> None:
+        courier.plan(followed(service("db")))
+        await courier.until(lambda: courier.service_states() == {"db": "Active"})
+        courier.plan(msgspec.structs.replace(followed(service("db")), out_of_service=("b", "a")))
+        await courier.until(lambda: courier.state() == "Standby")
+        assert courier.report is not None
+        holding = courier.report.virtual_ips[0]
+        assert (holding.fitness, holding.reason) == ("Unfit", "OutOfService")
+        assert not is_alive(hooks, "db")
+        courier.plan(msgspec.structs.replace(followed(service("db")), out_of_service=("b",)))
+        await courier.until(lambda: courier.service_states() == {"db": "Active"})
+
+    run(hooks, story)
+
+
+def test_a_singleton_does_not_wait_for_the_leash_of_a_node_that_is_said_to_be_off(hooks: Path) -> None:
+    patient = service("db", is_singleton=True, stop_timeout_ms=600_000)
+
+    async def story(courier: Courier) -> None:
+        courier.plan(followed(patient))
+        await courier.until(lambda: courier.service_states() == {"db": "Waiting"})
+        courier.plan(msgspec.structs.replace(followed(patient), out_of_service=("b",)))
+        await courier.until(lambda: courier.service_states() == {"db": "Active"})
+        courier.plan(followed(msgspec.structs.replace(patient, stop_timeout_ms=1_000)))
 
     run(hooks, story)
 

@@ -17,7 +17,8 @@ import pytest
 from agent.services import DETACHED, LONG, MILLISECOND, STUBBORN, end, hook, is_gone, now_ns, own_cgroup
 from vipagent import leash_cgroups
 from vipagent.leash_cgroups import Cgroup
-from vipagent.leash_exec import Children, Ended, Hook
+from vipagent.leash_children import Children, Ended
+from vipagent.leash_exec import Hook
 from vipagent.leash_timer import Timer
 
 if TYPE_CHECKING:
@@ -159,10 +160,8 @@ def start(folder: Path, cgroup: Cgroup, *, objection: str | None = None) -> Ende
     """Start the hook `h` and return how it ended."""
 
     async def run() -> Ended:
-        children = Children(folder)
-        child = children.start(
-            Hook("h", ("/a b", "")), cgroup=cgroup, environment={}, objection=lambda: objection
-        )
+        program = Hook("h", ("/a b", "")).program(folder, {})
+        child = Children().start(program, cgroup=cgroup, objection=lambda: objection)
         ended = await child.ended
         child.output.close()
         return ended
@@ -236,7 +235,8 @@ def leash(folder: Path, cgroup: Cgroup) -> Iterator[tuple[subprocess.Popen[bytes
     memory = os.memfd_create("deadlines")
     os.write(memory, (now_ns() + LONG).to_bytes(8, sys.byteorder))
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "vipagent.leash", str(folder), str(cgroup.path), str(memory)]
+    command = [sys.executable, "-m", "vipagent.leash", str(folder), "/usr/lib/ocf", str(cgroup.path)]
+    command += [str(memory), "-"]
     with ours, subprocess.Popen(command, stdin=theirs, pass_fds=[memory], stderr=subprocess.PIPE) as process:
         theirs.close()
         os.close(memory)
@@ -282,6 +282,7 @@ def test_a_leash_that_breaks_leaves_nothing_running(tmp_path: Path, cgroup: Cgro
         "slot": 0,
         "startTimeoutMs": 60_000,
         "stopTimeoutMs": 60_000,
+        "fences": False,
         "environment": {},
         "exec": {"start": {"hook": "start"}},
     }

@@ -13,7 +13,7 @@ from vipagent.seats import Seats
 from vipagent.standing import Standing
 from vipapi.configuration import Configuration
 from vipapi.nodeplan import CandidatePlan, DomainPlan, Plan, Timing, VirtualIPPlan
-from vipapi.nodestatus import DomainStatus, HoldingStatus, Problem, ServiceStatus, Takeover
+from vipapi.nodestatus import CheckStatus, DomainStatus, HoldingStatus, Problem, ServiceStatus, Takeover
 
 WEB = VirtualIPPlan(
     uid="web-uid", name="web", addresses=("192.0.2.10/24",), candidates=(CandidatePlan("a", 100),)
@@ -58,6 +58,7 @@ def test_a_takeover_counts_from_the_last_sign_of_the_former_owner() -> None:
     assert takeover(Origin("Elected", "b", 0), started_at=started_at, took_ns=7_999_999) == CAME
 
 
+PAGE = CheckStatus("page", "Failing", "HTTP 500")
 SERVICE = ServiceStatus(uid="s", name="app", virtual_ip="web", state="Active")
 
 
@@ -90,6 +91,7 @@ def test_a_domain_without_a_seat_is_reported_as_one_without_a_part(
             interfaces=(),
             interface_of={"web-uid": "eth0"}.__getitem__,
             bound={}.__getitem__,
+            service_checks={"web-uid": (PAGE,)}.__getitem__,
             services=(SERVICE,),
             problems=(problem,),
         ),
@@ -97,6 +99,7 @@ def test_a_domain_without_a_seat_is_reported_as_one_without_a_part(
     )
     assert (told.node, told.version, told.incarnation, told.candidacy) == ("a", "1.0", 4, candidacy)
     assert told.domains == (DomainStatus(name="default", uid="d", role="Member"),)
-    assert told.virtual_ips == (holding(WEB, FIT, Tenure(), interface="eth0"),)
+    assert told.virtual_ips == (holding(WEB, FIT, Tenure(), interface="eth0", service_checks=(PAGE,)),)
+    assert told.virtual_ips[0].service_checks == (PAGE,)
     assert told.services == (SERVICE,)
     assert told.problems == (problem,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,9 +17,11 @@ import pytest
 from agent.services import (
     DAEMON,
     DETACHED,
+    LEASE,
     LONG,
     SECOND,
     STUBBORN,
+    Services,
     children,
     hook,
     is_gone,
@@ -26,12 +29,12 @@ from agent.services import (
     own_cgroup,
     plan,
     service_of,
+    services,
     unit_plan,
     until_exists,
 )
 from lab.systemd import Systemd, for_tests
 from vipagent.leash_cgroups import Cgroup
-from vipagent.runner import Runner
 from vipagent.units import Units
 from vipagent.workload import Outcome
 
@@ -40,57 +43,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vipapi.nodeplan import ServicePlan
-
-WAIT_S = 30.0
-LEASE = 4 * SECOND
-
-
-class Services:
-    """A runner with what it told, in order."""
-
-    def __init__(self, folder: Path, cgroup: Path | None) -> None:
-        self.told: asyncio.Queue[Outcome] = asyncio.Queue()
-        self.runner = Runner(
-            node="node-a", hooks_dir=folder / "hooks", cgroup=cgroup, on_outcome=self.told.put_nowait
-        )
-        self.deadline_ns = 0
-        self._runs = 0
-
-    def start(self, service: ServicePlan, *, for_ns: int = LONG) -> int:
-        """Start it under a lease of that length; return the run."""
-        self._runs += 1
-        self.deadline_ns = now_ns() + for_ns
-        self.runner.start(service, term=7, run=self._runs, virtual_ip="billing", deadline_ns=self.deadline_ns)
-        return self._runs
-
-    async def next(self) -> Outcome:
-        """Return what is told next."""
-        return await asyncio.wait_for(self.told.get(), WAIT_S)
-
-    async def started(self, service: ServicePlan, *, for_ns: int = LONG) -> int:
-        """Start it and see it active."""
-        run = self.start(service, for_ns=for_ns)
-        assert await self.next() == Outcome(service.id, run, "Started")
-        return run
-
-    async def leased(self, service: ServicePlan) -> None:
-        """Start it under a short lease, with the leash running before: that takes a while to start."""
-        await self.stopped(service, await self.started(service))
-        await self.started(service, for_ns=LEASE)
-
-    async def stopped(self, service: ServicePlan, run: int) -> None:
-        """Stop it and see it gone."""
-        self.runner.stop(service.id, run)
-        assert await self.next() == Outcome(service.id, run, "Stopped")
-
-
-@asynccontextmanager
-async def services(folder: Path, cgroup: Path | None) -> AsyncIterator[Services]:
-    running = Services(folder, cgroup)
-    try:
-        yield running
-    finally:
-        await running.runner.close()
 
 
 @pytest.fixture
@@ -1047,5 +999,65 @@ def test_a_unit_that_a_starting_keeper_cannot_stop_in_time_counts_as_running_unt
             assert (await node.next()).kind == "StartFailed"
             assert await node.next() == Outcome(service.id, 0, "Stopped")
             assert (await asked.state(unit)).is_resting
+
+    asyncio.run(run())
+
+
+async def stays_silent(node: Services, service: ServicePlan, run: int) -> None:
+    """Stop a unit of a systemd that does not answer, again and again; each time it is told so in time."""
+    for _ in range(3):
+        began = time.monotonic()
+        node.runner.stop(service.id, run)
+        told = await node.next()
+        assert told.kind == "StopFailed"
+        # The keeper ends the leash ten seconds after the stop timeout, and so everything that this runs.
+        assert time.monotonic() - began < service.stop_timeout_ms / 1000 + 8.0
+
+
+def test_a_systemd_that_never_answers_costs_other_services_nothing(
+    tmp_path: Path, hooks: Path, cgroup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        hook(hooks, "start", DAEMON)
+        unit, other = unit_plan("silent.service", stop_timeout_ms=500), plan("other")
+        async with services(tmp_path, cgroup) as node:
+            number = await node.started(other)
+            leash = leash_of(cgroup)
+            failed = node.start(unit)
+            told = await node.next()
+            assert told.kind == "StartFailed"
+            assert "no systemd can be reached" in told.message
+            await stays_silent(node, unit, failed)
+            assert leash_of(cgroup) == leash
+            await node.stopped(other, number)
+
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "silent"))
+        silent.listen(100)
+        monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path}/silent")
+        asyncio.run(run())
+
+
+def test_a_systemd_that_falls_silent_costs_other_services_nothing(
+    tmp_path: Path, hooks: Path, cgroup: Path, install: Callable[[str], str], systemd: Systemd
+) -> None:
+    assert systemd._cgroup is not None  # noqa: SLF001 - where all of it is
+    freezer = systemd._cgroup / "cgroup.freeze"  # noqa: SLF001
+
+    async def run() -> None:
+        hook(hooks, "start", DAEMON)
+        unit, other = unit_plan(install(SLEEPS), stop_timeout_ms=500), plan("other")
+        async with services(tmp_path, cgroup) as node:
+            number = await node.started(other)
+            leash = leash_of(cgroup)
+            first = await node.started(unit)
+            freezer.write_text("1")
+            try:
+                await stays_silent(node, unit, first)
+            finally:
+                freezer.write_text("0")
+            assert await node.next() == Outcome(unit.id, first, "Stopped")  # without being asked again
+            assert leash_of(cgroup) == leash
+            await node.stopped(other, number)
 
     asyncio.run(run())

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.stacks import SECOND, Cluster, service
-from vipagent.workload import FIRST_HOLD_OFF_S, LONGEST_HOLD_OFF_S, Outcome, Runs, Stack, Start, leash_ns
+from vipagent.workload import (
+    FIRST_HOLD_OFF_S,
+    LONGEST_HOLD_OFF_S,
+    Fault,
+    Outcome,
+    Runs,
+    Stack,
+    Start,
+    leash_ns,
+)
 
 if TYPE_CHECKING:
     from vipapi.nodeplan import ServicePlan
@@ -26,18 +35,29 @@ class Node:
     """A stack with a clock; deeds are told as `start db` and `stop db`, and every one is remembered."""
 
     def __init__(
-        self, *services: ServicePlan, others: frozenset[str] = ALONE, leftovers: frozenset[str] = frozenset()
+        self,
+        *services: ServicePlan,
+        others: frozenset[str] = ALONE,
+        leftovers: frozenset[str] = frozenset(),
+        can_fence: bool = False,
     ) -> None:
         self.now_ns = 1000 * SECOND
         self.runs: dict[str, int] = {}
-        self.stack = Stack(now_ns=self.now_ns, leftovers=leftovers)
+        self.stack = Stack(now_ns=self.now_ns, leftovers=leftovers, can_fence=can_fence)
         self.others = others
+        self.off: frozenset[str] = frozenset()
         self.assign(*services)
 
     def assign(self, *services: ServicePlan, others: frozenset[str] | None = None) -> list[str]:
         self.others = self.others if others is None else others
-        self.stack.assign(services, self.others, self.now_ns)
+        self.services = services
+        self.stack.assign(services, self.others, self.now_ns, out_of_service=self.off)
         return self.step()
+
+    def name_off(self, *nodes: str) -> list[str]:
+        """Somebody says of these, and of no others, that they are off."""
+        self.off = frozenset(nodes)
+        return self.assign(*self.services)
 
     def step(self) -> list[str]:
         told = []
@@ -55,8 +75,8 @@ class Node:
         self.now_ns += int(seconds * SECOND)
         return self.step()
 
-    def own(self, term: int = 1, former: str | None = None) -> list[str]:
-        self.stack.own(term, self.now_ns, self.now_ns, former)
+    def own(self, term: int = 1, former: str | None = None, *, seen_ns: int = 0) -> list[str]:
+        self.stack.own(term, self.now_ns, self.now_ns, former, seen_ns=seen_ns)
         return self.step()
 
     def leave(self) -> list[str]:
@@ -83,8 +103,14 @@ class Node:
         self.stack.confirm(node, [f"u/{name}" for name in names], self.now_ns, term=term)
         return self.step()
 
-    def deny(self, node: str, *names: str, term: int = 1) -> list[str]:
-        self.stack.deny(node, [f"u/{name}" for name in names], self.now_ns, term=term)
+    def deny(self, node: str, *names: str, term: int = 1, within_ms: int | None = None) -> list[str]:
+        ids = [f"u/{name}" for name in names]
+        fencing = {} if within_ms is None else dict.fromkeys(ids, within_ms)
+        self.stack.deny(node, ids, self.now_ns, term=term, fencing=fencing)
+        return self.step()
+
+    def wait(self, node: str, *names: str, term: int = 1) -> list[str]:
+        self.stack.wait(node, [f"u/{name}" for name in names], self.now_ns, term=term)
         return self.step()
 
     def tell(self, name: str, kind: str, message: str = "", *, run: int | None = None) -> list[str]:
@@ -349,6 +375,274 @@ def test_a_node_that_a_person_took_out_is_given_its_leashs_time_once_more() -> N
     assert node.assign(DB, others=frozenset({"node-c"})) == []
     assert node.after(37) == []
     assert node.after(1) == ["start db"]
+
+
+# Rule 9: who is about to be restarted ------------------------------------------------------------
+
+
+def test_who_is_about_to_be_restarted_is_waited_for_as_long_as_that_may_take() -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.own()
+    assert node.deny("node-b", "db", within_ms=9_000) == []
+    assert node.messages["db"] == (
+        "waits for node-b to confirm that it does not run there, for 12 s at the longest; "
+        "node-b could not stop it and restarts itself"
+    )
+    assert node.after(11.9) == []
+    assert node.after(0.1) == ["start db"]
+
+
+def test_who_says_again_that_it_is_about_to_be_restarted_has_not_been_yet() -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.own()
+    for _ in range(10):
+        node.deny("node-b", "db", within_ms=9_000)
+        assert node.after(11) == []
+    assert node.after(1) == ["start db"]
+
+
+def test_who_was_restarted_and_says_so_is_waited_for_no_longer() -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.own()
+    node.deny("node-b", "db", within_ms=9_000)
+    assert node.confirm("node-b", "db") == ["start db"]
+
+
+def test_who_takes_the_promise_of_its_restart_back_is_waited_for_without_end() -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.own()
+    node.deny("node-b", "db", within_ms=9_000)
+    node.deny("node-b", "db")
+    assert node.after(HOUR_S) == []
+    assert node.messages["db"].startswith("could not be stopped on node-b: end it there")
+
+
+def test_one_that_is_about_to_be_restarted_frees_no_other_that_cannot_stop_its_copy() -> None:
+    node = Node(DB, others=BOTH)
+    node.own()
+    node.deny("node-b", "db", within_ms=9_000)
+    node.deny("node-c", "db")
+    assert node.after(HOUR_S) == []
+
+
+def test_who_promised_a_restart_is_asked_once_more_before_it_is_believed_to_have_come() -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.own()
+    node.deny("node-b", "db", within_ms=9_000)
+    node.leave()
+    node.after(HOUR_S)
+    assert node.stay() == []
+    assert node.after(1.9) == []
+    assert node.after(0.1) == ["start db"]
+
+
+def test_the_promise_of_a_restart_counts_anew_in_another_tenure() -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.own()
+    node.deny("node-b", "db", within_ms=9_000)
+    node.after(11)
+    node.own(term=2)
+    assert node.after(11.9) == []
+    assert node.after(0.1) == ["start db"]
+
+
+def test_of_a_silent_node_the_time_of_its_restart_is_waited_for_as_well() -> None:
+    node = Node(service("db", stop_s=4, fences=True), others=frozenset({"node-b"}))
+    node.own()
+    assert node.after(11.9) == []
+    assert node.after(0.1) == ["start db"]
+
+
+@pytest.mark.parametrize(
+    ("can_fence", "fences", "fencing"),
+    [
+        pytest.param(True, True, {"u/db": 35_000}, id="both"),
+        pytest.param(False, True, {}, id="a-node-that-cannot"),
+        pytest.param(True, False, {}, id="a-service-that-asks-for-nothing"),
+    ],
+)
+def test_a_restart_is_promised_only_when_the_lease_is_over(
+    *, can_fence: bool, fences: bool, fencing: dict[str, int]
+) -> None:
+    node = Node(service("db", fences=fences), APP, can_fence=can_fence)
+    node.own()
+    node.started("db", "app")
+    node.tell("app", "Died")
+    node.tell("app", "Stopped")
+    node.tell("db", "StopFailed")
+    asked = ["u/db", "u/app", "u/other"]
+    assert node.stack.fencing(asked) == {}
+    node.lose()
+    assert node.stack.stuck(asked) == {"u/db"}
+    assert node.stack.fencing(asked) == fencing
+    node.tell("db", "Stopped")
+    assert node.stack.fencing(asked) == {}
+
+
+def test_a_stop_in_progress_promises_no_restart() -> None:
+    node = Node(service("db", fences=True), can_fence=True)
+    node.own()
+    node.lose()
+    assert node.stack.fencing(["u/db"]) == {}
+
+
+# Rule 10: who is said to be off ------------------------------------------------------------------
+
+
+def test_a_node_that_is_said_to_be_off_and_does_not_answer_runs_nothing() -> None:
+    node = Node(DB, others=BOTH)
+    node.own()
+    node.confirm("node-c", "db")
+    node.after(5)
+    assert node.name_off("node-b") == []
+    assert node.after(1.9) == []
+    assert node.after(0.1) == ["start db"]
+
+
+def test_one_that_was_said_to_be_off_before_is_asked_all_the_same() -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.name_off("node-b")
+    node.after(HOUR_S)
+    assert node.own() == []
+    assert node.stack.unconfirmed == {"node-b": {"u/db"}}
+    assert node.after(1.9) == []
+    assert node.after(0.1) == ["start db"]
+
+
+def test_the_former_owner_may_be_said_to_be_off_though_it_is_no_candidate() -> None:
+    node = Node(DB)
+    node.name_off("node-x")
+    assert node.own(former="node-x", seen_ns=node.now_ns - 1) == []
+    assert node.after(2) == ["start db"]
+
+
+def test_a_denial_is_void_once_somebody_says_that_the_node_is_off() -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.own()
+    node.deny("node-b", "db")
+    assert node.after(HOUR_S) == []
+    assert node.name_off("node-b") == []
+    assert node.stack.deadline_ns == node.now_ns + 2 * SECOND
+    assert node.after(2) == ["start db"]
+
+
+def test_only_who_is_named_is_off() -> None:
+    node = Node(DB, others=BOTH)
+    node.own()
+    node.deny("node-b", "db")
+    node.confirm("node-c", "db")
+    node.name_off("node-c", "node-x")
+    assert node.after(HOUR_S) == []
+
+
+@pytest.mark.parametrize("says", ["wait", "deny"])
+def test_who_answers_is_on_whatever_somebody_says(says: str) -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.own()
+    node.name_off("node-b")
+    for _ in range(10):
+        getattr(node, says)("node-b", "db")
+        assert node.after(1.9) == []
+    assert node.after(0.1) == ["start db"]
+
+
+def test_who_was_off_is_not_asked_again_in_this_tenure_though_it_is_on_again() -> None:
+    node = Node(DB, others=BOTH)
+    node.own()
+    node.deny("node-b", "db")
+    node.name_off("node-b")
+    node.after(2)
+    assert node.name_off() == []
+    assert node.stack.unconfirmed == {"node-c": {"u/db"}}
+    assert node.confirm("node-c", "db") == ["start db"]
+
+
+def test_a_word_that_is_taken_back_before_it_counted_never_counts() -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.own()
+    node.name_off("node-b")
+    node.after(1.9)
+    node.name_off()
+    assert node.after(35) == []
+    assert node.after(1.1) == ["start db"]
+
+
+def test_who_was_off_in_a_former_tenure_is_asked_in_this_one() -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.own()
+    node.name_off("node-b")
+    assert node.after(2) == ["start db"]
+    node.lose()
+    node.tell("db", "Stopped")
+    node.name_off()
+    assert node.own(term=3) == []
+    assert node.after(37) == []
+    assert node.after(1) == ["start db"]
+
+
+def test_a_denial_from_before_the_node_was_off_does_not_count_in_a_later_tenure() -> None:
+    node = Node(DB, others=BOTH)
+    node.own()
+    node.deny("node-b", "db")
+    node.name_off("node-b")
+    node.after(2)
+    node.name_off()
+    node.own(term=2)
+    assert node.after(37) == []
+    assert node.after(1) == ["start db"]
+
+
+def test_a_former_owner_that_renewed_after_it_was_said_to_be_off_is_not_off() -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.name_off("node-b")
+    node.after(HOUR_S)
+    node.own(former="node-b", seen_ns=node.now_ns - SECOND)
+    assert node.after(37) == []
+    assert node.after(1) == ["start db"]
+
+
+def test_a_word_that_was_forgotten_counts_when_it_is_said_anew() -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.name_off("node-b")
+    node.after(1)
+    node.own(former="node-b", seen_ns=node.now_ns)
+    node.name_off("node-b")
+    assert node.after(2) == []
+    node.name_off()
+    node.name_off("node-b")
+    assert node.after(2) == ["start db"]
+
+
+@pytest.mark.parametrize(
+    ("after_s", "who", "counts"),
+    [
+        pytest.param(59, "node-b", True, id="while-it-shuts-down"),
+        pytest.param(60, "node-b", False, id="later"),
+        pytest.param(60, "node-c", True, id="another"),
+    ],
+)
+def test_a_word_is_forgotten_of_a_node_that_is_heard(after_s: int, who: str, *, counts: bool) -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.name_off("node-b")
+    node.after(after_s)
+    node.stack.heard({who}, node.now_ns)
+    node.own()
+    assert node.after(2) == (["start db"] if counts else [])
+
+
+def test_a_node_that_is_not_asked_is_not_believed_to_be_off() -> None:
+    node = Node(DB, others=frozenset({"node-b"}))
+    node.name_off("node-b")
+    node.own()
+    node.leave()
+    node.after(HOUR_S)
+    node.lose()
+    node.own(term=2)
+    node.leave()
+    node.after(30)
+    assert node.stay() == []
+    assert node.after(1.9) == []
+    assert node.after(0.1) == ["start db"]
 
 
 # Rule 2: only with the lease, and one copy at a time ---------------------------------------------
@@ -682,6 +976,85 @@ def test_a_corrected_service_is_tried_at_once(services: list[ServicePlan], *, is
     assert (node.stack.obstacle is None) == is_forgotten
 
 
+# What is told to hooks ---------------------------------------------------------------------------
+
+
+def test_services_are_promoted_when_all_are_active_and_the_addresses_are_bound() -> None:
+    node = Node(DB, BEHIND)
+    node.own()
+    node.started("db")
+    assert node.stack.promoted == {}
+    node.bound()
+    assert node.stack.promoted == {}
+    node.started("behind")
+    assert node.stack.promoted == {"u/db": DB, "u/behind": BEHIND}
+    node.leave()
+    assert node.stack.promoted == {}
+
+
+def test_active_services_are_not_promoted_before_the_addresses_are_bound() -> None:
+    node = Node(DB)
+    node.own()
+    node.started("db")
+    assert node.stack.is_active
+    assert node.stack.promoted == {}
+    node.bound()
+    assert node.stack.promoted == {"u/db": DB}
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        pytest.param("StartFailed", "prod/billing/db: its start failed: bad", id="start"),
+        pytest.param("Died", "prod/billing/db: it died: bad", id="death"),
+        pytest.param("StopFailed", "prod/billing/db: it could not be stopped: bad", id="stop"),
+    ],
+)
+def test_a_fault_is_told_once(kind: str, message: str) -> None:
+    node = Node(DB, APP)
+    node.own(term=4)
+    for _ in range(2):
+        node.tell("db", kind, "bad")
+    assert node.stack.take_faults() == [Fault(DB, 4, message)]
+    assert node.stack.take_faults() == []
+
+
+def test_a_service_that_cannot_be_stopped_is_a_fault_whatever_became_of_the_lease() -> None:
+    node = active(DB, APP)
+    node.lose()
+    for _ in range(2):
+        node.tell("db", "StopFailed", "bad")
+    assert node.stack.take_faults() == [Fault(DB, 1, "it could not be stopped: bad", is_stop=True)]
+    node.tell("db", "Stopped")
+    assert node.stack.take_faults() == []
+
+
+def test_a_service_that_died_and_cannot_be_stopped_either_has_two_faults() -> None:
+    node = active(DB)
+    node.tell("db", "Died")
+    node.tell("db", "StopFailed")
+    assert node.stack.take_faults() == [
+        Fault(DB, 1, "prod/billing/db: it died"),
+        Fault(DB, 1, "it could not be stopped", is_stop=True),
+    ]
+
+
+def test_a_check_that_fails_is_a_fault_of_all_services_that_it_may_be_about() -> None:
+    node = active(DB, APP)
+    node.fail("no answer")
+    message = "health checks of the services fail: no answer"
+    assert node.stack.take_faults() == [Fault(DB, 1, message), Fault(APP, 1, message)]
+
+
+@pytest.mark.parametrize("end", ["leave", "lose"])
+def test_what_ends_because_it_is_to_end_is_no_fault(end: str) -> None:
+    node = active(DB)
+    getattr(node, end)()
+    node.tell("db", "Died")
+    node.tell("db", "Stopped")
+    assert node.stack.take_faults() == []
+
+
 # Another plan ------------------------------------------------------------------------------------
 
 
@@ -755,9 +1128,9 @@ def test_no_two_nodes_ever_run_a_singleton_and_when_things_calm_down_the_owner_d
     seed: int, nodes: int
 ) -> None:
     services = (
-        service("db", stop_s=10),
+        service("db", stop_s=10, fences=True),
         service("app", stop_s=30, is_first=False),
-        service("web", stop_s=2),
+        service("web", stop_s=2, fences=True),
     )
     cluster = Cluster(Random(seed), nodes=nodes, services=services)
     cluster.live(60)

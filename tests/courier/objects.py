@@ -108,6 +108,11 @@ def failover(
     }
 
 
+def in_force(*services: Document, generation: int = 1, **spec: Any) -> Document:
+    """Return what a status says was accepted last."""
+    return {"generation": generation, "spec": {"mode": "Cluster", "services": list(services), **spec}}
+
+
 def secret(name: str = "vipkeeper-heartbeat", **data: bytes) -> Document:
     encoded = {key.removeprefix("k"): base64.b64encode(value).decode() for key, value in data.items()}
     return {"metadata": meta(name), "data": encoded}

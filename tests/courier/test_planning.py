@@ -181,6 +181,18 @@ def test_the_gateway_is_probed_where_its_answer_counts(gateway: Document, probe:
     assert found.gateway_probe == probe
 
 
+def test_nodes_that_somebody_says_are_off_are_told_with_every_domain() -> None:
+    off = [{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]
+    listed = [node("c"), node("b"), node("a")]
+    listed[:2] = (changed(each, spec={"taints": off}) for each in listed[:2])
+    planner = Planner("a")
+    domains = [domain(), domain("other")]
+    found = planner.plan(world(nodes=listed, domains=domains)).plan.domains
+    assert [each.out_of_service for each in found] == [("b", "c"), ("b", "c")]
+    back = planner.plan(world(nodes=[node("c"), node("b"), node("a")], domains=domains)).plan.domains
+    assert [each.out_of_service for each in back] == [(), ()]
+
+
 @pytest.mark.parametrize(
     ("spec", "is_held_alone"),
     [
@@ -188,7 +200,12 @@ def test_the_gateway_is_probed_where_its_answer_counts(gateway: Document, probe:
             {"onQuorumLoss": "Hold", "candidates": [{"nodeName": "a"}, {"nodeName": "b"}]}, True, id="two"
         ),
         pytest.param({"onQuorumLoss": "Hold"}, False, id="three-candidates"),
-        pytest.param({"onQuorumLoss": "Hold", "candidates": [{"nodeName": "a"}]}, False, id="one-candidate"),
+        pytest.param({"onQuorumLoss": "Hold", "candidates": [{"nodeName": "a"}]}, True, id="one-candidate"),
+        pytest.param(
+            {"onQuorumLoss": "Hold", "candidates": [{"nodeName": node} for node in ("a", "b", "gone")]},
+            False,
+            id="a-third-that-may-come-back",
+        ),
         pytest.param({"candidates": [{"nodeName": "a"}, {"nodeName": "b"}]}, False, id="release-by-default"),
     ],
 )

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from courier.objects import accepted, changed, failover, meta, service, vip, world
-from vipapi.healthchecks import Exec
+from courier.objects import accepted, changed, failover, in_force, meta, service, vip, world
+from vipapi.healthchecks import Exec, Pods, Selector
 from vipapi.nodeplan import CandidatePlan, ServicePlan, VirtualIPPlan
-from vipapi.workloads import Scripts, Systemd, Workload
+from vipapi.workloads import Hooks, Mount, Scripts, Systemd, Workload
 from vipcourier.planning import Planner
 
 if TYPE_CHECKING:
@@ -68,6 +68,69 @@ def test_a_service_is_told_as_its_object_has_it() -> None:
     assert app.workload == Workload(exec=Scripts(start=Exec("up", ("-v",)), stop=Exec("down")))
     assert [check.name for check in found.service_checks] == ["answers"]
     assert found.health_checks == ()
+
+
+def test_hooks_and_fences_are_told_where_they_are_wanted() -> None:
+    hooks = {"promoted": [{"hook": "tell", "args": ["up"]}], "faulted": [{"hook": "page"}]}
+    document = failover(
+        "billing",
+        service("data", workload={"mount": {"source": "/dev/sdb1", "target": "/srv"}}, onStopFailure="Fence"),
+        service("app", hooks=hooks, onStopFailure="Block"),
+        service("web"),
+    )
+    data, app, web = planned_vip(plan(document)).services
+    assert (data.fences, data.hooks) == (True, Hooks())
+    assert data.workload == Workload(mount=Mount("/dev/sdb1", "/srv"))
+    told = Hooks(promoted=(Exec("tell", ("up",)),), faulted=(Exec("page"),))
+    assert (app.fences, app.hooks) == (False, told)
+    assert (web.fences, web.hooks) == (False, Hooks())
+
+
+CLUSTER_S = [
+    pytest.param({"kubernetesService": {"name": "front"}}, id="Service"),
+    pytest.param({"deployment": {"name": "front"}}, id="Deployment"),
+]
+
+
+@pytest.mark.parametrize("workload", CLUSTER_S)
+def test_the_keeper_is_told_of_no_service_that_is_the_cluster_s(workload: Document) -> None:
+    checks = [{"name": "answers", "tcpSocket": {"port": 80}}]
+    front = service("front", workload=workload, singleton=False, primary="c", standbys=["a"])
+    planned = planned_vip(plan(failover("billing", front, healthChecks=checks)))
+    assert (planned.services, planned.service_checks) == ((), ())
+    # Its nodes are the address's all the same.
+    assert planned.candidates == (CandidatePlan("a", 99), CandidatePlan("c", 100))
+    beside = service("app", primary="c", standbys=["a"])
+    both = plan(failover("billing", front, beside, healthChecks=checks))
+    assert units(both) == ["app"]
+    assert [check.name for check in planned_vip(both).service_checks] == ["answers"]
+
+
+def test_checks_of_pods_mean_those_of_their_object_s_namespace() -> None:
+    asked: Document = {"selector": {"matchLabels": {"app": "web"}}, "atLeast": 2}
+    # A namespace that a newer version lets one write is not obeyed by this one.
+    elsewhere = {**asked, "namespace": "kube-system"}
+    checks = [{"name": "one", "pods": asked}, {"name": "two", "pods": elsewhere}]
+    found = planned_vip(plan(failover(healthChecks=checks))).service_checks
+    assert [check.pods for check in found] == [Pods(Selector({"app": "web"}), "prod", 2)] * 2
+
+
+@pytest.mark.parametrize("singleton", [True, False])
+def test_where_two_may_own_nothing_runs_that_may_run_only_once(*, singleton: bool) -> None:
+    """The controller accepts no such pair, but the one that was accepted first may be edited."""
+    held = vip(onQuorumLoss="Hold", **ALLOWS_PROD)
+    planned = plan(failover("billing", service(singleton=singleton)), virtual_ips=[held])
+    assert planned_vip(planned).is_held_alone is not singleton
+
+
+def test_the_standbys_of_a_spread_address_count_alike() -> None:
+    spread = vip(spread={"group": "edge"}, **ALLOWS_PROD)
+    planned = plan(failover("billing", service(standbys=["b", "c"])), virtual_ips=[spread])
+    assert [(each.node, each.priority) for each in planned_vip(planned).candidates] == [
+        ("a", 100),
+        ("b", 99),
+        ("c", 99),
+    ]
 
 
 def test_the_candidates_are_the_nodes_of_the_services() -> None:
@@ -210,6 +273,74 @@ def test_after_a_restart_a_change_that_waits_is_taken_where_nothing_is_in_its_wa
     assert units(plan(judged, planner=planner)) == ["last"]
     later = edited(judged, service("later"), generation=5)
     assert units(plan(later, planner=planner)) == ["last"]
+
+
+def test_after_a_restart_what_was_accepted_goes_on_while_an_edit_waits() -> None:
+    planner = Planner("a")
+    waiting = edited(
+        failover(),
+        service("new"),
+        generation=5,
+        status={"conditions": [accepted(generation=3)], "inForce": in_force(service("old"), generation=3)},
+    )
+    planned = plan(waiting, planner=planner)
+    assert (units(planned), planned.problems) == (["old"], ())
+    assert planned_vip(planned).services[0].generation == 3
+    judged = edited(
+        waiting,
+        service("new"),
+        generation=5,
+        status={"conditions": [accepted(generation=5)], "inForce": in_force(service("new"), generation=5)},
+    )
+    assert units(plan(judged, planner=planner)) == ["new"]
+
+
+def test_an_edit_that_cannot_be_read_leaves_what_was_accepted_in_force_also_after_a_restart() -> None:
+    status: Document = {"conditions": [accepted()], "inForce": in_force(service("old"))}
+    waiting = edited(failover(), status=status)
+    waiting["spec"] = UNREADABLE
+    planned = plan(waiting)
+    assert units(planned) == ["old"]
+    assert "ServiceFailover prod/billing" in planned.problems[0]
+
+
+def test_a_generation_that_was_missed_is_taken_from_the_status() -> None:
+    """The watch tells of the newest state only: of what was accepted in between it may say nothing."""
+    planner = Planner("a")
+    plan(failover("billing", service("first")), planner=planner)
+    third = edited(
+        failover(),
+        service("third"),
+        generation=3,
+        status={
+            "conditions": [accepted(generation=2)],
+            "inForce": in_force(service("second"), generation=2),
+        },
+    )
+    assert units(plan(third, planner=planner)) == ["second"]
+    # An older one, as of a status that was put back by hand, takes nothing out of force.
+    stale = {"conditions": [accepted(generation=1)], "inForce": in_force(service("first"), generation=1)}
+    assert units(plan(changed(third, status=stale), planner=planner)) == ["second"]
+
+
+def test_what_was_accepted_takes_the_place_of_what_only_stands_in() -> None:
+    planner = Planner("a")
+    waiting = edited(failover(), service("new"))
+    assert units(plan(waiting, planner=planner)) == ["new"]
+    told = changed(waiting, status={"conditions": [accepted()], "inForce": in_force(service("old"))})
+    assert units(plan(told, planner=planner)) == ["old"]
+
+
+@pytest.mark.parametrize("status", ["True", "False"])
+def test_a_status_whose_last_accepted_state_cannot_be_read_still_says_who_is_accepted(status: str) -> None:
+    planner = Planner("a")
+    plan(failover(), planner=planner)
+    newer = edited(
+        failover(),
+        status={"conditions": [accepted(status)], "inForce": {"generation": 1, "spec": UNREADABLE}},
+    )
+    newer["spec"] = UNREADABLE
+    assert units(plan(newer, planner=planner)) == (["app"] if status == "True" else [])
 
 
 @pytest.mark.parametrize(
