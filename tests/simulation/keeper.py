@@ -7,7 +7,9 @@ It keeps the real shell's contract, and can be stalled between any two effects:
 - when both a timer and a datagram are due, either may come first;
 - Close closes the fence at once, unbinds in its own time, and only then is the lease told `closed`;
 - what a keeper says to itself is delivered after a fresh clock reading;
-- plans, configurations and ceilings are acted on when the disk has them.
+- plans, configurations and ceilings are acted on when the disk has them;
+- where services follow addresses (`serving.py`), a lease is `closed` when those have stopped, and nothing is
+  said before what a former keeper left behind is ended.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from simulation.serving import Serving
 from vipagent.datagrams import DatagramRefused, Envelope, domain_tag
-from vipagent.effects import Adopt, Close, Extend, Open, Phase, Send
+from vipagent.effects import Adopt, Close, Extend, Inquired, Open, Phase, Send, Told
 from vipagent.messages import Release, Sender
 from vipagent.succession import key_of
 from vipapi.configuration import Relation, Stamp, relation
@@ -52,7 +55,7 @@ class Keeper:
         self.seats: dict[str, Seat] = {}
         self.plan: Plan | None = None
         self.refused: dict[str, int] = {}
-        self.me = Sender(machine.name, machine.boot, machine.disk.incarnation)
+        self.me: Sender = Sender(machine.name, machine.boot, machine.disk.incarnation)
         self._domains: dict[str, DomainPlan] = {}
         self._stamps: dict[str, Stamp] = {}
         self._inputs: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
@@ -67,8 +70,19 @@ class Keeper:
         self._is_keeping_plan = False
         self._has_api_votes = False
         self._votes_wanted = VotesWanted()
-        if machine.disk.plan is not None:
-            self.take(self._apply, machine.disk.plan)
+        self.serving = Serving(self) if self.world.has_services else None
+        self._is_clean = self.serving is None
+        if self.serving is None:
+            self._begin()
+        else:
+            self.serving.start_clean(machine.disk.plan, self._begin)
+
+    def _begin(self) -> None:
+        self._is_clean = True
+        if self.machine.disk.plan is not None:
+            self.take(self._apply, self.machine.disk.plan)
+        if self._next_plan is not None:
+            self._keep_plan()
 
     # Inputs --------------------------------------------------------------------------------------
 
@@ -76,6 +90,10 @@ class Keeper:
         """Call `action(now_ns, *arguments)` in the loop."""
         self._inputs.append((action, arguments))
         self._turn()
+
+    def soon(self, action: Callable[..., None], *arguments: Any) -> None:
+        """The same from within the loop, when what is under way is over."""
+        self._inputs.append((action, arguments))
 
     def hear(self, uid: str, parcel: Parcel) -> None:
         if len(self._inputs) < _SOCKET_BUFFER:
@@ -90,10 +108,12 @@ class Keeper:
     def take_plan(self, plan: Plan) -> None:
         """Rule 9: on the disk first. What comes meanwhile replaces what is waiting."""
         self._next_plan = plan
-        if not self._is_keeping_plan and self.is_alive:
+        if not self._is_keeping_plan and self.is_alive and self._is_clean:
             self._keep_plan()
 
     def judge(self, now_ns: int) -> None:
+        if self.serving is not None:
+            self.serving.fail_where_sick()
         for seat in self.seats.values():
             self._judge(seat, now_ns)
 
@@ -127,6 +147,8 @@ class Keeper:
 
     def _apply(self, now_ns: int, plan: Plan) -> None:
         self.plan = plan
+        if self.serving is not None:
+            self.serving.assign(plan)
         self._domains |= {domain.uid: domain for domain in plan.domains}
         for domain in plan.domains:
             self._addresses |= {
@@ -169,7 +191,14 @@ class Keeper:
     def _judge(self, seat: Seat, now_ns: int) -> None:
         machine = self.machine
         fit = [vip.uid for vip in seat.domain.virtual_ips if machine.is_fit(vip)]
-        self._push(seat, seat.judge(fit, now_ns, is_sound=machine.is_sound))
+        if self.serving is None:
+            self._push(seat, seat.judge(fit, now_ns, is_sound=machine.is_sound))
+            return
+        workloads = self.serving.workloads
+        able = [uid for uid in fit if workloads.obstacle(uid) is None]
+        self._push(
+            seat, seat.judge(able, now_ns, is_sound=machine.is_sound, occupied_uids=workloads.occupied)
+        )
 
     def _adopt(self, uid: str, configuration: Configuration) -> None:
         """Keep a newer configuration on disk, then take it over."""
@@ -207,9 +236,9 @@ class Keeper:
 
     def _turn(self) -> None:
         agenda, machine, inputs = self.world.agenda, self.machine, self._inputs
-        if not self.is_alive or self.frozen_until_ns > agenda.now_ns or machine.is_paused:
-            return
         while True:
+            if not self.is_alive or self.frozen_until_ns > agenda.now_ns or machine.is_paused:
+                return
             if self._work and not self._carry_out():
                 return
             if self._has_rung and (not inputs or self.world.random.random() < 0.5):
@@ -219,12 +248,20 @@ class Keeper:
             elif inputs:
                 action, arguments = inputs.popleft()
                 action(machine.now(), *arguments)
+            elif self.serving is not None and not self._has_followed():
+                continue
             else:
                 break
         self._keep_ceilings()
         if self._has_api_votes:
             self._want_votes()
         self._arm()
+
+    def _has_followed(self) -> bool:
+        """Whether services are as the leases want them: if not, there is work."""
+        assert self.serving is not None
+        self.serving.follow()
+        return not self._work and not self._inputs
 
     def _carry_out(self) -> bool:
         """Carry out all effects; False when something held it up before the end."""
@@ -240,28 +277,47 @@ class Keeper:
         return True
 
     def _perform(self, seat: Seat, effect: Effect) -> None:
-        world, machine = self.world, self.machine
         if isinstance(effect, Send):
             if seat.is_local(effect):
-                self._push(seat, seat.deliver(effect, machine.now()))
+                self._push(seat, seat.deliver(effect, self.machine.now()))
             else:
                 self._send(seat, effect)
-        elif isinstance(effect, Extend):
+        elif isinstance(effect, Inquired | Told):
+            if self.serving is not None:
+                self._push(seat, self.serving.converse(effect))
+        elif isinstance(effect, Adopt):
+            self._adopt(seat.domain.uid, effect.configuration)
+        else:
+            self._guard(seat, effect)
+
+    def _guard(self, seat: Seat, effect: Effect) -> None:
+        """Open, move or close a fence, and let what follows the address set know."""
+        world, machine = self.world, self.machine
+        if isinstance(effect, Extend):
             world.watch.extended(machine, effect.key, seat.lease.term(effect.key), effect.deadline_ns)
             machine.admit(effect.key, self._addresses[effect.key], effect.deadline_ns)
+            if self.serving is not None:
+                self.serving.extend(effect.key, effect.deadline_ns)
         elif isinstance(effect, Open):
             world.watch.opened(machine, effect)
             machine.admit(effect.key, self._addresses[effect.key], effect.deadline_ns)
+            if self.serving is not None:
+                self.serving.own(seat, effect)
         elif isinstance(effect, Close):
             machine.shut(effect.key)
             world.watch.closes += 1
             world.watch.note(f"{machine.label} closes {world.watch.names[effect.key]}")
-            world.agenda.after(world.unbind_delay_ns(), self.take, self._closed, seat, effect.key)
-        elif isinstance(effect, Adopt):
-            self._adopt(seat.domain.uid, effect.configuration)
+            uid = None if self.serving is None else self.serving.lose(effect.key)
+            world.agenda.after(world.unbind_delay_ns(), self.take, self._unbound, seat, effect.key, uid)
 
-    def _closed(self, now_ns: int, seat: Seat, key: Key) -> None:
-        self._push(seat, seat.lease.closed(key, now_ns))
+    def _unbound(self, now_ns: int, seat: Seat, key: Key, uid: str | None) -> None:
+        if self.serving is None or uid is None:
+            self._push(seat, seat.lease.closed(key, now_ns))
+        else:
+            self.serving.unbound(uid)
+            self.serving.when_vacated(
+                uid, lambda: self._push(seat, seat.lease.closed(key, self.machine.now()))
+            )
 
     def _keep_ceilings(self) -> None:
         """Off the loop: the disk takes its time, and only what it has confirmed is kept."""
@@ -300,6 +356,13 @@ class Keeper:
             self._turn()
 
     # Datagrams -----------------------------------------------------------------------------------
+
+    def say(self, seat: Seat, send: Send) -> None:
+        """What services have to ask leaves with everything else."""
+        self._push(seat, [send])
+
+    def note(self, line: str) -> None:
+        self.world.watch.note(f"{self.machine.label} {line}")
 
     def _send(self, seat: Seat, send: Send) -> None:
         world, uid = self.world, seat.domain.uid

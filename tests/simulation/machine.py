@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
-from simulation.clock import RATE, Clock
+from simulation.census import GRACE_NS
+from simulation.clock import RATE, SECOND, Clock
 from simulation.keeper import Keeper
 from vipagent.effects import MILLISECOND
 from vipapi.nodeplan import Plan
@@ -18,6 +19,7 @@ from vipapi.nodeplan import Plan
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from simulation.leash import Copy
     from simulation.network import Parcel
     from simulation.world import World
     from vipagent.messages import Key
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from vipapi.link import Votes, VotesWanted
     from vipapi.nodeplan import VirtualIPPlan
 
+_THAW_NS: Final = 5 * MILLISECOND
 _FULL_DISK_RETRY_NS: Final = 100 * MILLISECOND
 
 
@@ -75,6 +78,10 @@ class Machine:
         self.is_fit: Callable[[VirtualIPPlan], bool] = lambda vip: vip.name not in self.unfit
         self.is_sound = True
         self.is_paused = False
+        self.went_on_ns = -SECOND
+        self.ailing: set[str] = set()
+        self.copies: list[Copy] = []
+        self._asleep: list[tuple[int, Callable[..., object], tuple[Any, ...]]] = []
         self.is_disk_full = False
         self._fenced: dict[Key, tuple[str, ...]] = {}
 
@@ -114,6 +121,9 @@ class Machine:
         self.crash()
         self.boots += 1
         self.votes = None
+        for copy in self.copies:
+            copy.lose_power()
+        self.copies.clear()
         self._clear_fences()
         # CLOCK_BOOTTIME begins anew
         self.clock.base_ns = self.world.random.randrange(10**10)
@@ -151,6 +161,38 @@ class Machine:
             return
         self.disk.keep(value)
         then(*arguments)
+
+    # Programs ------------------------------------------------------------------------------------
+
+    def later(self, delay_ns: int, action: Callable[..., object], *arguments: Any) -> None:
+        """Do it then, in this boot; while the machine stands still nothing is done."""
+        self.world.agenda.after(delay_ns, self._do, self.boots, action, arguments)
+
+    def _do(self, boots: int, action: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        if boots != self.boots:
+            return
+        if self.is_paused:
+            self._asleep.append((boots, action, arguments))
+        else:
+            action(*arguments)
+
+    def go_on(self) -> None:
+        """After a pause what was due happens within some milliseconds, in order."""
+        self.is_paused = False
+        self.went_on_ns = self.world.agenda.now_ns
+        asleep, self._asleep = self._asleep, []
+        delay_ns = 0
+        for boots, action, arguments in asleep:
+            delay_ns += int(self.world.random.random() * _THAW_NS / len(asleep))
+            self.world.agenda.after(delay_ns, self._do, boots, action, arguments)
+        if self.copies:
+            self.world.agenda.after(GRACE_NS, self.world.census.look_at, self)
+
+    def slew(self, rate_ppm: int) -> None:
+        """Its clock runs at another rate from now on, and so do all timers."""
+        self.clock.slew(self.world.agenda.now_ns, rate_ppm)
+        for copy in self.copies:
+            copy.arm()
 
     # The kernel ----------------------------------------------------------------------------------
 

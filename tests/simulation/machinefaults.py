@@ -110,7 +110,7 @@ class MachineFaults:
         machine.is_paused = True
 
         def go_on() -> None:
-            machine.is_paused = False
+            machine.go_on()
             self._note(f"{machine.label} goes on")
             world.watch.look_at(machine)
             if machine.keeper is not None:
@@ -119,7 +119,7 @@ class MachineFaults:
         world.agenda.after(duration_ns, go_on)
 
     def slew(self) -> None:
-        self._any().clock.slew(self.world.agenda.now_ns, self.world.draw_rate_ppm())
+        self._any().slew(self.world.draw_rate_ppm())
 
     def fill_disk(self) -> None:
         machine = self._any()

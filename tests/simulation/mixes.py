@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from simulation.leash import Nature
 from simulation.network import Quality
 from simulation.world import Disturbance
 from vipagent.effects import MILLISECOND
@@ -22,7 +23,10 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """`faults` by weight. Without `is_order_kept` a term may go back: the disk that kept it was lost."""
+    """`faults` by weight. Without `is_order_kept` a term may go back: the disk that kept it was lost.
+
+    With a `nature` services follow the addresses.
+    """
 
     faults: dict[str, int]
     quality: Quality = field(default_factory=Quality)
@@ -33,6 +37,7 @@ class Mix:
     is_alone_allowed: bool = False
     domains: int = 1
     torment_s: int = 6
+    nature: Nature | None = None
 
 
 SHAPES: Final = (
@@ -176,5 +181,122 @@ STACKS: Final[dict[str, Mix]] = {
     "restored": Mix(_NODES | _CLIENTS | _FLEET | {"restore_etcd": 2, "back_etcd_up": 1}, domains=1),
     "grown": Mix(
         _NODES | _CLIENTS | {"grow": 2}, shapes=(Shape("ab", "", ""), Shape("a", "", "")), domains=1
+    ),
+}
+
+_SERVED: Final = (Shape("abc", "abc", "abc"), Shape("abw", "abw", "ab"), Shape("abcde", "abcde", "abcd"))
+_KINDLY: Final = Nature()
+_STUBBORN: Final = Nature(ignores_stop=0.7)
+_DEAF: Final = Nature(ignores_stop=1.0)
+_FRAIL: Final = Nature(start_fails=0.1, start_hangs=0.05, dies=0.1, ignores_stop=0.3)
+_HANGING: Final = Nature(dies=0.1, ignores_stop=0.6, hangs=0.5)
+_EDITS: Final = {
+    "raise_stop_timeout": 2,
+    "lower_stop_timeout": 1,
+    "rename_service": 2,
+    "follow_another": 2,
+    "exchange_workload": 1,
+    "drop_service": 1,
+    "add_service": 2,
+    "drop_candidate": 2,
+    "add_candidate": 3,
+}
+
+SERVICES: Final[dict[str, Mix]] = {
+    "services": Mix(
+        _CUTS | _ENDS | _ORDERS | {"pause": 2, "blip": 1, "slew": 1},
+        quality=Quality(loss=0.05, late=0.05),
+        shapes=_SERVED,
+        torment_s=20,
+        nature=_KINDLY,
+    ),
+    "stubborn": Mix(
+        _CUTS | {"crash": 3, "blip": 2, "restart": 5, "pause": 3, "power_off": 1, "slew": 1},
+        quality=Quality(loss=0.05, duplicates=0.1, late=0.2, late_ns=1500 * MILLISECOND),
+        shapes=_SERVED,
+        torment_s=20,
+        nature=_STUBBORN,
+    ),
+    "frail": Mix(
+        {"fall": 2, "ail": 2, "recover": 2, "kill_leash": 1, "crash": 1, "restart": 3, "move": 2, "pause": 1},
+        quality=Quality(loss=0.02),
+        shapes=_SERVED,
+        torment_s=20,
+        nature=_FRAIL,
+    ),
+    "hanging": Mix(
+        {"move": 4, "isolate": 2, "mend": 3, "crash": 2, "blip": 2, "restart": 4, "fall": 1},
+        quality=Quality(loss=0.05),
+        shapes=_SERVED,
+        torment_s=25,
+        nature=_HANGING,
+    ),
+    "frozen": Mix(
+        {"suspend": 6, "pause": 2, "move": 2, "crash": 1, "restart": 2},
+        quality=Quality(loss=0.02),
+        shapes=_SERVED,
+        torment_s=20,
+        nature=_STUBBORN,
+    ),
+    "edits": Mix(
+        _EDITS | {"move": 3, "isolate": 2, "mend": 4, "crash": 2, "restart": 5, "cut_api": 1, "mend_api": 3},
+        quality=Quality(loss=0.02),
+        shapes=_SERVED,
+        torment_s=25,
+        nature=_STUBBORN,
+    ),
+    "renames": Mix(
+        {"rename_service": 8, "pause": 4, "resign": 1, "move": 3, "restart": 2, "crash": 1},
+        shapes=_SERVED,
+        torment_s=25,
+        nature=_STUBBORN,
+    ),
+    "timeouts": Mix(
+        {"raise_stop_timeout": 4, "lower_stop_timeout": 4, "isolate": 4, "mend": 5, "crash": 1, "restart": 2},
+        shapes=_SERVED,
+        torment_s=30,
+        nature=_DEAF,
+    ),
+    "dropped": Mix(
+        {"drop_candidate": 5, "add_candidate": 4, "pause": 4, "raise_stop_timeout": 1, "restart": 1},
+        shapes=_SERVED,
+        torment_s=30,
+        nature=_DEAF,
+    ),
+    "strangers": Mix(
+        {
+            "cut_api": 4,
+            "mend_api": 2,
+            "add_candidate": 5,
+            "drop_candidate": 3,
+            "isolate": 4,
+            "mend": 4,
+            "crash": 1,
+            "restart": 3,
+        },
+        shapes=_SERVED[:2],
+        torment_s=40,
+        nature=_DEAF,
+    ),
+    "readdressed": Mix(
+        {"swap_addresses": 5, "pause": 2, "move": 3, "crash": 1, "restart": 2},
+        shapes=_SERVED,
+        torment_s=20,
+        nature=_DEAF,
+    ),
+    "tardy": Mix(
+        {"pause": 5, "move": 3, "sicken": 2, "cure": 3},
+        quality=Quality(late=0.25, late_ns=5000 * MILLISECOND),
+        shapes=_SERVED[1:2],
+        torment_s=30,
+        nature=_STUBBORN,
+    ),
+    "held_up": Mix(
+        {"move": 6, "resign": 2, "crash": 2, "restart": 3, "isolate": 2, "mend": 3, "pause": 2},
+        quality=_CROWDED,
+        disturbance=Disturbance(stall=0.01, stall_ns=700 * MILLISECOND, slow_unbind=0.1),
+        shapes=_SERVED,
+        torment_s=20,
+        nature=_STUBBORN,
     ),
 }

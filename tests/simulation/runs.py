@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from simulation.cluster import Cluster
-from simulation.mixes import MIXES, STACKS
+from simulation.mixes import MIXES, SERVICES, STACKS
 from simulation.peace import Peace
+from simulation.servicing import Servicing
 from simulation.torment import Torment
 
 if TYPE_CHECKING:
     from simulation.world import World
 
 PEACEFUL: Final = ("deaths", "quiet", "replacing")
-NAMES: Final = (*MIXES, *STACKS, *PEACEFUL)
+NAMES: Final = (*MIXES, *SERVICES, *STACKS, *PEACEFUL)
 
 
 class Run(Protocol):
@@ -28,6 +29,8 @@ class Run(Protocol):
 def make(mix: str, seed: int, **more: Any) -> Run:
     if mix in PEACEFUL:
         return Peace(mix, seed, **more)
+    if mix in SERVICES:
+        return Servicing(mix, seed, **more)
     if mix in STACKS:
         return Cluster(mix, seed, **more)
     return Torment(mix, seed, **more)

@@ -9,13 +9,13 @@ be given up, nobody may so much as try.
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
 from simulation.clock import DRIFT_PPM, RATE, SECOND
 from simulation.faults import Faults
-from simulation.mixes import MIXES, SHAPES
+from simulation.mixes import MIXES, SHAPES, Mix
 from simulation.network import Quality
 from simulation.world import Disturbance, World, with_vips
 from vipagent.effects import MILLISECOND
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 class Torment:
     """One run: a world, a random source of its own, and the faults."""
 
+    mixes: ClassVar[dict[str, Mix]] = MIXES
+    faults_type: ClassVar[type[Faults]] = Faults
+    most_ns: ClassVar[int] = 600 * MILLISECOND
+    """The longest time between two faults."""
+
     def __init__(
         self,
         mix: str,
@@ -40,14 +45,15 @@ class Torment:
         alter_world: Callable[[World], None] | None = None,
     ) -> None:
         self.random = Random(f"{mix} {seed}")
-        self.mix = MIXES[mix]
+        self.mix = self.mixes[mix]
         self.profile = profile or self.random.choice(list(PROFILES))
         self.world = World(seed=f"{mix} {seed}", seat_type=seat_type, is_sealed=self.mix.is_sealed)
         self.world.watch.is_order_kept = self.mix.is_order_kept
         if alter_world is not None:
             alter_world(self.world)
         shape = self.random.choice(self.mix.shapes or SHAPES)
-        self.faults = Faults(self.world, self.random, shape, self.profile)
+        self.world.has_services = self.mix.nature is not None
+        self.faults = self.faults_type(self.world, self.random, shape, self.profile)
         for _ in range(self.random.randint(1, 3)):
             self.faults.add_vip()
 
@@ -57,6 +63,7 @@ class Torment:
         self.world.run_for(SECOND)
         self._torment(self.mix.torment_s * SECOND)
         self._heal()
+        self._check()
         self._stay(peace_ns)
 
     def _torment(self, duration_ns: int) -> None:
@@ -68,7 +75,7 @@ class Torment:
             [kind] = self.random.choices(kinds, weights)
             fault: Callable[[], None] = getattr(self.faults, kind)
             fault()
-            world.run_for(self.random.randrange(600 * MILLISECOND))
+            world.run_for(self.random.randrange(self.most_ns))
 
     def _heal(self) -> None:
         world, faults = self.world, self.faults
@@ -96,8 +103,11 @@ class Torment:
             if not machine.label.endswith("'"):
                 machine.start()
             machine.judge()
+
+    def _check(self) -> None:
+        world = self.world
         world.run_for(self._patience_ns())
-        for vip in faults.vips:
+        for vip in self.faults.vips:
             for address in vip.addresses:
                 owners = world.watch.owners(address.partition("/")[0])
                 if len(owners) != 1:

@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from simulation.census import Census
 from simulation.clock import DRIFT_PPM, RATE, Agenda
+from simulation.leash import Copy, Nature
 from simulation.machine import Machine
 from simulation.network import Network
 from simulation.watch import Watch
 from vipagent.effects import MILLISECOND
 from vipagent.seat import Seat
 from vipagent.succession import key_of
+from vipagent.workloads import Workloads
 from vipapi.configuration import Configuration, Member, WitnessSet
 from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Plan, VirtualIPPlan
 from vipapi.timing import PROFILES
@@ -53,7 +56,10 @@ class Disturbance:
 
 
 class World:
-    """Everything there is. `machines` are by label; `domains` is what the API would show, by UID."""
+    """Everything there is. `machines` are by label; `domains` is what the API would show, by UID.
+
+    With `has_services` keepers run what follows their addresses, with programs of that `nature`.
+    """
 
     def __init__(
         self,
@@ -69,11 +75,16 @@ class World:
         self.drift_ppm = drift_ppm
         self.is_sealed = is_sealed
         self.claim_type = Claim
+        self.workloads_type = Workloads
+        self.has_services = False
+        self.nature = Nature()
+        self.copy_type = Copy
         self.closes_fences_at_start = True
         self.agenda = Agenda()
         self.network = Network(self.agenda, self.random)
         self.disturbance = Disturbance()
         self.watch = Watch(self.agenda)
+        self.census = Census(self.watch)
         self.machines: dict[str, Machine] = {}
         self.domains: dict[str, DomainPlan] = {}
         self._version = 0
