@@ -1,4 +1,4 @@
-"""The lab's command: `python -m lab up | demo | bench | binaries`.
+"""The lab's command: `python -m lab up | demo | bench | faults | binaries`.
 
 Every subcommand first finds the control plane, building it if need be, and then moves into an
 enclosure: whichever way the command ends, all that it started ends with it.
@@ -58,6 +58,10 @@ def _run(options: argparse.Namespace, found: binaries.Binaries) -> int:
         from lab.bench import run as run_bench  # noqa: PLC0415
 
         return run_bench(found, say, runs=options.runs, only=options.only)
+    if options.command == "faults":
+        from lab.faulttable import run as run_faults  # noqa: PLC0415
+
+        return run_faults(found, say, times=options.times, busy=options.busy, only=options.only)
     from lab import standing  # noqa: PLC0415
 
     return standing.run(found, say, nodes=options.nodes, bare=options.bare)
@@ -84,6 +88,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--runs", type=int, default=40, help="runs of each case (40)", metavar="N")
     bench.add_argument("--only", default="", help="only the cases whose name contains this", metavar="TEXT")
+    faults = commands.add_parser(
+        "faults", help="do every fault to a service that follows its address, many times, on a busy machine"
+    )
+    faults.add_argument("--times", type=int, default=4, help="how often each fault (4)", metavar="N")
+    faults.add_argument(
+        "--busy", type=int, default=2, help="how many processes use the processor meanwhile (2)", metavar="N"
+    )
+    faults.add_argument("--only", default="", help="only the faults whose name contains this", metavar="TEXT")
     commands.add_parser(
         "binaries", help="find or build etcd, kube-apiserver and kubectl, and print where they are"
     )

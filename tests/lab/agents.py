@@ -61,8 +61,11 @@ def start_courier(lab: Lab, host: Host, *, node: str = "") -> Process:
     return host.start(command, name="courier", environment=environment())
 
 
-def start_controller(lab: Lab, replica: int) -> Process:
-    """Start a replica of the controller; replicas are numbered from 1."""
+def start_controller(lab: Lab, replica: int, *, notifications: Path | None = None) -> Process:
+    """Start a replica of the controller; replicas are numbered from 1.
+
+    `notifications` is the file that says who is notified.
+    """
     identity = f"controller-{replica}"
     command: list[str | Path] = [
         *(sys.executable, "-m", "vipcontroller"),
@@ -70,6 +73,7 @@ def start_controller(lab: Lab, replica: int) -> Process:
         *("--identity", identity),
         *("--metrics", f"127.0.0.1:{CONTROLLER_METRICS + 10 * replica}"),
         *("--kubeconfig", lab.plane.kubeconfig_of_service_account(NAMESPACE, "vipkeeper-controller")),
+        *(["--notifications", str(notifications)] if notifications else []),
     ]
     return lab.host.start(command, name=identity, environment=environment())
 
@@ -83,6 +87,7 @@ class Agents:
     couriers: dict[str, Process]
     controllers: list[Process]
     witness_only: frozenset[str] = frozenset()
+    notifications: Path | None = None
 
     def restart(self, node: Host) -> None:
         """Start a node's keeper again, and its courier if that has ended too."""
@@ -100,14 +105,22 @@ class Agents:
         """Start every controller that has ended again, as a kubelet does."""
         for place, controller in enumerate(self.controllers):
             if not controller.is_alive:
-                self.controllers[place] = start_controller(self.lab, place + 1)
+                self.controllers[place] = start_controller(
+                    self.lab, place + 1, notifications=self.notifications
+                )
 
     def everything(self) -> list[Process]:
         """Return every process."""
         return [*self.controllers, *self.keepers.values(), *self.couriers.values()]
 
 
-def start_agents(lab: Lab, *, controllers: int = 2, witness_only: Collection[str] = ()) -> Agents:
+def start_agents(
+    lab: Lab,
+    *,
+    controllers: int = 2,
+    witness_only: Collection[str] = (),
+    notifications: Path | None = None,
+) -> Agents:
     """Start a keeper and a courier on every node, and the controllers, with the rights that the chart gives.
 
     None of them is waited for. The keepers of the nodes named in `witness_only` are so from the beginning.
@@ -117,13 +130,17 @@ def start_agents(lab: Lab, *, controllers: int = 2, witness_only: Collection[str
         lab.plane.api.apply(manifest)
     return Agents(
         lab=lab,
-        controllers=[start_controller(lab, replica) for replica in range(1, controllers + 1)],
+        controllers=[
+            start_controller(lab, replica, notifications=notifications)
+            for replica in range(1, controllers + 1)
+        ],
         keepers={
             node.name: start_keeper(node, witness_only=node.name in witness_only)
             for node in lab.nodes.values()
         },
         couriers={node.name: start_courier(lab, node) for node in lab.nodes.values()},
         witness_only=frozenset(witness_only),
+        notifications=notifications,
     )
 
 

@@ -154,6 +154,16 @@ class ControlPlane:
         if self._apiserver:
             self._apiserver.kill()
 
+    def freeze_apiserver(self) -> None:
+        """SIGSTOP the API server: it takes connections, keeps watches open and answers nobody."""
+        if self._apiserver:
+            self._apiserver.freeze()
+
+    def thaw_apiserver(self) -> None:
+        """Let it go on."""
+        if self._apiserver:
+            self._apiserver.thaw()
+
     def kubeconfig_of_service_account(self, namespace: str, name: str) -> Path:
         """Return a kubeconfig with a token of a service account, made on first use with all that it needs."""
         path = self.folder / f"{namespace}.{name}.kubeconfig"

@@ -8,6 +8,7 @@ be replaced by one that misbehaves.
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,21 +22,43 @@ PORT = 8090
 EXAMPLES = Path(__file__).parents[2] / "examples" / "hooks"
 START, STOP, STATUS = "app-start", "app-stop", "app-status"
 SETTINGS = "app.conf"
+WEB_EXAMPLES = EXAMPLES.parent / "web-pair" / "hooks"
+WEB_START, WEB_SETTINGS = "web-start", "web.conf"
 HANGING = "#!/bin/sh\nexec sleep 100000\n"
 FAILING = "#!/bin/sh\necho 'told to fail'\nexit 1\n"
 PASSING = "#!/bin/sh\nexit 0\n"
+TRACE = "hooks.trace"
+TRACED = """
+told() {{ echo "$(date +%s%N) ${{0##*/}} $1" >>{trace}; }}
+told begins
+trap 'told $?' EXIT
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A hook began, or ended with a status; the time is that of `time.monotonic_ns`."""
+
+    at_ns: int
+    hook: str
+    status: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Legacy:
-    """The server on one node; `shared` is the folder that stands for the disk of all nodes."""
+    """The server on one node; `shared` is the folder that stands for the disk of all nodes.
+
+    Two servers on one node have each a `name` and a `port` of its own.
+    """
 
     host: Host
     shared: Path
+    name: str = "app"
+    port: int = PORT
 
     @property
     def folder(self) -> Path:
-        return self.host.folder / "app"
+        return self.host.folder / self.name
 
     @property
     def hooks(self) -> Path:
@@ -44,14 +67,12 @@ class Legacy:
     @property
     def command(self) -> list[str]:
         """Return how the server is started by hand, in the foreground."""
-        program = Path(legacyserver.__file__)
-        return [sys.executable, str(program), self.host.name, str(self.folder), str(self.shared), str(PORT)]
+        server = [sys.executable, str(Path(legacyserver.__file__))]
+        return [*server, self.host.name, str(self.folder), str(self.shared), str(self.port)]
 
     def install(self) -> None:
         """Put the server's folder and its hooks in place."""
-        for folder in (self.folder, self.shared):
-            folder.mkdir(exist_ok=True)
-        self.hooks.mkdir(mode=0o700, exist_ok=True)
+        self._make_folders()
         for name in (START, STOP, STATUS):
             self.restore(name)
         # What stands below the settings is the example's own.
@@ -61,10 +82,43 @@ class Legacy:
             "START": " ".join([interpreter, program, "--daemon", *arguments]),
             "PROGRAM": program,
             "PID_FILE": str(self.folder / legacyserver.PID_FILE),
-            "PORT": str(PORT),
+            "PORT": str(self.port),
         }
         lines = "".join(f'{name}="{value}"\n' for name, value in settings.items())
         (self.hooks / SETTINGS).write_text(f"{lines}\n{below}")
+
+    def install_in_foreground(self) -> None:
+        """Put the server's folder and the hook of `examples/web-pair` in place."""
+        self._make_folders()
+        self.replace(WEB_START, (WEB_EXAMPLES / WEB_START).read_text())
+        settings = {
+            "SERVER": " ".join(self.command),
+            "PORT": self.port,
+            "LOG": self.folder / "server.log",
+        }
+        lines = "".join(f'{name}="{value}"\n' for name, value in settings.items())
+        (self.hooks / WEB_SETTINGS).write_text(lines)
+
+    def _make_folders(self) -> None:
+        for folder in (self.folder, self.shared):
+            folder.mkdir(exist_ok=True)
+        self.hooks.mkdir(mode=0o700, exist_ok=True)
+
+    def trace(self) -> None:
+        """Have every hook of the example's write down when it begins and ends."""
+        with (self.hooks / SETTINGS).open("a") as settings:
+            settings.write(TRACED.format(trace=self.folder / TRACE))
+
+    def steps(self, *, since_ns: int) -> list[Step]:
+        """Return what the hooks wrote down since then, in that order."""
+        trace = self.folder / TRACE
+        ahead_ns = time.time_ns() - time.monotonic_ns()
+        lines = [line.split() for line in trace.read_text().splitlines()] if trace.exists() else []
+        steps = [
+            Step(int(at_ns) - ahead_ns, hook, None if what == "begins" else int(what))
+            for at_ns, hook, what in lines
+        ]
+        return [step for step in steps if step.at_ns >= since_ns]
 
     def replace(self, hook: str, script: str) -> None:
         """Put another script in a hook's place, in one step: it may be started at any moment."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,11 +26,9 @@ from lab import faults, legacy, legacyserver
 from lab.faults import Loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
-    from lab.copies import Watch
-    from lab.legacy import Legacy
-    from lab.stage import Stage
+    from lab.site import Site
     from lab.topology import Host
 
 LEASH = "vipagent.leash"
@@ -47,41 +45,13 @@ class Ending(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """A stage with one service on it; `installed` is the server on each node that may run it."""
-
-    stage: Stage
-    virtual_ip: str
-    installed: Mapping[str, Legacy]
-    watch: Watch
-
-    @property
-    def shared(self) -> Path:
-        return next(iter(self.installed.values())).shared
-
-    def standbys(self, owner: Host) -> list[Host]:
-        """Return the other nodes that may run the service, in their order."""
-        return [each.host for each in self.installed.values() if each.host is not owner]
-
-    def restore(self) -> None:
-        """Take back all misbehaviour, mend the network and start what was killed."""
-        for each in self.installed.values():
-            each.be_well()
-        self.stage.lab.faults.clear()
-        self.stage.lab.plane.start()
-        for node in self.stage.lab.nodes.values():
-            self.stage.lab.segment.mend(node)
-            self.stage.agents.keepers[node.name].thaw()
-            self.stage.agents.restart(node)
-        self.stage.agents.restart_controllers()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceFault:
     """One fault, as what is done to the node that runs the service.
 
     `lasts_s` is how long it is left before it is undone, however soon the service is back. `futile_starts`
-    is how many nodes try to start the service in vain before one can.
+    is how many nodes try to start the service in vain before one can. `like` names a fault of this table that
+    shows nearly the same, so that `make test` does without this one; `make faults` does not. `is_death` says
+    that the service, and nothing else, dies or fails.
     """
 
     name: str
@@ -90,6 +60,8 @@ class ServiceFault:
     ending: Ending
     lasts_s: float = 0
     futile_starts: int = 0
+    like: str = ""
+    is_death: bool = False
 
 
 def processes_on(host: Host) -> list[int]:
@@ -306,7 +278,7 @@ def kill_controllers(site: Site, _owner: Host) -> None:
     site.stage.agents.stop_controllers()
 
 
-def without_api_server(fault: ServiceFault) -> ServiceFault:
+def without_api_server(fault: ServiceFault, *, like: str = "") -> ServiceFault:
     """Return the same fault, committed while the API server is away; it ends the same."""
 
     def commit(site: Site, owner: Host) -> None:
@@ -317,26 +289,35 @@ def without_api_server(fault: ServiceFault) -> ServiceFault:
         fault.undo(site, owner)
         bring_the_api_server_back(site, owner)
 
-    return ServiceFault(
-        name=f"{fault.name}, no API server",
-        commit=commit,
-        undo=undo,
-        ending=fault.ending,
-        lasts_s=fault.lasts_s,
-        futile_starts=fault.futile_starts,
-    )
+    return replace(fault, name=f"{fault.name}, no API server", commit=commit, undo=undo, like=like)
+
+
+def with_a_hanging_api_server(fault: ServiceFault) -> ServiceFault:
+    """Return the same fault, committed while the API server takes connections and answers nobody."""
+
+    def commit(site: Site, owner: Host) -> None:
+        site.stage.lab.plane.freeze_apiserver()
+        fault.commit(site, owner)
+
+    def undo(site: Site, owner: Host) -> None:
+        site.stage.lab.plane.thaw_apiserver()
+        fault.undo(site, owner)
+
+    return replace(fault, name=f"{fault.name}, API server hangs", commit=commit, undo=undo)
 
 
 KEEPER_KILLED = ServiceFault(name="keeper killed", commit=kill_keeper, undo=restore, ending=Ending.LEASHED)
 KEEPER_FROZEN = ServiceFault(
-    name="keeper frozen", commit=freeze_keeper, undo=thaw_keeper, ending=Ending.LEASHED, lasts_s=8
+    name="keeper frozen", commit=freeze_keeper, undo=thaw_keeper, ending=Ending.LEASHED, lasts_s=5
 )
 KEEPER_FROZEN_BRIEFLY = ServiceFault(
     name="keeper frozen briefly", commit=freeze_keeper, undo=thaw_keeper, ending=Ending.STAYS, lasts_s=0.2
 )
 CABLE_PULLED = ServiceFault(name="cable pulled", commit=cut, undo=mend, ending=Ending.LEASHED)
 POWER_OFF = ServiceFault(name="power off", commit=power_off, undo=power_on, ending=Ending.LEASHED)
-SERVICE_CRASHED = ServiceFault(name="service crashed", commit=crash, undo=restore, ending=Ending.TOLD)
+SERVICE_CRASHED = ServiceFault(
+    name="service crashed", commit=crash, undo=restore, ending=Ending.TOLD, is_death=True
+)
 
 FAULTS: Sequence[ServiceFault] = (
     KEEPER_KILLED,
@@ -351,21 +332,37 @@ FAULTS: Sequence[ServiceFault] = (
     ServiceFault(name="keeper upgraded", commit=end_keeper, undo=restore, ending=Ending.TOLD),
     ServiceFault(name="leash killed", commit=kill_leash, undo=nothing, ending=Ending.TOLD),
     CABLE_PULLED,
-    ServiceFault(name="silent network", commit=silence, undo=clear_faults, ending=Ending.LEASHED),
+    ServiceFault(
+        name="silent network",
+        commit=silence,
+        undo=clear_faults,
+        ending=Ending.LEASHED,
+        like="apart from its peers",
+    ),
     ServiceFault(name="deaf", commit=deafen, undo=clear_faults, ending=Ending.LEASHED),
-    ServiceFault(name="mute", commit=mute, undo=clear_faults, ending=Ending.LEASHED),
+    ServiceFault(name="mute", commit=mute, undo=clear_faults, ending=Ending.LEASHED, like="deaf"),
     ServiceFault(name="apart from its peers", commit=part, undo=clear_faults, ending=Ending.LEASHED),
     POWER_OFF,
     SERVICE_CRASHED,
-    ServiceFault(name="service killed", commit=kill_server, undo=nothing, ending=Ending.TOLD),
-    ServiceFault(name="service frozen", commit=freeze_server, undo=nothing, ending=Ending.TOLD),
-    ServiceFault(name="page fails", commit=sicken, undo=restore, ending=Ending.TOLD),
+    ServiceFault(
+        name="service killed",
+        commit=kill_server,
+        undo=nothing,
+        ending=Ending.TOLD,
+        like="service crashed",
+        is_death=True,
+    ),
+    ServiceFault(
+        name="service frozen", commit=freeze_server, undo=nothing, ending=Ending.TOLD, is_death=True
+    ),
+    ServiceFault(name="page fails", commit=sicken, undo=restore, ending=Ending.TOLD, is_death=True),
     ServiceFault(name="planned move", commit=ask_away, undo=nothing, ending=Ending.TOLD),
     ServiceFault(
         name="stop hook hangs",
         commit=ask_away_with_a_stop_hook_that_hangs,
         undo=restore,
         ending=Ending.TOLD,
+        like="service ignores SIGTERM",
     ),
     ServiceFault(
         name="service ignores SIGTERM",
@@ -398,11 +395,15 @@ FAULTS: Sequence[ServiceFault] = (
         commit=take_the_api_server_away,
         undo=bring_the_api_server_back,
         ending=Ending.STAYS,
-        lasts_s=5,
+        lasts_s=3,
     ),
-    ServiceFault(name="courier killed", commit=kill_courier, undo=restore, ending=Ending.STAYS, lasts_s=3),
+    ServiceFault(name="courier killed", commit=kill_courier, undo=restore, ending=Ending.STAYS, lasts_s=2),
     ServiceFault(
-        name="controllers killed", commit=kill_controllers, undo=restore, ending=Ending.STAYS, lasts_s=3
+        name="controllers killed", commit=kill_controllers, undo=restore, ending=Ending.STAYS, lasts_s=2
     ),
-    *map(without_api_server, (KEEPER_KILLED, CABLE_PULLED, POWER_OFF, SERVICE_CRASHED)),
+    without_api_server(POWER_OFF),
+    without_api_server(KEEPER_KILLED, like="keeper killed, API server hangs"),
+    without_api_server(CABLE_PULLED, like="cable pulled, API server hangs"),
+    without_api_server(SERVICE_CRASHED, like="service crashed, API server hangs"),
+    *map(with_a_hanging_api_server, (KEEPER_KILLED, CABLE_PULLED, SERVICE_CRASHED)),
 )

@@ -34,6 +34,7 @@ from vipapi.nodeplan import VirtualIPPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
+    from pathlib import Path
 
     from lab.processes import Process
     from lab.records import Probe
@@ -95,9 +96,17 @@ class Stage:
         self.web: dict[str, Process] = {}
         self._keys: dict[str, bytes] = {}
 
-    def start(self, *, controllers: int = 2, witness_only: Collection[str] = ()) -> None:
+    def start(
+        self,
+        *,
+        controllers: int = 2,
+        witness_only: Collection[str] = (),
+        notifications: Path | None = None,
+    ) -> None:
         """Start vipkeeper and a web server on every node; the nodes named `witness_only` hold nothing."""
-        self.agents = start_agents(self.lab, controllers=controllers, witness_only=witness_only)
+        self.agents = start_agents(
+            self.lab, controllers=controllers, witness_only=witness_only, notifications=notifications
+        )
         for node in self.lab.nodes.values():
             self.web[node.name] = self.lab.start_webserver(node)
 
@@ -151,11 +160,15 @@ class Stage:
                 raise NotReadyError(f"waited {patience_s} s for {what}, in vain")
             time.sleep(0.05)
 
-    def rest(self, *virtual_ips: str) -> None:
-        """Wait until VirtualIPs are held, with every node of the lab fit to take them over."""
+    def rest(self, *virtual_ips: str, candidates: Collection[str] | None = None) -> None:
+        """Wait until VirtualIPs are held, with every one of their candidates fit to take them over.
+
+        Those are, if they are not named, all nodes of the lab but those that only vote.
+        """
+        wanted = set(self.lab.nodes if candidates is None else candidates) - self.agents.witness_only
         for name in virtual_ips:
             try:
-                self.wait_until(f"{name} at rest", partial(self._is_at_rest, name))
+                self.wait_until(f"{name} at rest", partial(self._is_at_rest, name, wanted))
             except NotReadyError as failure:
                 answerer = self._newest_answerer(name)
                 raise NotReadyError(
@@ -340,17 +353,14 @@ class Stage:
             first_reply=since_fault([replied] if replied else []),
         )
 
-    def _is_at_rest(self, virtual_ip: str) -> bool:
+    def _is_at_rest(self, virtual_ip: str, wanted: Collection[str]) -> bool:
         status = self.status(virtual_ip)
         conditions = {each["type"]: each["status"] for each in status.get("conditions", [])}
-        candidates = status.get("candidates", [])
+        fit = {each["nodeName"] for each in status.get("candidates", []) if each["eligible"]}
         return (
             conditions.get("Ready") == "True"
             and status.get("owner") == self._newest_answerer(virtual_ip)
-            and len(candidates) == len(self.lab.nodes)
-            and all(
-                each["eligible"] for each in candidates if each["nodeName"] not in self.agents.witness_only
-            )
+            and fit.issuperset(wanted)
         )
 
     def _key(self, label: str) -> bytes:

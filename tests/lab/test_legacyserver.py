@@ -15,6 +15,7 @@ import pytest
 from lab import enclosure, kernelcalls, legacy, legacyserver, topology
 from lab.legacy import PORT, START, STATUS, STOP, Legacy, running
 from lab.processes import ProcessFailedError
+from lab.servicefaults import command_of, processes_on
 from lab.topology import Segment
 from vipagent.probes_hooks import refusal
 
@@ -49,6 +50,22 @@ def wait_until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.02)
+
+
+def wait_until_looked_at(app: Legacy) -> None:
+    """Wait until the start hook has looked for the server after now: it naps after each look."""
+    naps: set[int] = naps_on(app)
+    former = len(naps)
+
+    def has_napped_twice() -> bool:
+        naps.update(naps_on(app))
+        return len(naps) >= former + 2
+
+    wait_until(has_napped_twice)
+
+
+def naps_on(app: Legacy) -> set[int]:
+    return {pid for pid in processes_on(app.host) if command_of(pid).startswith("sleep\0")}
 
 
 def process_id(app: Legacy) -> int | None:
@@ -129,6 +146,7 @@ def test_a_slow_one_runs_and_its_start_is_not_over_before_it_listens(app: Legacy
     app.wish(legacyserver.SLOW_START, "1000")
     starting = app.host.start([app.hooks / START], name="starting")
     wait_until(lambda: process_id(app) is not None)
+    wait_until_looked_at(app)
     assert why(app, STATUS) == f"it runs, and does not listen on port {PORT}"
     assert starting.is_alive
     app.wish(legacyserver.CRASH)
@@ -180,3 +198,21 @@ def test_a_replaced_hook_is_restored(app: Legacy) -> None:
     assert why(app, STATUS) == "told to fail"
     app.be_well()
     assert why(app, STATUS) == "it does not run"
+
+
+def test_a_hook_writes_down_when_it_begins_and_how_it_ends_once_it_is_told_to(app: Legacy) -> None:
+    start(app)
+    assert app.steps(since_ns=0) == []
+    app.trace()
+    since_ns = time.monotonic_ns()
+    app.run(STOP)
+    assert not passes(app, STATUS)
+    steps = app.steps(since_ns=since_ns)
+    assert [(step.hook, step.status) for step in steps] == [
+        (STOP, None),
+        (STOP, 0),
+        (STATUS, None),
+        (STATUS, 1),
+    ]
+    assert all(since_ns < step.at_ns < time.monotonic_ns() for step in steps)
+    assert app.steps(since_ns=time.monotonic_ns()) == []

@@ -70,3 +70,8 @@ def test_a_process_that_has_ended_has_no_command() -> None:
 
 def test_every_fault_has_a_name_of_its_own() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+
+
+def test_what_a_fault_is_like_is_a_fault_that_make_test_does() -> None:
+    done = {fault.name: fault.ending for fault in FAULTS if not fault.like}
+    assert all(done[fault.like] is fault.ending for fault in FAULTS if fault.like)

@@ -53,13 +53,17 @@ def _mac(number: int) -> str:
 
 @dataclass(slots=True, eq=False)
 class Host:
-    """A network namespace on the segment; `number` ends its addresses and its MAC address."""
+    """A network namespace on the segment; `number` ends its addresses and its MAC address.
+
+    What is started here has `environment` in its own.
+    """
 
     name: str
     number: int
     network: int
     folder: Path
     processes: list[Process] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def ipv4(self) -> str:
@@ -87,7 +91,7 @@ class Host:
             name=f"{self.name}/{name}",
             network=self.network,
             log=self.folder / f"{name}.log",
-            environment=environment,
+            environment={**self.environment, **(environment or {})},
             descriptors=descriptors,
         )
         self.processes.append(process)
