@@ -9,7 +9,7 @@ import asyncio
 import socket
 from contextlib import asynccontextmanager
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import pytest
@@ -38,7 +38,7 @@ from vipapi.healthchecks import HealthCheck, Pods, Selector, TCPSocket
 from vipapi.nodeplan import DomainPlan, Plan, PodsFact, VirtualIPPlan
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from vipapi.nodestatus import HoldingStatus
@@ -112,8 +112,11 @@ class Peer:
                     self.perform(self.seat.lease.closed(key, now_ns()))
 
 
+PeerKind = TypeVar("PeerKind", bound=Peer)
+
+
 @asynccontextmanager
-async def peer() -> AsyncIterator[Peer]:
+async def peer(kind: Callable[[socket.socket], PeerKind]) -> AsyncIterator[PeerKind]:
     loop = asyncio.get_running_loop()
     async with AsyncIPRoute() as route:
         await route.link("set", index=1, state="up")
@@ -121,7 +124,7 @@ async def peer() -> AsyncIterator[Peer]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
         wire.bind(("192.0.2.2", PORT))
         wire.setblocking(False)  # noqa: FBT003
-        made = Peer(wire)
+        made = kind(wire)
         loop.add_reader(wire, made.read)
         living = loop.create_task(made.live())
         try:
@@ -153,7 +156,7 @@ def complaint(said: Observe, **fields: Any) -> Observation:
 
 def test_an_owner_that_its_peer_cannot_reach_hands_over_and_keeps_off(tmp_path: Path) -> None:
     async def story(courier: Courier) -> None:
-        async with peer() as other:
+        async with peer(Peer) as other:
             courier.plan(DOMAIN)
             await until(lambda: any(said.is_announced for said in other.observes()))
             said = other.observes()[-1]
@@ -175,7 +178,7 @@ def test_an_owner_that_its_peer_cannot_reach_hands_over_and_keeps_off(tmp_path: 
 
 def test_who_keeps_off_takes_the_address_again_when_the_other_dies(tmp_path: Path) -> None:
     async def story(courier: Courier) -> None:
-        async with peer() as other:
+        async with peer(Peer) as other:
             courier.plan(DOMAIN)
             await until(lambda: any(said.is_announced for said in other.observes()))
             other.stand_by()
@@ -189,7 +192,7 @@ def test_who_keeps_off_takes_the_address_again_when_the_other_dies(tmp_path: Pat
 
 def test_complaints_about_another_tenure_change_nothing(tmp_path: Path) -> None:
     async def story(courier: Courier) -> None:
-        async with peer() as other:
+        async with peer(Peer) as other:
             courier.plan(DOMAIN)
             await until(lambda: any(said.is_announced for said in other.observes()))
             other.stand_by()
@@ -212,7 +215,7 @@ def test_complaints_about_another_tenure_change_nothing(tmp_path: Path) -> None:
 
 def test_an_owner_with_nobody_to_hand_over_to_stays_and_says_so(tmp_path: Path) -> None:
     async def story(courier: Courier) -> None:
-        async with peer() as other:
+        async with peer(Peer) as other:
             courier.plan(DOMAIN)
             await until(lambda: any(said.is_announced for said in other.observes()))
             other.say(complaint(other.observes()[-1]))
@@ -227,7 +230,7 @@ def test_a_standby_probes_the_owners_address_and_tells_what_it_sees(tmp_path: Pa
     unfit = msgspec.structs.replace(OBSERVED, health_checks=(APP, NEVER))
 
     async def story(courier: Courier) -> None:
-        async with peer() as other, AsyncIPRoute() as route:
+        async with peer(Peer) as other, AsyncIPRoute() as route:
             courier.plan(planned(FIRST, unfit))
             await courier.until(lambda: fitness(courier) == ("Unfit", "CheckFailed"))
             assert results(courier) == {"never": "Failing"}
