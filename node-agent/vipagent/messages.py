@@ -188,6 +188,7 @@ class Vacant(msgspec.Struct, frozen=True, array_like=True, tag="vacant"):
     `vacant` do not run here; `running` do or might, and are ended with their lease; `stuck` will not stop.
     `fencing` are those of the stuck for which the sender is about to be restarted, with the milliseconds by
     its own clock within which it is; a keeper that does not know the field waits for the sender's word.
+    `programs` are those of the Inquire, by service: what a service runs may have changed since it was asked.
     """
 
     incarnation: int
@@ -196,6 +197,7 @@ class Vacant(msgspec.Struct, frozen=True, array_like=True, tag="vacant"):
     running: tuple[str, ...]
     stuck: tuple[str, ...]
     fencing: tuple[tuple[str, int], ...] = ()
+    programs: tuple[tuple[str, str], ...] = ()
 
 
 class Observe(msgspec.Struct, frozen=True, array_like=True, tag="observe"):

@@ -177,6 +177,10 @@ class _Suspect:
             return leash_ns(self.within_ms)
         return None if self.fenced_within_ms is None else leash_ns(self.fenced_within_ms)
 
+    def renew(self, since_ns: int) -> None:
+        """It may run a copy after all, and time counts from here."""
+        self.since_ns, self.is_cleared = since_ns, False
+
     def clear(self) -> None:
         """It runs none, and will not in this tenure."""
         self.is_cleared, self.has_denied, self.fenced_within_ms = True, False, None
@@ -233,8 +237,7 @@ class _Copy:
     def doubt(self, since_ns: int) -> None:
         """Forget who said that it runs none: time counts from here. Who could not stop it has to say more."""
         for suspect in self.suspects.values():
-            suspect.since_ns = since_ns
-            suspect.is_cleared = False
+            suspect.renew(since_ns)
 
     def end(self, message: str, now_ns: int) -> None:
         """Have it stopped with the next step."""
@@ -449,9 +452,9 @@ class Stack:
 
         What is planned no more is stopped. Taking a node out of `others` is how a person says that it is
         dead: its denial is forgotten unless it says it again, and it is given its leash's time once more.
-        Those `out_of_service` are said to be off (rule 10). `former` are, for a service that is new here, the
-        nodes that may run it by another name or beneath another VirtualIP, with the milliseconds within which
-        their leashes end it.
+        Those `out_of_service` are said to be off (rule 10). `former` are, for a service whose program is new
+        here, the nodes that may run that by another name or beneath another VirtualIP, with the milliseconds
+        within which their leashes end it.
         """
         self._believe(now_ns)
         self._off = {node: self._off[node] for node in self._off if node in out_of_service}
@@ -461,9 +464,11 @@ class Stack:
             copy = self._copies.setdefault(service.id, _Copy(now_ns))
             for node in others:
                 copy.suspect(node, ended_within_ms(service), now_ns)
-            if service.id not in self._plans:
+            planned = self._plans.get(service.id)
+            if planned is None or planned.workload.identity != service.workload.identity:
                 for node, within_ms in (former or {}).get(service.id, {}).items():
-                    copy.suspect(node, within_ms, now_ns)
+                    copy.suspect(node, within_ms, now_ns).renew(now_ns)
+            if planned is None:
                 # it may have followed another VirtualIP until now, so this tenure's age says nothing
                 copy.doubt(now_ns)
             for node, suspect in copy.suspects.items():
@@ -686,8 +691,15 @@ class Stack:
             copy = self._copies[service.id]
             if copy.state != "Active":
                 is_its_turn = copy.is_down and (service.is_first or self._is_bound)
-                return service if is_its_turn and service.id not in self._elsewhere else None
+                return service if is_its_turn and not self._is_here_still(service) else None
         return None
+
+    def _is_here_still(self, service: ServicePlan) -> bool:
+        """Whether this node may run its program by another name, or beneath another VirtualIP."""
+        identity = service.workload.identity
+        return service.id in self._elsewhere or any(
+            each.workload.identity == identity for each in self.underway
+        )
 
     @property
     def _is_unfinished(self) -> bool:
@@ -799,7 +811,7 @@ class Stack:
         return "Stopped", ""
 
     def _obstacle_to(self, service: ServicePlan) -> str:
-        if self._is_unfinished or service.id in self._elsewhere:
+        if self._is_unfinished or self._is_here_still(service):
             return "starts when what ran here before has stopped"
         for earlier in self._services:
             if earlier.id == service.id:

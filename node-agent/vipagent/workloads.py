@@ -283,10 +283,15 @@ class Workloads:
     def hear(self, node: str, answer: Vacant) -> None:
         """A node has answered an Inquire of this keeper."""
         now_ns = self._now_ns()
+        asked = dict(answer.programs)
         for following in self._followings.values():
-            following.stack.confirm(node, answer.vacant, now_ns, term=answer.term)
-            following.stack.wait(node, answer.running, now_ns, term=answer.term)
-            following.stack.deny(node, answer.stuck, now_ns, term=answer.term, fencing=dict(answer.fencing))
+            stack, programs = following.stack, following.programs
+            other = {each for each in asked.keys() & programs.keys() if asked[each] != programs[each]}
+            stack.confirm(node, set(answer.vacant) - other, now_ns, term=answer.term)
+            stack.wait(node, set(answer.running) - other, now_ns, term=answer.term)
+            stack.deny(
+                node, set(answer.stuck) - other, now_ns, term=answer.term, fencing=dict(answer.fencing)
+            )
         self.look()
 
     def heard(self, nodes: Collection[str]) -> None:
@@ -359,6 +364,7 @@ class Workloads:
             fencing=tuple(
                 (service, fencing[service]) for service in asked if service in fencing.keys() - unpromised
             ),
+            programs=tuple(programs.items()),
         )
 
     def depart(self) -> None:

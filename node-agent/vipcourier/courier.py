@@ -44,6 +44,7 @@ from vipcluster.client import (
     ApiError,
     Forbidden,
     NotFound,
+    Unavailable,
 )
 from vipcluster.watch import Watch
 from vipcourier import metrics, pods, status
@@ -52,7 +53,7 @@ from vipcourier.planning import Planner, Sources
 from vipcourier.voting import Voting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
     from pathlib import Path
 
     from vipapi.healthchecks import Pods
@@ -193,12 +194,8 @@ class Courier:
                 self._asked.clear()
                 continue
             began = self._loop.time()
-            try:
-                for probe in self._facts.due(MOST_LOOKS):
-                    if self._facts.learn(await self._find(probe)):
-                        self._news.set()
-            except ApiError as error:
-                metrics.api_errors.labels(type(error).__name__).inc()
+            error = await self._look_at(self._facts.due(MOST_LOOKS))
+            if error is not None:
                 remedy = REMEDIES[Forbidden] if isinstance(error, Forbidden) else "it is tried again"
                 _log.log(
                     logging.DEBUG if is_failing else logging.WARNING,
@@ -206,10 +203,22 @@ class Courier:
                     error,
                     remedy,
                 )
-                is_failing = True
-            else:
-                is_failing = False
+            is_failing = error is not None
             await asyncio.sleep(max(0.0, LOOK_S - (self._loop.time() - began)))
+
+    async def _look_at(self, probes: Iterable[Pods]) -> ApiError | None:
+        """Learn what is so; returns the last error. One that is refused holds no other up."""
+        last: ApiError | None = None
+        for probe in probes:
+            try:
+                if self._facts.learn(await self._find(probe)):
+                    self._news.set()
+            except ApiError as error:
+                last = error
+                metrics.api_errors.labels(type(error).__name__).inc()
+                if isinstance(error, Unavailable):
+                    break
+        return last
 
     async def _find(self, probe: Pods) -> PodsFact:
         """List Pods on this node; raises `ApiError` for all that says nothing of them."""

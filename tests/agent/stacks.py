@@ -35,7 +35,7 @@ _ASK_NS: Final = 2 * SECOND
 def service(
     name: str,
     *,
-    hook: str = "start",
+    hook: str = "",
     is_singleton: bool = True,
     is_first: bool = True,
     start_s: int = 60,
@@ -48,7 +48,7 @@ def service(
         namespace="prod",
         failover="billing",
         name=name,
-        workload=Workload(exec=Scripts(start=Exec(hook=hook))),
+        workload=Workload(exec=Scripts(start=Exec(hook=hook or f"start-{name}"))),
         is_singleton=is_singleton,
         is_first=is_first,
         start_timeout_ms=start_s * 1000,

@@ -525,6 +525,56 @@ def test_who_might_have_run_a_program_is_asked_when_it_follows_another_address_b
     told(story)
 
 
+def test_programs_that_change_places_are_all_stopped_before_one_is_started() -> None:
+    def story(node: Node) -> None:
+        one, two = service("one", hook="run-a"), service("two", hook="run-b")
+        node.assign(vip("web", one, two))
+        node.own("web")
+        node.say(one, "Started")
+        node.say(two, "Started")
+        node.assign(vip("web", service("one", hook="run-b"), service("two", hook="run-a")))
+        node.say(one, "Stopped")
+        assert node.told.newest(one.id)[0] == "stop"
+        node.say(two, "Stopped")
+        assert node.told.newest(one.id)[0] == "start"
+
+    told(story)
+
+
+def test_who_might_run_the_program_that_a_service_gets_now_is_asked() -> None:
+    def story(node: Node) -> None:
+        one, two = service("one", hook="run-a"), service("two", hook="run-b")
+        node.assign(vip("one", one, nodes="ab"), vip("two", two, nodes="ac"))
+        node.own("one", term=3)
+        node.workloads.hear("node-b", Vacant(7, 3, (one.id,), (), ()))
+        node.say(one, "Started")
+        swapped = service("one", hook="run-b"), service("two", hook="run-a")
+        node.assign(vip("one", swapped[0], nodes="ab"), vip("two", swapped[1], nodes="ac"))
+        node.say(one, "Stopped")
+        assert node.told.newest(one.id)[0] == "stop"
+        node.workloads.hear("node-c", Vacant(7, 3, (one.id,), (), ()))
+        assert node.told.newest(one.id)[0] == "start"
+
+    told(story)
+
+
+def test_what_was_said_of_the_program_that_a_service_had_says_nothing_of_the_one_that_it_has() -> None:
+    def story(node: Node) -> None:
+        node.assign(vip("web", service("one", hook="run-a"), nodes="ab"))
+        node.own("web", term=3)
+        before = node.asked[-1][-1]
+        one = service("one", hook="run-b")
+        node.assign(vip("web", one, nodes="ab"))
+        late = Node().workloads.answer(before)
+        node.workloads.hear("node-b", Vacant(7, 3, late.vacant, (), (), programs=late.programs))
+        assert node.told.deeds == []
+        answer = Node().workloads.answer(question(one))
+        node.workloads.hear("node-b", Vacant(7, 3, answer.vacant, (), (), programs=answer.programs))
+        assert node.told.newest(one.id)[0] == "start"
+
+    told(story)
+
+
 def test_who_departs_stays_until_the_next_owner_has_its_word() -> None:
     async def tell() -> None:
         node = Node()
