@@ -34,7 +34,9 @@ The rules:
     could not stop a copy is not forgotten until it says that it has, or rule 9 or 10 frees it;
  5. an outcome counts only for the run that it names, so that a late one says nothing about a later start;
  6. what is up when the lease is lost comes down, though the lease be won again at once: nothing of another
-    term starts until all of it is stopped. Nor does anything while what is planned no more has not stopped;
+    term starts until all of it is stopped. Nor does anything while what is planned no more has not stopped,
+    nor a program while a copy of it is here by another name. Who might run the program that a service gets
+    now is asked as by rule 1;
  7. a stack that is told to leave and then to stay goes up again, what was confirmed still confirmed: nobody
     else can have started anything while this node had the lease;
  8. the address goes before what stands beneath it: `may_bind` falls no later than the first such Stop;

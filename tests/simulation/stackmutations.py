@@ -159,11 +159,14 @@ class NeverDrains(Stack):
 
 
 class StartsBesideTheFormer(Stack):
-    """Rule 6: what is planned no more need not be gone."""
+    """Rule 6: neither what is planned no more need be gone, nor the same program by another name."""
 
     @property
     def _is_unfinished(self) -> bool:
         return self._is_draining
+
+    def _is_here_still(self, service: ServicePlan) -> bool:
+        return service.id in self._elsewhere
 
 
 class StopsBeneathTheAddress(Stack):
