@@ -162,7 +162,7 @@ class Reason(enum.StrEnum):
     SERVICE_HAS_SELECTOR = "ServiceHasSelector"
     """The Service selects its endpoints itself, so it cannot be made to follow an address."""
     SERVICE_UNFIT = "ServiceUnfit"
-    """The Service has no endpoints, or not the one port that `port` is for."""
+    """The Service has no endpoints, not the one port that `port` is for, or one that only Pods can number."""
     FOREIGN_ENDPOINTS = "ForeignEndpoints"
     """The Service has endpoints that somebody else made, so its clients are sent there too."""
     DEPLOYMENT_NOT_FOUND = "DeploymentNotFound"

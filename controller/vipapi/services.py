@@ -106,7 +106,7 @@ def judge(
 
 
 class _Claim(NamedTuple):
-    """A workload and where it is one of a kind, in words."""
+    """A workload by its identity, and where it is one of a kind in words."""
 
     workload: str
     place: str
@@ -236,6 +236,6 @@ def _taken(failover: ServiceFailover, owners: Mapping[_Claim, Following]) -> Ite
                 yield _objection(
                     service,
                     Reason.WORKLOAD_TAKEN,
-                    f"{owner.title!r} has {claim.workload} {claim.place} already: remove one of the two, or "
-                    "give this one a workload of its own",
+                    f"{owner.title!r} has {service.workload.title} {claim.place} already: remove one of the "
+                    "two, or give this one a workload of its own",
                 )

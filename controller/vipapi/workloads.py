@@ -115,7 +115,10 @@ class Workload(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
     @property
     def identity(self) -> str:
-        """What only one service can have, in words: on a node, or in a namespace if it is the cluster's."""
+        """What only one service can have, in words: on a node, or in a namespace if it is the cluster's.
+
+        A key, not for people to see: see `title`.
+        """
         match self:
             case Workload(systemd=Systemd(unit=unit)):
                 return f"the systemd unit `{unit}`"
@@ -133,6 +136,14 @@ class Workload(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
                 return f"the Service `{name}`"
         assert self.deployment is not None
         return f"the Deployment `{self.deployment.name}`"
+
+    @property
+    def title(self) -> str:
+        """The same for people, without the values of a resource agent's parameters: they may be secret."""
+        if self.ocf is None:
+            return self.identity
+        names = (f"{name}=…" for name in sorted(self.ocf.parameters))
+        return f"the resource agent `{' '.join((f'ocf:{self.ocf.provider}:{self.ocf.type}', *names))}`"
 
 
 class Hooks(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

@@ -3,7 +3,8 @@
 These workloads are the cluster's, so no keeper knows of them. After each look at the world the accepted
 ServiceFailovers and the observed owners make `Assignments`; `vipcontroller.steward` carries them out in a
 thread of its own, and what it found goes into the next look as `Carried`: reports like those of keepers,
-each under the node that it is about, and what is in the way, which only a person can change.
+each under the node that it is about, and what is in the way, which only a person can change. Until it has
+found out anything about an assignment, as after a start, what the status of the ServiceFailover says stands.
 
 An assignment is all that carrying it out needs, so whoever has them need not look at the world. Of a
 ServiceFailover about which nothing was decided, or of which nothing can be read, nobody knows what should be:
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from vipapi.conditions import Reason
 from vipapi.nodestatus import ServiceStatus
 from vipapi.services import Objection
 from vipapi.workloads import Deployment, KubernetesService
@@ -29,8 +31,22 @@ if TYPE_CHECKING:
     from vipcontroller.observation import Grant
 
 HOSTNAME = "kubernetes.io/hostname"
+FIELD_MANAGER = "vipkeeper-workloads"
+"""As whom the fields of these workloads are applied."""
 FAILOVER_LABEL = "vipkeeper.io/servicefailover-uid"
 """The label by which a controller that was restarted finds what it has to take back."""
+OBJECTIONS = frozenset(
+    {
+        Reason.SERVICE_NOT_FOUND,
+        Reason.SERVICE_HAS_SELECTOR,
+        Reason.SERVICE_UNFIT,
+        Reason.FOREIGN_ENDPOINTS,
+        Reason.DEPLOYMENT_NOT_FOUND,
+        Reason.STRATEGY_NOT_RECREATE,
+        Reason.FIELD_OWNED,
+    }
+)
+"""The reasons of all that can be in the way."""
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -39,6 +55,16 @@ class Site(msgspec.Struct, frozen=True):
     name: str
     addresses: tuple[str, ...] = ()
     hostname: str = ""
+
+
+class Key(NamedTuple):
+    """What a finding is about: it stands as long as this does, whatever else an assignment says."""
+
+    uid: str
+    service: str
+    workload: KubernetesService | Deployment
+    owner: str | None
+    term: int
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +79,11 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     owner: str | None = None
     term: int = 0
     sites: tuple[Site, ...] = ()
+
+    @property
+    def key(self) -> Key:
+        """What findings of it are about; not the standbys, say."""
+        return Key(self.uid, self.service, self.workload, self.owner, self.term)
 
     @property
     def site(self) -> Site | None:
@@ -114,11 +145,13 @@ class Finding(NamedTuple):
 class Carried(msgspec.Struct, frozen=True):
     """What came of the assignments.
 
-    `reports` is by ServiceFailover UID, service and node; `objections` by UID.
+    `reports` is by ServiceFailover UID, service and node; `objections` by UID. Of those that are not among
+    `answered` nothing could be found out yet, so what the status says stands.
     """
 
     reports: Mapping[str, Mapping[str, Mapping[str, ServiceStatus]]] = {}
     objections: Mapping[str, Objection] = {}
+    answered: frozenset[Key] = frozenset()
 
 
 def of(
@@ -158,11 +191,17 @@ def _sites(service: Service, nodes: Mapping[str, Node]) -> tuple[Site, ...]:
     )
 
 
-def carried(findings: Iterable[tuple[Assignment, Finding]]) -> Carried:
-    """Return all findings together; of several objections to one object the first gives the reason."""
+def carried(
+    findings: Iterable[tuple[Assignment, Finding]], unseen: Iterable[tuple[Assignment, Finding]] = ()
+) -> Carried:
+    """Return all findings together; of several objections to one object the first gives the reason.
+
+    `unseen` are how those stand about which nothing could be found out.
+    """
+    findings = tuple(findings)
     reports: dict[str, dict[str, dict[str, ServiceStatus]]] = {}
     objections: dict[str, Objection] = {}
-    for assignment, finding in findings:
+    for assignment, finding in (*findings, *unseen):
         uid = assignment.uid
         if finding.report is not None:
             of_service = reports.setdefault(uid, {}).setdefault(assignment.service, {})
@@ -173,4 +212,4 @@ def carried(findings: Iterable[tuple[Assignment, Finding]]) -> Carried:
                 objections[uid] = finding.objection
             else:
                 objections[uid] = Objection(first.reason, f"{first.message}; {finding.objection.message}")
-    return Carried(reports, objections)
+    return Carried(reports, objections, frozenset(assignment.key for assignment, _ in findings))

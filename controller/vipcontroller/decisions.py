@@ -41,7 +41,7 @@ from vipcontroller.writes import FinalizerWrite, SecretWrite, StatusWrite, Write
 if TYPE_CHECKING:
     from vipapi.election import Candidate, Election
     from vipapi.resources import Election as Order
-    from vipapi.resources import FailoverDomain, ServiceFailover, ServiceState, Switchover, VirtualIP
+    from vipapi.resources import FailoverDomain, ServiceFailover, Switchover, VirtualIP
     from vipcontroller.assignments import Assignment
     from vipcontroller.observation import Grant
 
@@ -238,6 +238,11 @@ class _Look:
             reports=self.running.get(uid, {}),
             alive=self.alive,
             objection=self.world.carried.objections.get(uid),
+            unanswered=frozenset(
+                each.service
+                for each in self.assigned.get(uid, ())
+                if each.key not in self.world.carried.answered
+            ),
         )
         after = servicefailovers.describe(findings, self.now.wall)
         if after != failover.status:
@@ -341,28 +346,28 @@ class _Look:
 
     def _steer(self, virtual_ip: VirtualIP, findings: virtualips.Findings) -> str | None:
         open_ones = self.switchovers.get(virtual_ip.metadata.name, [])
+        following = self._following(virtual_ip) if open_ones else ()
+        on_nodes = [each.service for each in following if each.service.workload.is_on_node]
         situation = switchovers.Situation(
             virtual_ip=virtual_ip,
             is_accepted=findings.verdict.is_accepted,
             observed=findings.observed,
             candidates=findings.candidates,
             outage_ms=virtualips.outage_ms(findings),
-            waiting=self._waiting(virtual_ip, findings.observed) if open_ones else (),
+            waiting=[each.title for each in following if not _is_active(each, findings.observed)],
+            stop_s=float(sum(service.stop_timeout_seconds for service in on_nodes)),
+            start_s=float(sum(service.start_timeout_seconds for service in on_nodes)),
         )
         return self._follow(switchovers.steer(open_ones, situation, self.now.wall))
 
-    def _waiting(self, virtual_ip: VirtualIP, observed: Grant | None) -> list[str]:
-        """Return the services that follow it and are not active on its owner, by what was found last."""
-        waiting = []
-        for failover in self.world.failovers:
-            if not conditions.is_true(failover.status.conditions, "Accepted"):
-                continue
-            states = {state.name: state for state in failover.status.services}
-            for following in services.followings(virtual_ip.metadata.name, [failover]):
-                state = states.get(following.service.name)
-                if observed is None or state is None or not _is_active(state, observed):
-                    waiting.append(following.title)
-        return waiting
+    def _following(self, virtual_ip: VirtualIP) -> tuple[services.Following, ...]:
+        """Return the services that follow it, by what was found last."""
+        accepted = (
+            failover
+            for failover in self.world.failovers
+            if conditions.is_true(failover.status.conditions, "Accepted")
+        )
+        return services.followings(virtual_ip.metadata.name, accepted)
 
     def _follow(self, course: switchovers.Course) -> str | None:
         self.writes.extend(course.writes)
@@ -428,9 +433,13 @@ class _Look:
             owners.setdefault(order.owner, Counter())[order.succession[0]] += by
 
 
-def _is_active(state: ServiceState, observed: Grant) -> bool:
-    is_of_now = state.owner == observed.holder and state.term in {None, observed.term}
-    return is_of_now and state.state == "Active"
+def _is_active(following: services.Following, observed: Grant | None) -> bool:
+    """Whether a service runs on the observed owner, by what was found last."""
+    states = {state.name: state for state in following.failover.status.services}
+    state = states.get(following.service.name)
+    if observed is None or state is None or state.owner != observed.holder:
+        return False
+    return state.term in {None, observed.term} and state.state == "Active"
 
 
 def _group(virtual_ip: VirtualIP) -> str:

@@ -9,7 +9,9 @@ Another owner means another template, and Kubernetes replaces the Pod; with the 
 the new one only when the old one is gone. Any other strategy has two for a moment, and is refused. Of a node
 that died Kubernetes does not know that the Pod is gone until somebody says so, by the taint out-of-service.
 Whoever else sets one of the fields (a GitOps tool, an autoscaler) is not overruled, for they would set it
-again: the condition FieldOwned tells what to remove.
+again: the condition FieldOwned tells what to remove. Of the node selector that is told before anybody needs
+another: a manifest that names the primary is no conflict until the primary has died. That somebody else wants
+one replica as well never is one.
 
 While nobody owns the address the Deployment stays as it is. There is no node to put it on; an election
 takes a moment, and a Pod that stopped for it would as often as not start anew where it was. Nor would a stop
@@ -26,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vipapi.conditions import Reason
 from vipapi.resources import OUT_OF_SERVICE
 from vipapi.workloads import Deployment as Workload
-from vipcontroller.assignments import FAILOVER_LABEL, HOSTNAME, Finding
+from vipcontroller.assignments import FAILOVER_LABEL, FIELD_MANAGER, HOSTNAME, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,19 +48,15 @@ class Plan(NamedTuple):
 
 def plan(assignment: Assignment, deployment: Deployment | None) -> Plan:
     """Compare what there is with what there should be."""
-    name = assignment.workload.name
     if deployment is None:
         message = (
-            f"there is no Deployment {name!r} in the namespace {assignment.namespace!r}: create it, with the "
-            "strategy Recreate, or correct `deployment.name`"
+            f"there is no Deployment {assignment.workload.name!r} in the namespace {assignment.namespace!r}: "
+            "create it, with the strategy Recreate, or correct `deployment.name`"
         )
         return Plan(None, assignment.hindered(assignment.objection(Reason.DEPLOYMENT_NOT_FOUND, message)))
-    if deployment.spec.strategy.type != RECREATE:
-        message = (
-            f"the Deployment {name!r} has the strategy {deployment.spec.strategy.type}, which runs two Pods "
-            "at once for a moment: set `spec.strategy.type: Recreate` in it"
-        )
-        return Plan(None, assignment.hindered(assignment.objection(Reason.STRATEGY_NOT_RECREATE, message)))
+    hindrance = _hindrance(assignment, deployment)
+    if hindrance is not None:
+        return Plan(None, hindrance)
     site = assignment.site
     if site is None:
         return Plan(None, standing(assignment, deployment))
@@ -117,6 +115,29 @@ def leftovers(
         and (each.metadata.namespace, each.metadata.name) not in wanted
         and each.metadata.labels[FAILOVER_LABEL] not in assignments.untouched
     )
+
+
+def _hindrance(assignment: Assignment, deployment: Deployment) -> Finding | None:
+    """Return how it stands if it cannot follow the address as it is, wherever it is now."""
+    if deployment.spec.strategy.type != RECREATE:
+        message = (
+            f"the Deployment {assignment.workload.name!r} has the strategy {deployment.spec.strategy.type}, "
+            "which runs two Pods at once for a moment: set `spec.strategy.type: Recreate` in it"
+        )
+        return assignment.hindered(assignment.objection(Reason.STRATEGY_NOT_RECREATE, message))
+    pinned = _pinned(deployment)
+    return owned(assignment, pinned) if pinned else None
+
+
+def _pinned(deployment: Deployment) -> tuple[tuple[str, str], ...]:
+    """Return the node selector with each manager that has set it besides us, as `owned` takes them."""
+    managers = {
+        each.manager
+        for each in deployment.metadata.managed_fields
+        if (each.manager, each.operation) != (FIELD_MANAGER, "Apply")
+        and each.has("spec", "template", "spec", "nodeSelector")
+    }
+    return tuple((".spec.template.spec.nodeSelector", manager) for manager in sorted(managers))
 
 
 def _body(deployment: Deployment) -> dict[str, Any]:

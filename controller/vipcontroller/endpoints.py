@@ -9,7 +9,8 @@ itself (its InternalIP), or with a `podSelector` each ready Pod of it on that no
 the slices stay and are empty, for to send somebody to the former owner is worse than to send them nowhere.
 
 A slice has one list of ports for all of its endpoints. A named target port is whatever each Pod's container
-calls so, which may be two numbers while Pods are being replaced: then there are more slices than one.
+calls so, which may be two numbers while Pods are being replaced: then there are more slices than one. A node
+calls no port anything.
 
 What is in the way is told, and what is there is kept right meanwhile: of a Service that has got a selector
 our slices go on to follow the owner if there are any, and none are made; of one whose ports cannot be told
@@ -85,7 +86,7 @@ def plan(
     )
     deletes = tuple(sorted(ours.keys() - {each.metadata.name for each in wanted}))
     foreign = _foreign(assignment, [each for each in there.values() if not is_ours(each)])
-    return Plan(applies, deletes, _finding(assignment, wanted, selects or foreign))
+    return Plan(applies, deletes, _finding(assignment, service, wanted, selects or foreign))
 
 
 def is_ours(found: EndpointSlice) -> bool:
@@ -154,7 +155,7 @@ def _wanted(assignment: Assignment, service: Service, pods: Sequence[Pod]) -> tu
 
 def _ports(workload: KubernetesService, service: Service, pod: Pod | None) -> tuple[EndpointPort, ...]:
     """Return the ports to be found there; what a Pod's containers do not name is not there."""
-    numbers = [(port, workload.port or _number(port, workload, pod)) for port in service.spec.ports]
+    numbers = [(port, workload.port or _number(port, pod)) for port in service.spec.ports]
     return tuple(
         EndpointPort(name=port.name, protocol=port.protocol, port=number, app_protocol=port.app_protocol)
         for port, number in numbers
@@ -162,10 +163,10 @@ def _ports(workload: KubernetesService, service: Service, pod: Pod | None) -> tu
     )
 
 
-def _number(port: ServicePort, workload: KubernetesService, pod: Pod | None) -> int | None:
+def _number(port: ServicePort, pod: Pod | None) -> int | None:
     if isinstance(port.target_port, int):
         return port.target_port
-    if port.target_port is None or workload.pod_selector is None:
+    if port.target_port is None:
         return port.port
     if pod is None:
         return None
@@ -258,6 +259,14 @@ def _unfit(assignment: Assignment, service: Service) -> Objection | None:
             f"{len(spec.ports)}: leave it out, and set each `targetPort` in the Service"
         )
         return assignment.objection(Reason.SERVICE_UNFIT, message)
+    names = _named(spec.ports) if workload.port is None and workload.pod_selector is None else ""
+    if names:
+        message = (
+            f"the Service {workload.name!r} has the target port {names}, which only a Pod's container can "
+            "give a number, and the endpoint is the owner's node: write the number as its `targetPort`, or "
+            "as `kubernetesService.port` here"
+        )
+        return assignment.objection(Reason.SERVICE_UNFIT, message)
     return None
 
 
@@ -291,18 +300,36 @@ def _foreign(assignment: Assignment, slices: Sequence[EndpointSlice]) -> Objecti
 # ---- how it stands
 
 
-def _finding(assignment: Assignment, wanted: Sequence[EndpointSlice], objection: Objection | None) -> Finding:
+def _finding(
+    assignment: Assignment,
+    service: Service,
+    wanted: Sequence[EndpointSlice],
+    objection: Objection | None,
+) -> Finding:
     owner = assignment.owner
     if owner is None:
         return Finding(objection=objection)
-    if any(each.endpoints for each in wanted):
+    filled = [each for each in wanted if each.endpoints]
+    if any(len(each.ports) == len(service.spec.ports) for each in filled):
         return Finding(assignment.report("Active", node=owner), owner, objection)
     families = " or ".join(dict.fromkeys(each.address_type for each in wanted))
     message = f"{owner} has no InternalIP of {families}, as the Service has"
     selector = _workload(assignment).pod_selector
     if selector is not None:
         message = f"no Pod with {_text(selector.match_labels)} is ready on {owner}"
+        if filled:
+            # Clients would reach some of the Service's ports at most.
+            message += (
+                f" and has all ports of the Service: its containers must name {_named(service.spec.ports)}"
+            )
     return Finding(assignment.report("Starting", message, node=owner), owner, objection)
+
+
+def _named(ports: Iterable[ServicePort]) -> str:
+    """Return the target ports that are names, with their protocols."""
+    return ", ".join(
+        f"{each.target_port!r} ({each.protocol})" for each in ports if isinstance(each.target_port, str)
+    )
 
 
 def _text(labels: Mapping[str, str]) -> str:

@@ -92,7 +92,12 @@ def _refused(world: World, edits: Mapping[str, ServiceFailover]) -> dict[str, st
     All are tried at once, behind everything that is in force; what is refused is undone, and the rest tried
     again, until nothing is refused.
     """
-    standing = {each.metadata.uid: _in_force(each) for each in world.failovers if _unfit(each, world) is None}
+    # Who waits behind what runs is nobody's obstacle: else it would keep that from being edited for ever.
+    standing = {
+        each.metadata.uid: _in_force(each)
+        for each in world.failovers
+        if _was_accepted(each) and _unfit(each, world) is None
+    }
     virtual_ips = _virtual_ips(world, [*standing.values(), *edits.values()])
     tried = {
         uid: ServiceFailover(each.metadata, each.spec)

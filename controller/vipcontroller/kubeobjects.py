@@ -216,10 +216,31 @@ class DeploymentStatus(Part, frozen=True):
     conditions: tuple[ObjectCondition, ...] = ()
 
 
+class ManagedFields(Part, frozen=True):
+    """Which fields somebody has set: a tree of `f:<name>`, in which what is set as a whole is a leaf."""
+
+    manager: str = ""
+    operation: str = ""
+    fields_v1: dict[str, Any] = {}
+
+    def has(self, *path: str) -> bool:
+        """Whether a field is among them, or anything below it."""
+        tree: Any = self.fields_v1
+        for name in path:
+            tree = tree.get(f"f:{name}") if isinstance(tree, dict) else None
+        return tree is not None
+
+
+class DeploymentMeta(ObjectMeta, frozen=True, rename="camel"):
+    """The metadata of a Deployment, with who has set what."""
+
+    managed_fields: tuple[ManagedFields, ...] = ()
+
+
 class Deployment(Part, frozen=True):
     """A Deployment."""
 
-    metadata: ObjectMeta
+    metadata: DeploymentMeta
     spec: DeploymentSpec = DeploymentSpec()
     status: DeploymentStatus = DeploymentStatus()
 

@@ -12,7 +12,8 @@ one mail:
                                  └── put_back, `pause_s` ─┘ (`ATTEMPTS` times; then it is lost, and counted)
 
 It holds so many lines and counts the rest, so a target that takes nothing costs no memory. An object
-without an owner that has got one meanwhile is only told to have moved.
+without an owner that has got one meanwhile is only told to have moved, and to who wants no news of moves
+it is not told at all.
 
 The settings are a YAML file, from a Secret, for the address of a target has passwords in it. So nothing
 that is said about a file that cannot be used has anything of its contents, and a target is called by its
@@ -199,14 +200,16 @@ class Digest:
         """Take one happening in."""
         kind, about = notification.kind, notification.about
         if kind == "OwnerChanged":
-            self._notes.get("NoOwner", {}).pop(about, None)
-        known = self._notes.setdefault(kind, {})
-        if about in known or len(known) < MOST:
-            known[about] = clip(_CONTROL.sub(" ", notification.note).strip(), NOTE)
-        else:
-            self._nameless[kind] += 1
+            self.withdraw(about)
+        self._keep(kind, about, clip(_CONTROL.sub(" ", notification.note).strip(), NOTE))
         if self._due is None:
             self._due = max(now + self._pace.gather_s, self._silent_until)
+
+    def withdraw(self, about: str) -> None:
+        """Forget that an object has no owner: it has one, which this target need not be told."""
+        # What is being sent just now may come back.
+        for notes in (self._notes, self._taken):
+            notes.get("NoOwner", {}).pop(about, None)
 
     def take(self, now: float) -> Message | None:
         """Return what is to be sent now; it counts as told until `put_back` says otherwise."""
@@ -214,7 +217,12 @@ class Digest:
         message = self._message(notes) if notes else None
         self._taken, self._taken_nameless = self._notes, self._nameless
         self._notes, self._nameless = {}, Counter()
-        self._due, self._silent_until = None, now + self._pace.pause_s
+        self._due = None
+        if message is None:
+            # All of it was withdrawn.
+            self._attempts = 0
+        else:
+            self._silent_until = now + self._pace.pause_s
         return message
 
     def put_back(self, now: float) -> bool:
@@ -227,13 +235,20 @@ class Digest:
         self._notes, self._nameless = self._taken, self._taken_nameless + newer_nameless
         for kind, notes in newer.items():
             for about, note in notes.items():
-                self.receive(Notification(kind, about, "", note), now)
+                self._keep(kind, about, note)
         self._due = self._silent_until = now + self._pace.pause_s
         return True
 
     def sent(self) -> None:
         """Take note that what was taken last has been told."""
         self._attempts = 0
+
+    def _keep(self, kind: Kind, about: str, note: str) -> None:
+        known = self._notes.setdefault(kind, {})
+        if about in known or len(known) < MOST:
+            known[about] = note
+        else:
+            self._nameless[kind] += 1
 
     def _message(self, notes: Mapping[Kind, Mapping[str, str]]) -> Message:
         sender = f"vipkeeper {_CONTROL.sub(' ', self._cluster)}".strip()

@@ -10,7 +10,8 @@ The file of settings is read every `RELOAD_S` (a Secret that is mounted changes 
 as before go on with what they had gathered. While it cannot be used nobody is notified, and the log says why.
 
 apprise is imported by the first thread that has a target, so a controller without settings does not have it
-in memory. Its own log, and what goes wrong in it, may name addresses with passwords: neither is passed on.
+in memory. Its own log, those of the libraries that it works with, and what goes wrong in it, may name
+addresses with passwords: nothing but the controller's own words leaves a target's thread.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class Notifier:
 
     def start(self) -> None:
         """Read the settings for the first time, and go on reading them."""
+        _keep_secrets()
         self._read()
         self._reloading.start()
 
@@ -86,6 +88,8 @@ class Notifier:
             for target, messenger in messengers:
                 if target.wants(notification):
                     messenger.receive(notification)
+                elif notification.kind == "OwnerChanged":
+                    messenger.withdraw(notification.about)
 
     def _keep_reading(self) -> None:
         while not self._is_stopping.wait(self._reload_s):
@@ -153,6 +157,10 @@ class _Messenger(threading.Thread):
             self._digest.receive(notification, time.monotonic())
             self._changed.notify_all()
 
+    def withdraw(self, about: str) -> None:
+        with self._changed:
+            self._digest.withdraw(about)
+
     def stop(self) -> None:
         """Send what is there at once, and end."""
         with self._changed:
@@ -216,10 +224,34 @@ class _Messenger(threading.Thread):
             )
 
 
+def _keep_secrets() -> None:
+    """Let no record pass that another logger than the controller's makes in a target's thread.
+
+    Only where records are made does one place see all of them, whatever loggers and handlers there are.
+    """
+    make = logging.getLogRecordFactory()
+    if not isinstance(make, _Discretion):
+        logging.setLogRecordFactory(_Discretion(make))
+
+
+class _Discretion:
+    """Makes log records; those that are to be kept have a level that is below every handler's."""
+
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        self._make = make
+
+    def __call__(self, *arguments: Any, **named: Any) -> logging.LogRecord:
+        record = self._make(*arguments, **named)
+        if isinstance(threading.current_thread(), _Messenger) and record.name != _logger.name:
+            record.levelno = logging.NOTSET - 1
+        return record
+
+
 def _open(target: Target) -> Callable[[Message], bool] | None:
     """Return what sends a message to a target and says whether it did; None for an unusable address."""
     import apprise  # noqa: PLC0415 - megabytes of memory, for those only who want notifications
 
+    # Some of its plugins have threads of their own.
     own_log = logging.getLogger("apprise")
     own_log.setLevel(logging.CRITICAL + 1)
     own_log.propagate = False

@@ -14,6 +14,9 @@ may be from before it died, and its leash ends what it had. The conditions sum t
 | Stalled | nothing happens until a person changes something (present only then) |
 | Reconciling | not Ready and not Stalled, or on its way to another node (present only then) |
 
+Of a workload of the cluster about which nothing has been found out yet, as after a start of the controller,
+what the status says stands as long as its owner does, and with it what was in the way.
+
 Of an object that cannot be read, or whose edit is held back, `Accepted` and `inForce` stay as they were, with
 the generation that they are about.
 """
@@ -29,6 +32,7 @@ from vipapi import conditions
 from vipapi.bounds import TEXT, clip
 from vipapi.conditions import Condition, Reason
 from vipapi.resources import HookState, InForce, ServiceFailoverStatus, ServiceState
+from vipcontroller.assignments import OBJECTIONS
 from vipcontroller.writes import Telling
 
 if TYPE_CHECKING:
@@ -61,7 +65,7 @@ class Findings(NamedTuple):
 
     `followed` is by VirtualIP name, without those that do not exist; `reports` by service and node; `alive`
     are the nodes that the witnesses hear. `objection` is what keeps the controller from carrying out a
-    workload of the cluster.
+    workload of the cluster; of the services in `unanswered` it has not found out yet how they stand.
     """
 
     failover: ServiceFailover
@@ -71,12 +75,27 @@ class Findings(NamedTuple):
     reports: Mapping[str, Mapping[str, ServiceStatus]]
     alive: frozenset[str]
     objection: Objection | None = None
+    unanswered: frozenset[str] = frozenset()
 
     def of(self, service: Service) -> Followed:
         """Return the VirtualIP that a service follows; nobody owns it for one that is not accepted."""
         if not self.verdict.is_accepted:
             return Followed()
         return self.followed.get(service.virtual_ip_ref.name, Followed())
+
+    def is_open(self, service: Service) -> bool:
+        """Whether nobody knows how a service stands by now, and the status says how it did."""
+        in_force = self.failover.status.in_force
+        is_same = in_force is not None and service in in_force.spec.services
+        return is_same and service.name in self.unanswered
+
+    def former(self, service: Service) -> ServiceState | None:
+        """Return the state that stands until somebody knows better: of the same owner and term."""
+        observed = self.of(service).observed
+        grant = (None, None) if observed is None else (observed.holder, observed.term)
+        states = (each for each in self.failover.status.services if each.name == service.name)
+        state = next(states, None) if self.is_open(service) else None
+        return state if state is not None and (state.owner, state.term) == grant else None
 
 
 class _Finding(NamedTuple):
@@ -124,6 +143,9 @@ def _in_force(findings: Findings) -> InForce | None:
 
 
 def _state(service: Service, findings: Findings) -> ServiceState:
+    former = findings.former(service)
+    if former is not None:
+        return former
     followed = findings.of(service)
     owner = None if followed.observed is None else followed.observed.holder
     own, others = _reports(service.name, owner, findings)
@@ -142,7 +164,7 @@ def _state(service: Service, findings: Findings) -> ServiceState:
         owner=owner,
         term=None if counts is None else counts.term or None,
         since=None if counts is None else _moment(counts.since),
-        message=clip("; ".join(filter(None, texts)), TEXT),
+        message=_joined([text for text in texts if text]),
         hooks=_hooks(service, findings),
     )
 
@@ -173,6 +195,15 @@ def _reports(
         if node != owner and node in findings.alive and report.state in weights
     ]
     return None if owner is None else reports.get(owner), {node: reports[node] for _, node in sorted(others)}
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """Return them as one message; where it is too long each is cut, and none loses its head."""
+    message = "; ".join(texts)
+    if len(message) > TEXT:
+        share = max(TEXT // len(texts) - len("; "), 1)
+        message = "; ".join(clip(text, share) for text in texts)
+    return clip(message, TEXT)
 
 
 def _sentence(node: str, report: ServiceStatus) -> str:
@@ -238,6 +269,9 @@ def _ready(findings: Findings, states: Sequence[ServiceState]) -> _Finding:
 
 def _is_active(state: ServiceState, findings: Findings) -> bool:
     """Whether its owner runs it: also another node's may be the state that counts."""
+    services = (each for each in findings.failover.spec.services if each.name == state.name)
+    if any(findings.former(service) is not None for service in services):
+        return state.owner is not None and state.state == "Active"
     report = findings.reports.get(state.name, {}).get(state.owner or "")
     return report is not None and report.state == "Active"
 
@@ -300,8 +334,9 @@ def _stalled(findings: Findings, states: Sequence[ServiceState]) -> _Finding | N
         return _Finding("True", findings.verdict.reason, findings.verdict.message)
     if findings.problem is not None:
         return _Finding("True", Reason.INVALID_SPEC, findings.problem)
-    if findings.objection is not None:
-        return _Finding("True", findings.objection.reason, findings.objection.message)
+    objection = _in_the_way(findings)
+    if objection is not None:
+        return objection
     if any(state.state == "StopFailed" and not _is_active(state, findings) for state in states):
         message = (
             f"{'; '.join(_stuck(findings))}. It may run there still: end its processes on that node, which "
@@ -309,6 +344,17 @@ def _stalled(findings: Findings, states: Sequence[ServiceState]) -> _Finding | N
         )
         return _Finding("True", Reason.STOP_FAILED, message)
     return None
+
+
+def _in_the_way(findings: Findings) -> _Finding | None:
+    """Return what keeps a workload of the cluster from being carried out, or did when that was last known."""
+    former = conditions.find(findings.failover.status.conditions, "Stalled")
+    is_open = any(findings.is_open(service) for service in findings.failover.spec.services)
+    if is_open and former is not None and former.reason in OBJECTIONS:
+        return _Finding("True", former.reason, former.message)
+    if findings.objection is None:
+        return None
+    return _Finding("True", findings.objection.reason, findings.objection.message)
 
 
 def _progress(findings: Findings, ready: _Finding) -> _Finding | None:
@@ -395,7 +441,9 @@ def _was_told(known: ServiceState | None, node: str, report: ServiceStatus) -> b
         return False
     if known.owner == node and known.state == report.state:
         return True
-    return f"{report.state} on {node}" in known.message
+    # `_sentence` with another message, or none, but of this node and state, and not of node-10 for node-1.
+    head = f"{report.state} on {node}"
+    return any(text == head or text.startswith(f"{head}: ") for text in known.message.split("; "))
 
 
 def _warning(

@@ -9,10 +9,11 @@ What nobody assigns any more is taken back: endpoints are deleted, a Deployment 
 bear a label of ours, by which they are found: when something was assigned otherwise, now and then, and once
 when this replica has just begun to lead, for it may have happened while nobody did. Kubernetes removes the
 slices of a deleted ServiceFailover too, by their owner references. Where nothing is assigned, that first look
-is the only one, and it may as well be refused.
+is the only one, and it may as well be refused. What cannot be taken back keeps nothing else, and is tried
+again now and then.
 
 "Could not look" is never "not there": what was found before stands then, as long as it is about the same
-owner.
+owner. What was looked at and could not be set right is no longer as it was found before.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -37,7 +38,16 @@ from vipcluster.client import (
     NotFound,
 )
 from vipcontroller import deployments, endpoints
-from vipcontroller.assignments import FAILOVER_LABEL, Assignment, Assignments, Carried, Finding, carried
+from vipcontroller.assignments import (
+    FAILOVER_LABEL,
+    FIELD_MANAGER,
+    Assignment,
+    Assignments,
+    Carried,
+    Finding,
+    Key,
+    carried,
+)
 from vipcontroller.kubeobjects import Deployment, EndpointSlice, Pod, Service, read
 
 if TYPE_CHECKING:
@@ -46,12 +56,13 @@ if TYPE_CHECKING:
     from vipcluster.client import Cluster, Resource
     from vipcluster.store import Document
 
-MANAGER = "vipkeeper-workloads"
 PERIOD_S = 1.5
 SWEEP_S = 30.0
-PATIENCE = 10
+PATIENCE = 3
 
 _logger = logging.getLogger("vipcontroller")
+
+Swept = TypeVar("Swept", EndpointSlice, Deployment)
 
 
 class _Refused(NamedTuple):
@@ -61,6 +72,15 @@ class _Refused(NamedTuple):
     finding: Finding
 
 
+class _Swept(NamedTuple):
+    """What was taken back: for which scope and when, what failed, and whether it may be looked for at all."""
+
+    scope: object = None
+    at_s: float = float("-inf")
+    errors: frozenset[str] = frozenset()
+    is_refused: bool = False
+
+
 class Steward:
     """Carries out what was assigned last.
 
@@ -68,20 +88,26 @@ class Steward:
     """
 
     def __init__(
-        self, cluster: Cluster, *, may_write: Callable[[], bool], on_change: Callable[[], None]
+        self,
+        cluster: Cluster,
+        *,
+        may_write: Callable[[], bool],
+        on_change: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
         self._may_write = may_write
         self._on_change = on_change
+        self._clock = clock
         self._changed = threading.Condition()
         self._assigned: Assignments | None = None
         self._looked: Assignments | None = None
         self._is_stopping = False
         self._thread: threading.Thread | None = None
-        self._done: dict[Assignment, Finding] = {}
-        self._refused: dict[Assignment, _Refused] = {}
-        self._swept: object = None
-        self._swept_at = float("-inf")
+        self._done: dict[Key, Finding] = {}
+        self._unseen: dict[Key, Finding] = {}
+        self._refused: dict[Key, _Refused] = {}
+        self._swept = _Swept()
         self._refusals = 0
         self._told: set[str] = set()
         self.carried = Carried()
@@ -115,7 +141,7 @@ class Steward:
                 self._looked = looked = self._assigned
             if looked is not None:
                 try:
-                    self._look(looked)
+                    self.look(looked)
                 except Exception:
                     _logger.exception("Could not look after the cluster's workloads")
 
@@ -125,55 +151,80 @@ class Steward:
     def _pause_s(self) -> float | None:
         """Return how long nothing is done unless something changes; None: for ever."""
         looked = self._looked
-        is_idle = looked is None or (not looked.wanted and looked.scope == self._swept)
-        return None if is_idle else PERIOD_S
+        if looked is None:
+            return None
+        if looked.wanted or looked.scope != self._swept.scope:
+            return PERIOD_S
+        return max(0.0, self._swept.at_s + SWEEP_S - self._clock()) if self._is_open else None
 
-    def _look(self, assignments: Assignments) -> None:
+    def look(self, assignments: Assignments) -> None:
+        """Look once, as the thread does; unless there are other assignments by now."""
         errors: set[str] = set()
-        wanted = assignments.wanted
         # Forgotten at once: what comes back later may have been carried out otherwise meanwhile.
-        self._done = {each: self._done[each] for each in wanted if each in self._done}
-        self._refused = {each: self._refused[each] for each in wanted if each in self._refused}
-        for assignment in sorted(wanted, key=lambda each: each in self._done):
+        keys = {each.key for each in assignments.wanted}
+        self._done = {key: found for key, found in self._done.items() if key in keys}
+        self._unseen = {key: found for key, found in self._unseen.items() if key in keys}
+        self._refused = {key: refused for key, refused in self._refused.items() if key in keys}
+        for assignment in sorted(assignments.wanted, key=lambda each: each.key in self._done):
             if self._has_news():
                 return
-            try:
-                self._done[assignment] = self._carry_out(assignment)
-            except (ApiError, ValueError) as error:
+            error = self._look_after(assignment)
+            if error is not None:
                 errors.add(f"{assignment.namespace}/{assignment.failover}/{assignment.service}: {error}")
-                self._done.setdefault(assignment, _unseen(assignment, error))
             self._publish(assignments)
         self._publish(assignments)
-        try:
-            self._sweep(assignments)
-        except Forbidden as error:
-            # Without workloads of the cluster nobody has to grant what only they need. But an API server that
-            # has just started refuses everything for a moment.
-            self._refusals += 1
-            if wanted:
-                errors.add(str(error))
-            if wanted or self._refusals >= PATIENCE:
-                self._note_swept(assignments)
-        except (ApiError, ValueError) as error:
-            errors.add(str(error))
+        self._sweep(assignments)
+        errors |= self._swept.errors
         for text in sorted(errors - self._told):
             _logger.warning("Could not look after a workload of the cluster: %s", text)
         self._told = errors
 
     def _publish(self, assignments: Assignments) -> None:
-        found = carried((each, self._done[each]) for each in assignments.wanted if each in self._done)
+        found = carried(
+            [(each, self._done[each.key]) for each in assignments.wanted if each.key in self._done],
+            [(each, self._unseen[each.key]) for each in assignments.wanted if each.key in self._unseen],
+        )
         if found != self.carried:
             self.carried = found
             self._on_change()
 
-    def _carry_out(self, assignment: Assignment) -> Finding:
+    def _look_after(self, assignment: Assignment) -> ApiError | ValueError | None:
+        """Carry one assignment out, and note how it stands; returns what went wrong."""
+        key = assignment.key
+        try:
+            plan = self._plan(assignment)
+        except (ApiError, ValueError) as error:
+            if key not in self._done:
+                self._unseen[key] = _unseen(assignment, error)
+            return error
+        self._unseen.pop(key, None)
+        try:
+            self._done[key] = self._carry_out(assignment, plan)
+        except (ApiError, ValueError) as error:
+            self._done[key] = _unwritten(assignment, plan.finding, error)
+            return error
+        return None
+
+    def _plan(self, assignment: Assignment) -> endpoints.Plan | deployments.Plan:
         if isinstance(assignment.workload, KubernetesService):
             return self._endpoints(assignment, assignment.workload)
-        return self._deployment(assignment)
+        document = self._get(DEPLOYMENTS, assignment.workload.name, assignment.namespace)
+        return deployments.plan(assignment, None if document is None else read(Deployment, document))
+
+    def _carry_out(self, assignment: Assignment, plan: endpoints.Plan | deployments.Plan) -> Finding:
+        if isinstance(plan, deployments.Plan):
+            return self._bind(assignment, plan)
+        for each in plan.applies:
+            # Forced: what somebody edited in a slice of ours would lead to a node that is not the owner.
+            document = msgspec.to_builtins(each)
+            self._apply(ENDPOINT_SLICES, document, assignment.namespace, is_forced=True)
+        for name in plan.deletes:
+            self._delete(name, assignment.namespace)
+        return plan.finding
 
     # ---- endpoints
 
-    def _endpoints(self, assignment: Assignment, workload: KubernetesService) -> Finding:
+    def _endpoints(self, assignment: Assignment, workload: KubernetesService) -> endpoints.Plan:
         namespace = assignment.namespace
         service = self._get(SERVICES, workload.name, namespace)
         of_service = f"{endpoints.SERVICE_LABEL}={workload.name}"
@@ -183,29 +234,20 @@ class Steward:
             labels = ",".join(f"{key}={value}" for key, value in workload.pod_selector.match_labels.items())
             fields = f"spec.nodeName={assignment.owner}"
             pods = self._cluster.list(PODS, namespace=namespace, labels=labels, fields=fields).documents
-        plan = endpoints.plan(
+        return endpoints.plan(
             assignment,
             None if service is None else read(Service, service),
             [read(EndpointSlice, each) for each in slices],
             [read(Pod, each) for each in pods],
         )
-        for each in plan.applies:
-            # Forced: what somebody edited in a slice of ours would lead to a node that is not the owner.
-            self._apply(ENDPOINT_SLICES, msgspec.to_builtins(each), namespace, is_forced=True)
-        for name in plan.deletes:
-            self._delete(name, namespace)
-        return plan.finding
 
     # ---- Deployments
 
-    def _deployment(self, assignment: Assignment) -> Finding:
-        document = self._get(DEPLOYMENTS, assignment.workload.name, assignment.namespace)
-        deployment = None if document is None else read(Deployment, document)
-        plan = deployments.plan(assignment, deployment)
-        if deployment is None or plan.body is None:
-            self._refused.pop(assignment, None)
+    def _bind(self, assignment: Assignment, plan: deployments.Plan) -> Finding:
+        if plan.body is None:
+            self._refused.pop(assignment.key, None)
             return plan.finding
-        refused = self._refused.get(assignment)
+        refused = self._refused.get(assignment.key)
         if refused is not None and refused.body == plan.body:
             # Nothing has changed since, for the body is for one version.
             return refused.finding
@@ -213,31 +255,69 @@ class Steward:
             answer = self._apply(DEPLOYMENTS, plan.body, assignment.namespace)
         except FieldsOwned as error:
             finding = deployments.owned(assignment, error.fields)
-            self._refused[assignment] = _Refused(plan.body, finding)
+            self._refused[assignment.key] = _Refused(plan.body, finding)
             return finding
         return deployments.standing(assignment, read(Deployment, answer))
 
     # ---- what nobody has assigned
 
-    def _sweep(self, assignments: Assignments) -> None:
-        is_due = bool(assignments.wanted) and time.monotonic() >= self._swept_at + SWEEP_S
-        if assignments.scope == self._swept and not is_due:
-            return
-        of_ours = f"{endpoints.MANAGER_LABEL}={endpoints.MANAGER}"
-        slices = self._cluster.list(ENDPOINT_SLICES, labels=of_ours).documents
-        found = [read(EndpointSlice, each) for each in slices]
-        for namespace, name in endpoints.leftovers(found, assignments):
-            self._delete(name, namespace)
-            _logger.info("Deleted the EndpointSlice %s/%s, which follows nothing any more", namespace, name)
-        bound = self._cluster.list(DEPLOYMENTS, labels=FAILOVER_LABEL).documents
-        for namespace, body in deployments.leftovers([read(Deployment, each) for each in bound], assignments):
-            self._apply(DEPLOYMENTS, body, namespace)
-            name = body["metadata"]["name"]
-            _logger.info("Gave the Deployment %s/%s its fields back: it follows nothing", namespace, name)
-        self._note_swept(assignments)
+    @property
+    def _is_open(self) -> bool:
+        """Whether something may be left to take back."""
+        # Without workloads of the cluster nobody has to grant what only they need. But an API server that has
+        # just started refuses everything for a moment.
+        is_refused = self._swept.is_refused and self._refusals < PATIENCE
+        return bool(self._swept.errors) or is_refused
 
-    def _note_swept(self, assignments: Assignments) -> None:
-        self._swept, self._swept_at = assignments.scope, time.monotonic()
+    def _sweep(self, assignments: Assignments) -> None:
+        is_due = self._clock() >= self._swept.at_s + SWEEP_S
+        is_wanted = bool(assignments.wanted)
+        if assignments.scope == self._swept.scope and not (is_due and (is_wanted or self._is_open)):
+            return
+        errors: set[str] = set()
+        refusals: set[str] = set()
+        of_ours = f"{endpoints.MANAGER_LABEL}={endpoints.MANAGER}"
+        slices = self._found(EndpointSlice, ENDPOINT_SLICES, of_ours, errors, refusals)
+        for namespace, name in endpoints.leftovers(slices, assignments):
+            try:
+                self._delete(name, namespace)
+            except ApiError as error:
+                errors.add(f"EndpointSlice {namespace}/{name}: {error}")
+                continue
+            _logger.info("Deleted the EndpointSlice %s/%s, which follows nothing any more", namespace, name)
+        bound = self._found(Deployment, DEPLOYMENTS, FAILOVER_LABEL, errors, refusals)
+        for namespace, body in deployments.leftovers(bound, assignments):
+            name = body["metadata"]["name"]
+            try:
+                self._apply(DEPLOYMENTS, body, namespace)
+            except ApiError as error:
+                errors.add(f"Deployment {namespace}/{name}: {error}")
+                continue
+            _logger.info("Gave the Deployment %s/%s its fields back: it follows nothing", namespace, name)
+        if is_wanted:
+            errors |= refusals
+        self._refusals += bool(refusals)
+        self._swept = _Swept(assignments.scope, self._clock(), frozenset(errors), is_refused=bool(refusals))
+
+    def _found(
+        self, kind: type[Swept], resource: Resource, labels: str, errors: set[str], refusals: set[str]
+    ) -> list[Swept]:
+        """Return what bears our labels, without what cannot be read; adds what went wrong to the sets."""
+        found = []
+        try:
+            documents = self._cluster.list(resource, labels=labels).documents
+        except Forbidden as error:
+            refusals.add(str(error))
+            return []
+        except ApiError as error:
+            errors.add(str(error))
+            return []
+        for document in documents:
+            try:
+                found.append(read(kind, document))
+            except ValueError as error:
+                errors.add(f"{document['metadata']['namespace']}: {error}")
+        return found
 
     # ---- requests
 
@@ -251,7 +331,9 @@ class Steward:
         self, resource: Resource, body: dict[str, Any], namespace: str, *, is_forced: bool = False
     ) -> Document:
         self._check()
-        return self._cluster.apply(resource, body, namespace=namespace, manager=MANAGER, is_forced=is_forced)
+        return self._cluster.apply(
+            resource, body, namespace=namespace, manager=FIELD_MANAGER, is_forced=is_forced
+        )
 
     def _delete(self, name: str, namespace: str) -> None:
         self._check()
@@ -265,11 +347,23 @@ class Steward:
             raise ApiError("this replica does not lead any more")
 
 
+def _unwritten(assignment: Assignment, finding: Finding, error: ApiError | ValueError) -> Finding:
+    """Return how an assignment stands that is not as it should be, because that could not be written."""
+    if assignment.owner is None:
+        return finding
+    report = assignment.report("Waiting", _remedy(error), node=assignment.owner)
+    return Finding(report, assignment.owner, finding.objection)
+
+
 def _unseen(assignment: Assignment, error: ApiError | ValueError) -> Finding:
     """Return how an assignment stands about which nothing could be found out yet."""
     if assignment.owner is None:
         return Finding()
-    message = f"nothing is known of it: {error}"
-    if isinstance(error, Forbidden):
-        message = f"{error}. Grant it with the RBAC manifests that come with the chart"
+    message = _remedy(error) if isinstance(error, Forbidden) else f"nothing is known of it: {error}"
     return Finding(assignment.report("Waiting", message, node=assignment.owner), assignment.owner)
+
+
+def _remedy(error: ApiError | ValueError) -> str:
+    if isinstance(error, Forbidden):
+        return f"{error}. Grant it with the RBAC manifests that come with the chart"
+    return str(error)

@@ -4,10 +4,10 @@
       │ ──── no VirtualIP, suspended, or the target cannot ──▶ Failed
       │ ──── a drill, and nobody owns it, so there is no way back ──▶ Failed, NoOwner
       ▼
-    started (`startedAt`, `from`): the election is told the target
+    started (`startedAt`, `from`): the election is told the target (a drill's once this is written)
       │ ──── the target is the observed owner, under a newer term ──▶ Complete, Moved, with the outage
       │ ──── somebody else got it, or a newer Switchover asks ──▶ Failed, Superseded
-      ├ ──── `DEADLINE_S` after its start ──▶ Failed, DeadlineExceeded
+      ├ ──── its deadline after its start ──▶ Failed, DeadlineExceeded
       │
       │ a drill goes on when the target is the observed owner:
       ▼
@@ -20,9 +20,13 @@
       │ ──── there again ──▶ Steady=True: Complete, Drilled, with both outages; Steady=False: Failed
       │ ──── suspended, or the former owner cannot ──▶ Failed, with where the address is now
       │ ──── somebody else got it, or a newer Switchover asks ──▶ Failed, Superseded
-      └ ──── `DEADLINE_S` after Steady changed ──▶ Failed, DeadlineExceeded
+      └ ──── its deadline after Steady changed ──▶ Failed, DeadlineExceeded
 
+The owner goes when its services have stopped, one after the other, so the deadline is `DEADLINE_S` and the
+stop timeouts of all that follow; `READY_S` grows by their start timeouts likewise.
 All of it is in the status, the times as those of the condition Steady, so a controller that restarts goes on.
+The writes of one look are made side by side, so a drill gives no order before its status says where it came
+from and that it goes: else one that was cut off between them would find itself there and not know why.
 A drill that somebody deletes on the way leaves the address where it is.
 An ended Switchover is a record and is not touched again. Of several that are not ended, the newest
 asks and the others fail as superseded. The outage is the new owner's own measurement (from the last
@@ -56,13 +60,14 @@ PATIENCE_S = 5.0
 STEADY_S = 5.0
 """How long a drill stays at least."""
 READY_S = 150.0
-"""How long a drill waits at most for the services to be active; one may take a minute to start."""
+"""How long a drill waits for services to be active, besides the time that they may take to start."""
 
 
 class Situation(NamedTuple):
     """A VirtualIP as its Switchovers see it. `outage_ms` is told by the owner of the observed term.
 
-    `waiting` says which services that follow it are not active on the observed owner.
+    `waiting` says which services that follow it are not active on the observed owner; all those that run on
+    nodes may take `stop_s` to stop, and `start_s` to start.
     """
 
     virtual_ip: VirtualIP
@@ -71,6 +76,18 @@ class Situation(NamedTuple):
     candidates: Sequence[Candidate]
     outage_ms: int | None
     waiting: Sequence[str] = ()
+    stop_s: float = 0.0
+    start_s: float = 0.0
+
+    @property
+    def deadline_s(self) -> float:
+        """How long a move may take."""
+        return DEADLINE_S + self.stop_s
+
+    @property
+    def ready_s(self) -> float:
+        """How long a drill waits at most for the services to be active."""
+        return READY_S + self.start_s
 
     @property
     def owner(self) -> str | None:
@@ -158,16 +175,20 @@ def _go(switchover: Switchover, situation: Situation, now: dt.datetime) -> Cours
     if refusal is None and is_drill and owner is None and status.started_at is None:
         message = "nobody owns the address, so there would be no way back: wait until it has an owner"
         return _End(is_complete=False, reason=Reason.NO_OWNER, message=message, might_change=True)
-    if refusal is None and _is_over(status, now):
-        message = f"{target} did not get it within {DEADLINE_S:g} s; the owner is {owner or 'nobody'}"
+    if refusal is None and _is_over(status, situation, now):
+        message = (
+            f"{target} did not get it within {situation.deadline_s:g} s; the owner is {owner or 'nobody'}"
+        )
         return _End(is_complete=False, reason=Reason.DEADLINE_EXCEEDED, message=message)
     return refusal or _under_way(switchover, situation, now)
 
 
 def _under_way(switchover: Switchover, situation: Situation, now: dt.datetime) -> Course:
     started = _started(switchover, situation, now)
-    due_in_s = DEADLINE_S - (now - (switchover.status.started_at or now)).total_seconds()
-    return Course(switchover.spec.to, () if started is None else (started,), due_in_s)
+    due_in_s = situation.deadline_s - (now - (switchover.status.started_at or now)).total_seconds()
+    if started is None:
+        return Course(switchover.spec.to, (), due_in_s)
+    return Course(None if switchover.spec.type == "Drill" else switchover.spec.to, (started,), due_in_s)
 
 
 def _arrived(switchover: Switchover, situation: Situation, now: dt.datetime) -> _End | None:
@@ -179,7 +200,7 @@ def _arrived(switchover: Switchover, situation: Situation, now: dt.datetime) -> 
     if status.started_at is None:
         message = f"{target} owned it already"
         return _End(is_complete=True, reason=Reason.ALREADY_THERE, message=message, outage_ms=0)
-    if situation.outage_ms is None and not _is_over(status, now):
+    if situation.outage_ms is None and not _is_over(status, situation, now):
         return None
     message = f"moved from {status.from_node or 'nobody'} to {target}{_outage(situation.outage_ms)}"
     return _End(is_complete=True, reason=Reason.MOVED, message=message, outage_ms=situation.outage_ms)
@@ -217,8 +238,9 @@ def _refusal(target: str, situation: Situation) -> _End | None:
     )
 
 
-def _is_over(status: SwitchoverStatus, now: dt.datetime) -> bool:
-    return status.started_at is not None and (now - status.started_at).total_seconds() >= DEADLINE_S
+def _is_over(status: SwitchoverStatus, situation: Situation, now: dt.datetime) -> bool:
+    started = status.started_at
+    return started is not None and (now - started).total_seconds() >= situation.deadline_s
 
 
 def _created(switchover: Switchover, now: dt.datetime) -> dt.datetime:
@@ -250,26 +272,28 @@ def _stay(switchover: Switchover, situation: Situation, since_s: float, now: dt.
         message = f"{situation.owner} took it while the drill stayed on {target}; {situation.place}"
         return _End(is_complete=False, reason=Reason.SUPERSEDED, message=message)
     is_well = situation.owner == target and not situation.waiting
-    if since_s < STEADY_S or not (is_well or since_s >= READY_S):
-        due_in_s = (STEADY_S if since_s < STEADY_S else READY_S) - since_s
+    ready_s = situation.ready_s
+    if since_s < STEADY_S or not (is_well or since_s >= ready_s):
+        due_in_s = (STEADY_S if since_s < STEADY_S else ready_s) - since_s
         return Course(target, (), due_in_s)
     reason: str = Reason.WAITING
     message = f"it worked on {target}; on the way back to {switchover.status.from_node}"
     if not is_well:
         missing = ", ".join(situation.waiting) or "the address"
         reason = Reason.SERVICES_NOT_ACTIVE
-        message = f"not active on {target} within {READY_S:g} s: {missing}"
+        message = f"not active on {target} within {ready_s:g} s: {missing}"
     write = _with_steady(switchover, "True" if is_well else "False", reason, message, now=now)
-    return Course(switchover.status.from_node, (write,), DEADLINE_S)
+    return Course(target, (write,), situation.deadline_s)
 
 
 def _return(switchover: Switchover, situation: Situation, since_s: float) -> Course | _End:
     home, target, owner = switchover.status.from_node, switchover.spec.to, situation.owner
     assert home is not None
-    is_late = since_s >= DEADLINE_S
+    deadline_s = situation.deadline_s
+    is_late = since_s >= deadline_s
     if owner == home:
         if situation.outage_ms is None and not is_late:
-            return Course(home, (), DEADLINE_S - since_s)
+            return Course(home, (), deadline_s - since_s)
         return _back(switchover, situation)
     if owner not in {target, None}:
         message = f"{owner} took it on the way back to {home}; {situation.place}"
@@ -279,9 +303,9 @@ def _return(switchover: Switchover, situation: Situation, since_s: float) -> Cou
         message = f"no way back to {home}, and {situation.place}: {refusal.message}"
         return _End(is_complete=False, reason=refusal.reason, message=message)
     if is_late:
-        message = f"{home} did not get it back within {DEADLINE_S:g} s, and {situation.place}"
+        message = f"{home} did not get it back within {deadline_s:g} s, and {situation.place}"
         return _End(is_complete=False, reason=Reason.DEADLINE_EXCEEDED, message=message)
-    return Course(home, (), DEADLINE_S - since_s)
+    return Course(home, (), deadline_s - since_s)
 
 
 def _back(switchover: Switchover, situation: Situation) -> _End:

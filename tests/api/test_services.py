@@ -251,6 +251,21 @@ def test_the_same_start_hook_is_the_same_workload_whatever_stops_it() -> None:
     assert "has the start hook `app 'a b'` on node 'node-a' already" in objection.message
 
 
+def test_a_resource_agent_that_is_taken_is_told_without_what_may_be_secret() -> None:
+    def agent(password: str) -> dict[str, Any]:
+        parameters = {"user": "root", "passwd": password}
+        return {"ocf": {"provider": "heartbeat", "type": "mysql", "parameters": parameters}}
+
+    one = following("one", service(workload=agent("hunter2")), age_s=1)
+    objection = verdicts(one, following("other", service(follows="db", workload=agent("hunter2"))))["other"]
+    assert objection is not None
+    assert "hunter2" not in objection.message
+    named = "the resource agent `ocf:heartbeat:mysql passwd=… user=…` on node 'node-a'"
+    assert f"'prod/one/app' has {named} already" in objection.message
+    another = following("other", service(follows="db", workload=agent("hunter3")))
+    assert reasons(one, another) == {"one": "", "other": ""}
+
+
 def test_the_most_basic_objection_comes_first() -> None:
     """Each service is wrong in its own way; what is mended one after another shows the next."""
     old = following("old", runs("db", "db"), age_s=9)

@@ -49,6 +49,14 @@ def test_a_resource_agent_with_its_parameters_in_another_order_is_the_same() -> 
     assert Ocf("heartbeat", "apache", {"port": "81"}) != APACHE
 
 
+def test_people_are_told_no_values_of_parameters() -> None:
+    secret = Workload(ocf=Ocf("heartbeat", "mysql", {"replication_passwd": "hunter2", "pid": "/run/x"}))
+    assert secret.title == "the resource agent `ocf:heartbeat:mysql pid=… replication_passwd=…`"
+    assert Workload(ocf=Ocf("heartbeat", "Dummy")).title == "the resource agent `ocf:heartbeat:Dummy`"
+    assert Workload(systemd=Systemd("a.service")).title == "the systemd unit `a.service`"
+    assert "hunter2" in secret.identity, "it makes two of another password two"
+
+
 def test_a_check_with_labels_can_be_looked_up() -> None:
     one = HealthCheck("app", pods=Pods(Selector({"a": "1", "b": "2"}), namespace="prod"))
     other = HealthCheck("app", pods=Pods(Selector({"b": "2", "a": "1"}), namespace="prod"))

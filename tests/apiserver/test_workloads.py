@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from apiserver.controllers import NAMESPACE, ROOT, admit, end, launch, make, notes
@@ -17,7 +18,7 @@ from lab.api import RefusedError, manifests_in
 from vipapi.workloads import Deployment, KubernetesService
 from vipcluster.client import connect
 from vipcontroller.assignments import Assignment, Assignments, Site
-from vipcontroller.steward import Steward
+from vipcontroller.steward import SWEEP_S, Steward
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -343,6 +344,23 @@ def test_fields_that_others_set_are_left_to_them_and_told(
     eventually(lambda: not stalled(fleet))
 
 
+def test_a_manifest_that_names_the_primary_is_told_before_the_primary_dies(
+    fleet: Fleet, start: Callable[[str], Process]
+) -> None:
+    start("one")
+    before = deploy(fleet)["spec"]["template"]
+    pinned = {"spec": {**before["spec"], "nodeSelector": {"kubernetes.io/hostname": "host-node-a"}}}
+    deploy(fleet, manager="argocd", template={**before, **pinned}, replicas=1)
+    follow(fleet, {"deployment": {"name": "billing"}})
+    owned(fleet, "node-a")
+    eventually(lambda: stalled(fleet).get("reason") == "FieldOwned")
+    assert "`spec.template.spec.nodeSelector` (argocd sets it)" in stalled(fleet)["message"]
+    deploy(fleet, manager="argocd", template=before, replicas=1)
+    eventually(lambda: not stalled(fleet))
+    eventually(lambda: state(fleet) == ("Starting", "node-a"))
+    assert bound_to(fleet) == "host-node-a"
+
+
 def test_a_deployment_that_rolls_is_refused_and_left_as_it_is(
     fleet: Fleet, start: Callable[[str], Process]
 ) -> None:
@@ -386,6 +404,31 @@ def test_a_change_of_owner_while_nobody_led_is_carried_out_by_whoever_leads_next
     move(fleet, "node-b")
     eventually(lambda: leads_to(fleet) == ["192.0.2.102"], within_s=40)
     eventually(lambda: state(fleet) == ("Active", "node-b"))
+
+
+def test_a_new_leader_lets_stand_what_was_found_until_it_has_looked(
+    fleet: Fleet, start: Callable[[str], Process]
+) -> None:
+    first = start("one")
+    serve(fleet)
+    follow(fleet, ENTRY)
+    follow(fleet, {"deployment": {"name": "billing"}}, "app")
+    owned(fleet, "node-a")
+    eventually(lambda: condition(failover(fleet), "Ready").get("status") == "True")
+    eventually(lambda: condition(failover(fleet, "app"), "Stalled").get("reason") == "DeploymentNotFound")
+    eventually(lambda: notes(fleet, "DeploymentNotFound", namespace=HOME))
+    before = [failover(fleet)["status"], failover(fleet, "app")["status"]]
+    told = notes(fleet, "DeploymentNotFound", namespace=HOME)
+    first.terminate()
+    serve(fleet, ports=[{"name": "http", "port": 80, "targetPort": 9090}])
+    start("two")
+
+    def ports() -> list[int]:
+        return [port["port"] for each in fleet.api.list(*SLICES, namespace=HOME) for port in each["ports"]]
+
+    eventually(lambda: ports() == [9090], what="the new leader has looked")
+    assert [failover(fleet)["status"], failover(fleet, "app")["status"]] == before
+    assert notes(fleet, "DeploymentNotFound", namespace=HOME) == told
 
 
 def test_an_edit_that_is_not_acceptable_leaves_the_service_leading_to_the_owner(
@@ -505,7 +548,7 @@ def test_a_replica_that_lost_the_lead_writes_nothing(apiserver: ControlPlane, fl
     for name in ("entry", "app"):
         report = steward.carried.reports[name][name]["node-a"]
         assert report.state == "Waiting"
-        assert report.message == "nothing is known of it: this replica does not lead any more"
+        assert report.message == "this replica does not lead any more"
     assert (leads_to(fleet), bound_to(fleet)) == (None, None)
 
 
@@ -535,6 +578,78 @@ def test_what_was_found_stands_while_nobody_answers_and_never_of_another_owner(
         apiserver.thaw_apiserver()
         steward.stop()
     assert leads_to(fleet) == ["192.0.2.102"]
+
+
+def test_what_cannot_be_written_is_not_active_any_more_until_it_can_be(
+    apiserver: ControlPlane, fleet: Fleet
+) -> None:
+    serve(fleet)
+    cluster, leads = connect(str(admit(apiserver)), user_agent="test"), True
+    steward = Steward(cluster, may_write=lambda: leads, on_change=lambda: None)
+    wanted = Assignments((assignment("entry", KubernetesService(name="entry"), "node-a"),))
+
+    def report() -> tuple[str, str]:
+        steward.look(wanted)
+        found = steward.carried.reports["entry"]["entry"]["node-a"]
+        return found.state, found.message
+
+    assert report() == ("Active", "")
+    leads = False
+    assert report() == ("Active", ""), "nothing is to be written"
+    serve(fleet, ports=[{"name": "http", "port": 80, "targetPort": 9090}])
+    assert report() == ("Waiting", "this replica does not lead any more")
+    assert steward.carried.answered == {wanted.wanted[0].key}
+    leads = True
+    assert report() == ("Active", "")
+
+
+def test_other_standbys_let_what_was_found_stand(apiserver: ControlPlane, fleet: Fleet) -> None:
+    serve(fleet)
+    cluster, found = connect(str(admit(apiserver)), user_agent="test"), []
+    steward = Steward(
+        cluster, may_write=lambda: True, on_change=lambda: found.append(steward.carried.reports)
+    )
+    before = assignment("entry", KubernetesService(name="entry"), "node-a")
+    steward.look(Assignments((before,)))
+    sites = (*before.sites[:1], Site("node-b", ("192.0.2.222",)))
+    after: Assignment = msgspec.structs.replace(before, sites=sites)
+    steward.look(Assignments((after,)))
+    assert [each["entry"]["entry"]["node-a"].state for each in found] == ["Active"]
+
+
+def test_what_cannot_be_taken_back_keeps_nothing_else_and_is_tried_now_and_then(
+    apiserver: ControlPlane, fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    serve(fleet)
+    serve(fleet, "other")
+    deploy(fleet)
+    cluster, now_s, asked = connect(str(admit(apiserver)), user_agent="test"), 1000.0, 0
+    first = Steward(cluster, may_write=lambda: True, on_change=lambda: None)
+    entries = [assignment(name, KubernetesService(name=name), "node-a") for name in ("entry", "other")]
+    first.look(Assignments((*entries, assignment("app", Deployment(name="billing"), "node-a"))))
+    assert (leads_to(fleet), leads_to(fleet, "other")) == (["192.0.2.101"], ["192.0.2.101"])
+    assert bound_to(fleet) == "host-node-a"
+
+    def may_write() -> bool:
+        """Refuse the first."""
+        nonlocal asked
+        asked += 1
+        return asked > 1
+
+    second = Steward(cluster, may_write=may_write, on_change=lambda: None, clock=lambda: now_s)
+    second.look(Assignments())
+    assert sorted([leads_to(fleet) is None, leads_to(fleet, "other") is None]) == [False, True]
+    assert (bound_to(fleet), asked) == (None, 3)
+    assert caplog.text.count("this replica does not lead any more") == 1
+    for _ in range(3):
+        now_s += SWEEP_S / 4
+        second.look(Assignments())
+    assert asked == 3
+    assert caplog.text.count("this replica does not lead any more") == 1, "told once"
+    now_s += SWEEP_S / 4
+    second.look(Assignments())
+    assert asked == 4
+    assert (leads_to(fleet), leads_to(fleet, "other")) == (None, None)
 
 
 def test_it_may_make_no_deployment(apiserver: ControlPlane, fleet: Fleet) -> None:

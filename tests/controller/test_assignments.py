@@ -148,6 +148,72 @@ def test_what_is_in_the_way_stalls_it_and_takes_nothing_out_of_force(stage: Stag
     assert condition(stage, "Ready") == ("True", "ServicesActive")
 
 
+@pytest.mark.parametrize("is_hindered", [False, True], ids=["active", "stalled"])
+def test_until_the_steward_of_a_new_leader_answers_what_the_status_says_stands(
+    stage: Stage, *, is_hindered: bool
+) -> None:
+    follow(stage)
+    own(stage, "node-a", 1)
+    [assignment] = assigned(stage).wanted
+    active = Finding(assignment.report("Active", node="node-a"), "node-a")
+    objection = assignment.objection("ServiceHasSelector", "remove it")
+    found = assignment.hindered(objection) if is_hindered else active
+    answer(stage, found)
+    before, told = stage.get("ServiceFailover", "billing")["status"], list(stage.tellings)
+    unseen = Finding(assignment.report("Waiting", "nothing is known of it", node="node-a"), "node-a")
+    for unanswered in (Carried(), carried([], [(assignment, unseen)])):
+        stage.carried = unanswered
+        stage.settle()
+        assert stage.get("ServiceFailover", "billing")["status"] == before
+        assert stage.tellings == told
+    answer(stage, found)
+    assert (stage.get("ServiceFailover", "billing")["status"], stage.tellings) == (before, told)
+    answer(stage, active)
+    assert condition(stage, "Ready") == ("True", "ServicesActive")
+    assert condition(stage, "Stalled") == ("", "")
+
+
+def test_without_an_owner_too(stage: Stage) -> None:
+    follow(stage, {"deployment": {"name": "billing"}})
+    [assignment] = assigned(stage).wanted
+    answer(stage, Finding(assignment.report("Active", node="node-b"), "node-b"))
+    before = stage.get("ServiceFailover", "billing")["status"]
+    stage.carried = Carried()
+    stage.settle()
+    assert stage.get("ServiceFailover", "billing")["status"] == before
+
+
+def test_what_was_of_another_owner_or_term_or_workload_does_not_stand(stage: Stage) -> None:
+    failover = follow(stage)
+    for node, term in (("node-a", 1), ("node-b", 2), ("node-b", 3)):
+        own(stage, node, term)
+        [state] = stage.get("ServiceFailover", "billing")["status"]["services"]
+        assert (state["state"], state["owner"]) == ("Stopped", node)
+        assert condition(stage, "Ready") == ("False", "ServicesNotActive")
+        [assignment] = assigned(stage).wanted
+        answer(stage, Finding(assignment.report("Active", node=node), node))
+        assert condition(stage, "Ready") == ("True", "ServicesActive")
+        stage.carried = Carried()
+    failover["spec"]["services"] = [service("app", workload={"kubernetesService": {"name": "other"}})]
+    failover["metadata"]["generation"] += 1
+    stage.touch(failover)
+    stage.settle()
+    assert condition(stage, "Ready") == ("False", "ServicesNotActive")
+
+
+def test_a_finding_is_of_its_owner_term_and_workload_whatever_becomes_of_the_standbys(stage: Stage) -> None:
+    follow(stage)
+    own(stage, "node-a", 1)
+    [assignment] = assigned(stage).wanted
+    answer(stage, Finding(assignment.report("Active", node="node-a"), "node-a"))
+    stage.get("Node", "node-b")["status"] = {"addresses": [{"type": "InternalIP", "address": "192.0.2.9"}]}
+    stage.touch(stage.get("Node", "node-b"))
+    [changed] = assigned(stage).wanted
+    assert changed != assignment
+    assert changed.key == assignment.key
+    assert condition(stage, "Ready") == ("True", "ServicesActive")
+
+
 def test_a_deployment_that_stays_where_it_was_is_told_of_without_an_owner(stage: Stage) -> None:
     follow(stage, {"deployment": {"name": "billing"}})
     [assignment] = assigned(stage).wanted
@@ -166,7 +232,7 @@ def test_findings_of_several_services_are_told_together(stage: Stage) -> None:
     first, second = app.objection("ServiceNotFound", "make it"), db.objection("FieldOwned", "remove it")
     found = carried([(app, Finding(objection=first)), (db, Finding(objection=second))])
     together = Objection("ServiceNotFound", "service 'app': make it; service 'db': remove it")
-    assert found == Carried(objections={app.uid: together})
+    assert found == Carried(objections={app.uid: together}, answered=frozenset({app.key, db.key}))
     assert carried([]) == Carried()
 
 

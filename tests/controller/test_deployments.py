@@ -41,7 +41,12 @@ def assignment(owner: str | None = "node-a", *, uid: str = "uid-1") -> Assignmen
 
 
 def deployment(
-    *, status: Object | None = None, on: str | None = None, labels: Object | None = None, **spec: Any
+    *,
+    status: Object | None = None,
+    on: str | None = None,
+    labels: Object | None = None,
+    fields: tuple[Object, ...] = (),
+    **spec: Any,
 ) -> Deployment:
     """Return a Deployment as a person made it; `on` is the host that we bound it to."""
     found: Object = {"replicas": 1, "strategy": {"type": "Recreate"}, **spec}
@@ -53,6 +58,7 @@ def deployment(
         "resourceVersion": "41",
         "generation": 3,
         "labels": labels or ({} if on is None else OURS),
+        "managedFields": fields,
     }
     return read(Deployment, {"metadata": metadata, "spec": found, "status": status or {}})
 
@@ -204,6 +210,44 @@ def test_one_that_may_have_two_pods_for_a_moment_is_refused_and_left_as_it_is(st
         assert plan.body is None
         assert objection(plan).startswith("StrategyNotRecreate")
         assert "set `spec.strategy.type: Recreate`" in objection(plan)
+
+
+def fields(manager: str, spec: Object, operation: str = "Apply") -> Object:
+    return {
+        "manager": manager,
+        "operation": operation,
+        "fieldsType": "FieldsV1",
+        "fieldsV1": {"f:spec": spec},
+    }
+
+
+PINNED = {"f:replicas": {}, "f:template": {"f:spec": {"f:nodeSelector": {}}}}
+
+
+@pytest.mark.parametrize("owner", ["node-a", "node-b", None])
+def test_a_node_selector_of_somebody_else_is_told_before_the_primary_dies(owner: str | None) -> None:
+    shared = (
+        fields("vipkeeper-workloads", PINNED),
+        fields("argocd", PINNED),
+        fields("kubectl-client-side-apply", PINNED, "Update"),
+    )
+    plan = deployments.plan(assignment(owner), deployment(on="host-a", status=DONE, fields=shared))
+    assert plan.body is None
+    assert objection(plan).startswith("FieldOwned")
+    selector = "`spec.template.spec.nodeSelector`"
+    both = f"{selector} (argocd sets it) and {selector} (kubectl-client-side-apply sets it)"
+    assert f"remove {both} from" in objection(plan)
+
+
+def test_what_others_set_besides_does_no_harm() -> None:
+    others = (
+        fields("vipkeeper-workloads", PINNED),
+        fields("argocd", {"f:replicas": {}, "f:template": {"f:spec": {"f:containers": {}}}}),
+        {"manager": "kube-controller-manager", "operation": "Update", "subresource": "status"},
+    )
+    plan = deployments.plan(assignment(), deployment(on="host-a", status=DONE, fields=others))
+    assert shown(plan) == ("node-a", "Active", "")
+    assert plan.finding.objection is None
 
 
 def test_fields_of_others_are_named_with_who_sets_them() -> None:

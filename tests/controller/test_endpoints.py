@@ -120,7 +120,7 @@ def objection(plan: Plan) -> str:
 
 
 def test_the_one_endpoint_is_the_owners_node_and_the_slice_says_whose_it_is() -> None:
-    plan = endpoints.plan(assignment(), service(HTTP, HTTPS, DNS), (), ())
+    plan = endpoints.plan(assignment(), service(HTTP, DNS), (), ())
     assert [msgspec.to_builtins(each) for each in plan.applies] == [
         {
             "metadata": {
@@ -150,7 +150,6 @@ def test_the_one_endpoint_is_the_owners_node_and_the_slice_says_whose_it_is() ->
             ),
             "ports": (
                 {"name": "http", "port": 8080},
-                {"name": "https", "port": 443},
                 {"name": "dns", "port": 53, "protocol": "UDP", "appProtocol": "example.org/dns"},
             ),
         }
@@ -222,10 +221,23 @@ def test_a_port_for_a_service_of_not_just_one_is_refused_and_nobody_is_sent_to_a
     assert addresses(moved) == {"web-vipkeeper-ipv4": []}
 
 
+def test_a_node_has_no_port_of_a_name_and_the_number_must_be_told() -> None:
+    there = stored(endpoints.plan(assignment(), service(), (), ()))
+    plan = endpoints.plan(assignment(), service(HTTP, HTTPS), there, ())
+    assert (plan.applies, plan.deletes, state(plan)) == ((), (), "Waiting")
+    assert objection(plan).startswith(
+        "ServiceUnfit service 'entry': the Service 'web' has the target port 'tls' (TCP)"
+    )
+    assert numbers(endpoints.plan(assignment(port=8443), service(HTTPS), (), ()).applies[0]) == {
+        "https": 8443
+    }
+
+
 def test_a_headless_service_without_ports_leads_to_the_owner() -> None:
     headless = read(Service, {"metadata": {"name": "web"}, "spec": {"clusterIP": "None"}})
     plan = endpoints.plan(assignment(), headless, (), ())
     assert addresses(plan) == {"web-vipkeeper-ipv4": ["192.0.2.1"]}
+    assert state(plan) == "Active"
     assert not endpoints.plan(assignment(), headless, stored(plan), ()).applies
 
 
@@ -323,6 +335,22 @@ def test_pods_that_number_a_named_port_otherwise_are_in_a_slice_of_their_own() -
     assert after.deletes == ("web-vipkeeper-ipv4-2",)
 
 
+def test_it_is_active_only_when_some_pod_has_every_port() -> None:
+    plan = endpoints.plan(
+        assignment(app="web"), service(HTTP, HTTPS), (), [pod("app", ports=[]), pod("other", "node-b")]
+    )
+    assert [numbers(each) for each in plan.applies] == [{"http": 8080}]
+    report = plan.finding.report
+    assert report is not None
+    assert report.state == "Starting"
+    assert report.message == (
+        "no Pod with app=web is ready on node-a and has all ports of the Service: its containers must name "
+        "'tls' (TCP)"
+    )
+    more = [pod("app", ports=[]), pod("whole", "node-a", "10.0.0.2")]
+    assert state(endpoints.plan(assignment(app="web"), service(HTTP, HTTPS), (), more)) == "Active"
+
+
 def test_without_a_ready_pod_the_slice_is_empty_and_the_service_is_starting() -> None:
     plan = endpoints.plan(assignment(app="web", tier="1"), service(), (), [])
     assert addresses(plan) == {"web-vipkeeper-ipv4": []}
@@ -416,7 +444,7 @@ def test_whatever_was_before_nothing_leads_to_another_than_the_owner(
     labels = {"app": "web"} if selecting else {}
     there: tuple[EndpointSlice, ...] = ()
     for owner in owners:
-        found = service(HTTP, HTTPS, ipFamilies=families)
+        found = service(HTTP, HTTPS if selecting else DNS, ipFamilies=families)
         plan = endpoints.plan(assignment(owner, **labels), found, there, pods)
         there = stored(plan, *there)
         assert {endpoint.node_name for each in there for endpoint in each.endpoints} <= {owner}

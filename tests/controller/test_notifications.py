@@ -184,6 +184,51 @@ def test_who_has_an_owner_again_is_only_told_to_have_moved() -> None:
     assert "1 down" in message.title, "what came last is so"
 
 
+def test_who_has_an_owner_again_is_not_told_where_moves_are_no_news() -> None:
+    digest = Digest()
+    digest.receive(fallen("web"), 0.0)
+    digest.receive(fallen("mail"), 0.0)
+    digest.withdraw("VirtualIP web")
+    digest.withdraw("VirtualIP db")
+    message = digest.take(5.0)
+    assert message is not None
+    assert message.title == "vipkeeper: VirtualIP mail down"
+
+
+def test_what_was_withdrawn_altogether_is_no_message_and_no_silence() -> None:
+    digest = Digest()
+    digest.receive(fallen("web"), 0.0)
+    digest.withdraw("VirtualIP web")
+    assert digest.take(5.0) is None
+    digest.receive(fallen("mail"), 6.0)
+    assert digest.deadline == 11.0
+
+
+def test_what_was_withdrawn_while_it_was_being_sent_is_not_sent_again() -> None:
+    digest = Digest()
+    digest.receive(fallen("web"), 0.0)
+    digest.receive(fallen("mail"), 0.0)
+    digest.take(5.0)
+    digest.withdraw("VirtualIP web")
+    assert digest.put_back(6.0)
+    message = digest.take(36.0)
+    assert message is not None
+    assert message.title == "vipkeeper: VirtualIP mail down"
+
+
+def test_of_what_came_while_it_was_being_sent_the_last_is_so() -> None:
+    digest = Digest()
+    digest.receive(fallen("web"), 0.0)
+    digest.take(5.0)
+    digest.receive(fallen("mail"), 6.0)
+    digest.receive(moved("web"), 7.0)
+    digest.receive(fallen("web"), 8.0)
+    assert digest.put_back(9.0)
+    message = digest.take(39.0)
+    assert message is not None
+    assert message.title == "vipkeeper: 2 down, 1 moved"
+
+
 def test_a_target_is_left_alone_after_a_message() -> None:
     digest = Digest()
     digest.receive(moved(), 0.0)

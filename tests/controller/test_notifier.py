@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import http.client
 import http.server
 import json
 import logging
@@ -216,6 +217,55 @@ def test_one_that_refuses_is_tried_again_and_then_told_of_without_its_address(
     assert ["it is tried again" in text for text in failures[:4]] == [True, True, False, True]
     assert SECRET not in "".join(ours)
     assert not [record for record in caplog.records if record.name.startswith("apprise")]
+
+
+def test_one_that_wants_no_moves_is_not_told_to_be_down_who_has_an_owner_again(
+    tmp_path: Path, counts: Counts
+) -> None:
+    with webhook() as (told, port):
+        target = {"name": "chat", "url": f"json://127.0.0.1:{port}", "kinds": ["NoOwner"]}
+        text = json.dumps({"targets": [target]})
+        with notifying(tmp_path / "settings", text, counts, Pace(3600.0, 0.0)) as found:
+            found.offer([Notification("NoOwner", f"VirtualIP vip-{number}", "", "why") for number in (1, 2)])
+            found.offer([moved(1)])
+        assert told.get(timeout=PATIENCE_S)["title"] == "vipkeeper: VirtualIP vip-2 down"
+
+
+def test_what_a_library_says_of_an_answer_does_not_tell_the_address(
+    tmp_path: Path, counts: Counts, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with (
+        babbler() as port,
+        notifying(
+            tmp_path / "settings", targets(chat=f"json://127.0.0.1:{port}/hooks/{SECRET}"), counts
+        ) as found,
+    ):
+        found.offer([moved()])
+        counts.wait("chat", "ok")
+        logging.getLogger("urllib3.connectionpool").warning("of another thread")
+    assert SECRET not in caplog.text
+    assert "of another thread" in caplog.text
+    assert "Notifying: chat" in caplog.text
+
+
+@contextmanager
+def babbler() -> Iterator[int]:
+    """Serve one request with a header that is none, which urllib3 warns of with the whole address."""
+
+    def answer() -> None:
+        connection, _ = server.accept()
+        with connection, connection.makefile("rb") as request:
+            request.readline()
+            headers = http.client.parse_headers(request)
+            request.read(int(headers["Content-Length"] or 0))
+            connection.sendall(b"HTTP/1.1 200 OK\r\nno header\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield server.getsockname()[1]
+        thread.join()
 
 
 def test_one_that_is_not_there_is_counted(tmp_path: Path, counts: Counts) -> None:

@@ -163,6 +163,41 @@ def test_a_failure_that_was_over_before_anybody_looked_is_told(stage: Stage) -> 
     assert stage.tellings.count("billing ServiceFailed") == 1
 
 
+def test_a_failure_is_told_of_each_node_whatever_their_names_begin_with(stage: Stage) -> None:
+    stage.agents("node-a", "node-a0", "node-b", "node-c")
+    stage.settle()
+    stage.failover("billing", service("app", "web", "node-b", "node-a", "node-a0"))
+    stage.settle()
+    stage.run("node-a0", "Failed", term=1)
+    serve(stage, "node-b", 2)
+    assert state(stage)["message"] == "Failed on node-a0"
+    stage.run("node-a", "Failed", term=1, message="exit status 1")
+    own(stage, "node-b", 2)
+    assert stage.tellings.count("billing ServiceFailed") == 2
+
+
+def test_a_failure_is_told_also_where_a_stop_had_failed(stage: Stage) -> None:
+    billing_on_a(stage)
+    stage.run("node-a", "StopFailed", term=1)
+    serve(stage, "node-b", 2)
+    assert stage.tellings.count("billing StopFailed") == 1
+    stage.run("node-a", "Failed", term=1)
+    own(stage, "node-b", 2)
+    assert stage.tellings.count("billing ServiceFailed") == 1
+
+
+def test_a_failure_is_told_once_also_behind_one_with_much_to_say(stage: Stage) -> None:
+    stage.failover("billing", service("app", "web", "node-b", "node-a", "node-c"))
+    stage.settle()
+    stage.run("node-a", "StopFailed", term=1, message="x" * 1024)
+    stage.run("node-c", "Failed", term=1, message="y" * 1024)
+    for term in (2, 3):
+        serve(stage, "node-b", term)
+        assert len(state(stage)["message"]) <= 1024
+    assert stage.tellings.count("billing StopFailed") == 1
+    assert stage.tellings.count("billing ServiceFailed") == 1
+
+
 def test_a_failure_on_the_only_other_node_is_no_failure_of_the_service(stage: Stage) -> None:
     billing_on_a(stage)
     stage.run("node-a", "Failed", term=1)
@@ -431,6 +466,20 @@ def test_an_edit_takes_nothing_from_what_is_in_force_however_old_its_object(stag
     assert "WorkloadTaken" not in reasons(stage, "post")["Ready"]
     assert in_force(stage) == (1, ["app"])
     assert "'prod/post/other' has" in message(stage, "Stalled")
+
+
+def test_who_was_never_accepted_keeps_nobody_who_runs_from_being_edited(stage: Stage) -> None:
+    stage.failover("older", service("app", "web", "node-a", "node-c"), namespace="lab")
+    stage.now_s += 1
+    billing_on_a(stage)
+    assert reasons(stage, "older")["Accepted"] == "False NamespaceNotAllowed"
+    stage.virtual_ip("mail", "192.0.2.11/24", allowedNamespaces={"names": ["lab"]})
+    edit(stage, "ServiceFailover", "older", services=[service("app", "mail", "node-a", "node-c")])
+    assert reasons(stage, "older")["Accepted"] == "False WorkloadTaken"
+    edit(stage, "ServiceFailover", "billing", services=[service("app", stopTimeoutSeconds=90)])
+    assert "Stalled" not in reasons(stage)
+    assert stage.condition("ServiceFailover", "billing", "Accepted")["observedGeneration"] == 2
+    assert reasons(stage, "older")["Accepted"] == "False WorkloadTaken"
 
 
 def test_two_that_share_an_address_get_other_nodes_together(stage: Stage) -> None:

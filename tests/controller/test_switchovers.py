@@ -18,6 +18,7 @@ from vipapi.resources import (
     VirtualIPSpec,
 )
 from vipcontroller.switchovers import DEADLINE_S, PATIENCE_S, READY_S, STEADY_S, Situation, steer
+from vipcontroller.writes import StatusWrite
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -28,6 +29,15 @@ def asked(seconds_ago: float, *, has_started: bool = False) -> Switchover:
         ObjectMeta(name="move", creation_timestamp=created),
         SwitchoverSpec(to="node-b", virtual_ip_ref=VirtualIPRef("web")),
         SwitchoverStatus(started_at=created if has_started else None),
+    )
+
+
+def on_their_nodes() -> tuple[Object, Object, Object]:
+    """Services that stop in 90 s, and in 30 s without a word about it, and one that is not on nodes."""
+    return (
+        service("db", stopTimeoutSeconds=90, startTimeoutSeconds=600),
+        service("app", after=["db"]),
+        service("proxy", workload={"deployment": {"name": "proxy"}}, singleton=False),
     )
 
 
@@ -174,7 +184,7 @@ def test_a_drill_waits_for_the_services_that_follow(stage: Stage) -> None:
     drill(stage)
     stage.run("node-b", "Starting", term=2)
     own(stage, "node-b", 2)
-    stage.pass_time(READY_S - 1)
+    stage.pass_time(READY_S + 59)
     assert ordered(stage) == "node-b"
     stage.run("node-b", "Active", term=2)
     own(stage, "node-b", 2)
@@ -191,7 +201,7 @@ def test_a_drill_whose_services_do_not_start_comes_back_and_fails(stage: Stage) 
     drill(stage)
     stage.run("node-b", "Starting", term=2)
     own(stage, "node-b", 2)
-    stage.pass_time(READY_S + 1)
+    stage.pass_time(READY_S + 61)
     assert ordered(stage) == "node-a"
     own(stage, "node-a", 3)
     reason, message = failed(stage)
@@ -199,6 +209,63 @@ def test_a_drill_whose_services_do_not_start_comes_back_and_fails(stage: Stage) 
     assert "prod/billing/app" in message
     assert "the address is on node-a now" in message
     assert status(stage)["returnOutageMilliseconds"] == 403
+
+
+def test_a_move_waits_for_the_services_to_stop(stage: Stage) -> None:
+    stage.failover("billing", *on_their_nodes())
+    own(stage, "node-a", 1)
+    stage.put("Switchover", "drill", {"virtualIPRef": {"name": "web"}, "to": "node-b"})
+    stage.settle()
+    stage.pass_time(DEADLINE_S + 119)
+    assert is_open(stage)
+    assert ordered(stage) == "node-b"
+    assert stage.last is not None
+    assert stage.last.due == pytest.approx(stage.now_s + 1)
+    stage.pass_time(1)
+    assert failed(stage)[0] == "DeadlineExceeded"
+    assert "within 150 s" in failed(stage)[1]
+
+
+def test_a_drill_waits_for_the_services_to_stop_on_the_way_back_too(stage: Stage) -> None:
+    stage.failover("billing", *on_their_nodes())
+    own(stage, "node-a", 1)
+    drill(stage)
+    stage.pass_time(DEADLINE_S + 119)
+    own(stage, "node-b", 2)
+    stage.pass_time(READY_S + 659)
+    assert ordered(stage) == "node-b", "they may start for so long"
+    stage.pass_time(2)
+    assert ordered(stage) == "node-a"
+    stage.pass_time(DEADLINE_S + 119)
+    assert is_open(stage)
+    assert ordered(stage) == "node-a"
+    own(stage, "node-a", 3)
+    assert "not active on node-b within 810 s" in failed(stage)[1]
+
+
+def test_a_drill_orders_nothing_before_its_status_says_so(stage: Stage) -> None:
+    """Only the order is written: the controller ends, or the API server refuses, between the two writes."""
+    stage.put("Switchover", "drill", {"virtualIPRef": {"name": "web"}, "to": "node-b", "type": "Drill"})
+    lose_the_drills_status(stage)
+    assert ordered(stage) == "node-a"
+    stage.settle()
+    assert ordered(stage) == "node-b"
+    own(stage, "node-b", 2)
+    assert is_open(stage)
+    stage.now_s += STEADY_S + 1
+    lose_the_drills_status(stage)
+    assert ordered(stage) == "node-b"
+    stage.settle()
+    assert ordered(stage) == "node-a"
+    own(stage, "node-a", 3)
+    assert stage.condition("Switchover", "drill", "Complete")["reason"] == "Drilled"
+
+
+def lose_the_drills_status(stage: Stage) -> None:
+    """Let the controller decide once, and what it writes about the drill be lost."""
+    before = stage.get("Switchover", "drill")["status"]
+    assert any(write.kind == "Switchover" for write in stage.look().writes if isinstance(write, StatusWrite))
+    stage.get("Switchover", "drill")["status"] = before
 
 
 def test_a_failover_while_a_drill_stays_ends_it_and_says_where_the_address_is(stage: Stage) -> None:
