@@ -124,6 +124,7 @@ async def _run(options: argparse.Namespace) -> None:
                 ocf_root=options.ocf_root,
                 fence=options.fence,
                 cgroup=options.services_cgroup or default_cgroup(options.node),
+                ledger=options.state_dir / "services.json",
             ),
             run_hook=hooks.run,
             disk=disk,

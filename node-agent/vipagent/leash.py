@@ -16,7 +16,8 @@ started once it has come.
 A service that cannot be ended (`StopFailed`) and whose order says `fences` ends the node, in the way `FENCE`
 (`vipagent.leash_fence`): the leash tells so, and does it a second later, for 5 s after the stop timeout
 others count on the end of the node. So a doubt is told in time also while a hook, an agent or systemd does
-not answer: that is a doubt itself, and then each is asked again every second and given longer.
+not answer: that is a doubt itself, and then each is asked again every second and given longer. What was never
+started ends no node, whatever is not known of it.
 
 It speaks JSON lines on its standard input, a socket:
 
@@ -25,8 +26,10 @@ It speaks JSON lines on its standard input, a socket:
                              or "systemd": {"unit": …}, "ocf": {"provider": …, "type": …, "parameters": {…}},
                              "mount": {"source": …, "target": …, "fsType": …, "options": […]}
     {"run": 8, "end": {…}}                          the same of a start that this leash knows nothing of; with
-                                                    a negative number, of one that may never have been
+                                                    a negative number, of one that may never have been; with
+                                                    `isInDoubt`, of one that could not be stopped
     {"run": 7, "stop": true}
+    {"hello": true}                                 its own first line: from now on it takes orders
     {"run": 7, "kind": "Died", "message": "…"}      the answers, of the kinds of `workload.Outcome`
     {"close": true}                                 kill everything, and end; what fences is stopped first
 
@@ -98,6 +101,10 @@ class Charge(Protocol):
 
         It may be cancelled at any time.
         """
+
+    @property
+    def is_started(self) -> bool:
+        """Whether something of it was started, as far as is known; what never was ends no node."""
 
     def kill(self) -> None:
         """Kill everything of it; what is gone already does no harm."""
@@ -193,6 +200,7 @@ class Leash:
         self._tasks.guard_loop()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop_all)
         reader, self._writer = await asyncio.open_connection(sock=self._connection, limit=_LINE_BYTES)
+        self._writer.write(b'{"hello": true}\n')
         self._tasks.spawn(self._listen(reader))
         ended = asyncio.ensure_future(self._has_ended.wait())
         await asyncio.wait((ended, self._tasks.broken), return_when=asyncio.FIRST_COMPLETED)
@@ -308,7 +316,7 @@ class Leash:
         run.charge.kill()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(run.charge.gone(), _GONE_S)
-            if self._is_alone and not (run.fences and self._fence is not None):
+            if self._is_alone and not (run.fences and run.charge.is_started and self._fence is not None):
                 return None  # no process is left, and there is nobody to tell of other doubts
         try:
             return await asyncio.wait_for(run.charge.doubt(), within_s)
@@ -318,7 +326,7 @@ class Leash:
     async def _tell_doubt(self, number: int, run: _Run, doubt: str) -> None:
         """Tell that it may still run; where it fences, end the node because of that."""
         is_maybe_nothing = number < 0 and isinstance(doubt, Unsure)
-        if not run.fences or is_maybe_nothing:
+        if not run.fences or not run.charge.is_started or is_maybe_nothing:
             self._tell(number, "StopFailed", doubt)
         elif self._fence is None:
             self._tell(number, "StopFailed", f"{doubt}; {leash_fence.NO_WAY}")
@@ -334,7 +342,7 @@ class Leash:
     ) -> Charge:
         stop_within_s = order["stopTimeoutMs"] / 1000
         if "systemd" in order:
-            return self._unit(order["systemd"]["unit"], stop_within_s, objection)
+            return self._unit(order["systemd"]["unit"], stop_within_s, objection, is_left_over=is_left_over)
         assert self._cgroup is not None, "what programs start needs a cgroup"
         folder = self._cgroup / order["folder"]
         if "exec" in order:
@@ -345,6 +353,7 @@ class Leash:
                 folder=folder,
                 environment=order["environment"],
                 objection=objection,
+                is_in_doubt=is_left_over and order.get("isInDoubt", False),
             )
         if "ocf" in order:
             return Agent(
@@ -366,14 +375,27 @@ class Leash:
             is_left_over=is_left_over,
         )
 
-    def _unit(self, name: str, stop_within_s: float, objection: Callable[[], str | None]) -> Charge:
+    def _unit(
+        self,
+        name: str,
+        stop_within_s: float,
+        objection: Callable[[], str | None],
+        *,
+        is_left_over: bool,
+    ) -> Charge:
         # Only now: where no service is a unit, nothing of D-Bus is wanted in memory that is locked.
         from vipagent.leash_systemd import Unit  # noqa: PLC0415
         from vipagent.units import Units  # noqa: PLC0415
 
         if self._units is None:
             self._units = Units()
-        return Unit(name, units=self._units, stop_within_s=stop_within_s, objection=objection)
+        return Unit(
+            name,
+            units=self._units,
+            stop_within_s=stop_within_s,
+            objection=objection,
+            is_left_over=is_left_over,
+        )
 
     def _tell(self, number: int, kind: str, message: str = "") -> None:
         assert self._writer is not None

@@ -173,10 +173,8 @@ def default_cgroup(node: str) -> Path | None:
 
 def cgroup_of_this_process() -> Path | None:
     """Return the cgroup that this process is in, as far as that is mounted."""
-    return own_cgroup(
-        Path("/proc/self/mountinfo").read_text(encoding="utf-8"),
-        Path("/proc/self/cgroup").read_text(encoding="utf-8"),
-    )
+    mountinfo, cgroup = (Path("/proc/self", name).read_bytes() for name in ("mountinfo", "cgroup"))
+    return own_cgroup(os.fsdecode(mountinfo), os.fsdecode(cgroup))
 
 
 def own_cgroup(mountinfo: str, cgroup: str) -> Path | None:
@@ -184,14 +182,15 @@ def own_cgroup(mountinfo: str, cgroup: str) -> Path | None:
 
     None where there is none, or where it lies outside of what is mounted.
     """
-    path = next((line.removeprefix("0::") for line in cgroup.splitlines() if line.startswith("0::")), None)
+    # Only "\n" ends a line: anybody's mount may have other ends of lines in its name.
+    path = next((line.removeprefix("0::") for line in cgroup.split("\n") if line.startswith("0::")), None)
     if path is None:
         return None
-    for line in mountinfo.splitlines():
+    for line in mountinfo.split("\n"):
         mount, _, filesystem = line.partition(" - ")
         if not filesystem.startswith("cgroup2 "):
             continue
-        root, point = (_unescape(field) for field in mount.split()[3:5])
+        root, point = (_unescape(field) for field in mount.split(" ")[3:5])
         with contextlib.suppress(ValueError):
             return Path(point) / Path(path).relative_to(root)
     return None

@@ -59,6 +59,7 @@ class Scripts:
         folder: Cgroup,
         environment: Mapping[str, str],
         objection: Callable[[], str | None],
+        is_in_doubt: bool = False,
     ) -> None:
         start = Hook.read(order["start"])
         assert start is not None
@@ -72,6 +73,7 @@ class Scripts:
         self._service = folder / "service"
         self._environment = environment
         self._objection = objection
+        self._is_in_doubt = is_in_doubt
         self._main: Child | None = None
         self._has_processes = False
         self._doubt = None if self._stop is None else f"hook {self._stop.name} has not run yet"
@@ -152,10 +154,15 @@ class Scripts:
         await self._folder.remove()
 
     @property
+    def is_started(self) -> bool:
+        """Whether the start hook was run; where this leash has not come to that, an earlier one may have."""
+        return self._main is None or self._has_begun
+
+    @property
     def _has_begun(self) -> bool:
-        """Whether the start hook was run, as far as is known."""
+        """Whether the start hook was run, by this leash or by one that could not stop it."""
         if self._main is None:
-            return False
+            return self._is_in_doubt
         return not self._main.ended.done() or self._main.ended.result().has_run
 
     async def _run_start(self) -> str | None:

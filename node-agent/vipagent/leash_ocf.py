@@ -9,6 +9,12 @@ parameters as `OCF_RESKEY_…`; the actions and exit statuses are those of the O
     stop    `stop`, then SIGTERM for what is left of its processes, then `monitor`, which must say 7
     doubt   `monitor` must say 7 (not running); otherwise `stop` once more, and `monitor` again
 
+A status 2 to 6 says that the agent cannot run here at all: it lacks a program, a right or a parameter. As in
+Pacemaker such a `monitor` finds nothing running where `start` said likewise, for then nothing was started.
+Where `start` came to no good end otherwise, 5 (not installed) still means that nothing runs; the others mean
+a doubt, but not one that ends the node. After a `start` that passed, 5 is believed together with a `stop`
+that passed and not alone: what is missing now was there then.
+
 Only `monitor` knows whether it runs: an address, a mounted file system or a volume group has no process, so
 its cgroup is empty while it is up. Where a process stands in the cgroup, its end is an occasion to ask
 `monitor` at once. Some processes leave the cgroup without ill will: whoever starts one through systemd or
@@ -63,6 +69,8 @@ _NOT_RUNNING: Final = 7
 _RUNNING: Final = (0, 8)
 _FAILED: Final = (1, 9)
 """What `monitor` says of what runs, but not as it should."""
+_CANNOT: Final = (2, 3, 4, 5, 6)
+"""What any action says that cannot be done on this node as it is."""
 _REASON: Final = b"ocf-exit-reason:"
 _MONITOR: Final = re.compile(r'<action\b[^>]*\bname\s*=\s*"monitor"[^>]*>')
 _ATTRIBUTE: Final = re.compile(r'\b(depth|interval|timeout)\s*=\s*"\s*(\d+)\s*(ms|s|min|m|)\s*"')
@@ -140,6 +148,7 @@ class Agent:
         self._is_left_over = is_left_over
         self._main: Child | None = None
         self._is_stopped = False
+        self._cannot_monitor = False
         self._has_processes = False
         self._period_s, self._timeout_s = pace("")
 
@@ -186,15 +195,14 @@ class Agent:
         if self._is_left_over:
             # Where there is no such agent, or not what it is for, it cannot have started anything either.
             is_here = (self._root / "resource.d" / self._provider / self._kind).exists()
-            asked = await self._monitor(0)
+            asked = await self._probe()
             self._is_stopped = not is_here or asked.status in (_NOT_RUNNING, _NOT_INSTALLED)
         is_to_stop = self._has_begun and not self._is_stopped
-        if is_to_stop:
-            await self._aside("stop", self._stop_within_s)
+        stopping = await self._aside("stop", self._stop_within_s) if is_to_stop else None
         self._service.terminate()
         await self._service.emptied()
-        if is_to_stop:
-            self._is_stopped = (await self._monitor(0)).status == _NOT_RUNNING
+        if stopping is not None:
+            self._is_stopped = self._denies(await self._probe(), stopping)
 
     async def doubt(self) -> str | None:
         """Say why it may still run, None where `monitor` says that it does not."""
@@ -203,15 +211,17 @@ class Agent:
             return f"it was killed, but its processes {pids} hang in the kernel: see what they wait for"
         if self._is_stopped or not self._has_begun:
             return None
-        asked = await self._monitor(0)
-        if asked.status != _NOT_RUNNING:
+        asked = await self._probe()
+        if not self._denies(asked):
             # What was killed may have left a file that `monitor` takes for a failure; `stop` removes it.
             stopping = await self._aside("stop", self._stop_within_s)
-            asked = await self._monitor(0)
-            if asked.status != _NOT_RUNNING:
+            asked = await self._probe()
+            if not self._denies(asked, stopping):
                 said = asked.complaint or f"{self._name} monitor says that it runs"
                 doubt = "; ".join(filter(None, (stopping.complaint, said)))
-                return doubt if asked.status in (*_RUNNING, *_FAILED) else Unsure(doubt)
+                # Where nothing was ever started, an agent that cannot run may say that it failed.
+                is_sure = asked.status in _RUNNING or (asked.status in _FAILED and not self._is_left_over)
+                return doubt if is_sure else Unsure(doubt)
         self._is_stopped = True
         return None
 
@@ -233,6 +243,13 @@ class Agent:
         await self._folder.remove()
 
     @property
+    def is_started(self) -> bool:
+        """Whether it may run as far as is known: `start` was run, and may have done something."""
+        if not self._has_begun or self._is_refused:
+            return False
+        return self._is_left_over or self._has_passed or not self._cannot_monitor
+
+    @property
     def _name(self) -> str:
         return f"{self._provider}:{self._kind}"
 
@@ -242,6 +259,29 @@ class Agent:
         if self._main is None:
             return self._is_left_over
         return not self._main.ended.done() or self._main.ended.result().has_run
+
+    @property
+    def _has_passed(self) -> bool:
+        """Whether `start` said that it has started it."""
+        return self._start_status == 0
+
+    @property
+    def _is_refused(self) -> bool:
+        """Whether `start` said that it cannot start anything here."""
+        return self._start_status in _CANNOT
+
+    @property
+    def _start_status(self) -> int | None:
+        if self._main is None or not self._main.ended.done():
+            return None
+        return self._main.ended.result().status
+
+    def _denies(self, asked: Ended, stopping: Ended | None = None) -> bool:
+        """Tell whether `monitor`, run after `stop` where that was, says that nothing runs."""
+        if asked.status == _NOT_RUNNING or (self._is_refused and asked.status in _CANNOT):
+            return True
+        is_sure = not self._has_passed or (stopping is not None and stopping.complaint is None)
+        return asked.status == _NOT_INSTALLED and is_sure
 
     async def _start(self, within_s: float) -> str | None:
         self._service.make()
@@ -261,6 +301,12 @@ class Agent:
     async def _monitor(self, period_s: float) -> Ended:
         """Ask whether it works; with a period of 0 it is a probe, that asks whether it runs here at all."""
         return await self._aside("monitor", self._timeout_s, period_s=period_s)
+
+    async def _probe(self) -> Ended:
+        asked = await self._monitor(0)
+        if asked.status is not None:  # one that does not answer is no news
+            self._cannot_monitor = asked.status in _CANNOT
+        return asked
 
     async def _aside(self, action: str, within_s: float, *, period_s: float = 0) -> Ended:
         try:

@@ -1,7 +1,8 @@
 """Workloads that are units of the node's systemd, as the leash holds them.
 
 What is told of a unit is what systemd says (`vipagent.units`). While systemd does not answer nothing is known
-of it, which is neither an end nor a death: it is asked again.
+of it, which is neither an end nor a death: it is asked again. But a unit that systemd was never asked to
+start, or refused to, is not ours: it is neither stopped nor doubted.
 """
 
 from __future__ import annotations
@@ -25,12 +26,20 @@ class Unit:
     """One start of a unit: a `leash.Charge`."""
 
     def __init__(
-        self, name: str, *, units: Units, stop_within_s: float, objection: Callable[[], str | None]
+        self,
+        name: str,
+        *,
+        units: Units,
+        stop_within_s: float,
+        objection: Callable[[], str | None],
+        is_left_over: bool,
     ) -> None:
         self._name = name
         self._units = units
         self._stop_within_s = stop_within_s
         self._objection = objection
+        self._is_left_over = is_left_over
+        self._has_begun = False
         self._killing: asyncio.Task[None] | None = None
 
     async def start(self, within_s: float) -> str | None:
@@ -38,7 +47,7 @@ class Unit:
         if (why_not := self._objection()) is not None:
             return why_not
         try:
-            await self._units.start(self._name, within_s)
+            await self._units.start(self._name, within_s, on_request=self._begin)
         except UnitError as error:
             return str(error)
         return None
@@ -59,11 +68,15 @@ class Unit:
 
     async def stop(self) -> None:
         """Have systemd stop it."""
+        if not self.is_started:
+            return
         with contextlib.suppress(UnitError):  # `doubt` says what is left
             await self._units.stop(self._name, self._stop_within_s)
 
     async def doubt(self) -> str | None:
         """Say what of it still runs, as far as systemd knows."""
+        if not self.is_started:
+            return None
         try:
             state = await self._units.state(self._name)
             pids = await self._units.processes(self._name)
@@ -75,7 +88,7 @@ class Unit:
 
     def kill(self) -> None:
         """Have systemd kill it."""
-        if self._killing is None or self._killing.done():
+        if self.is_started and (self._killing is None or self._killing.done()):
             self._killing = asyncio.get_running_loop().create_task(self._kill())
 
     async def gone(self) -> None:
@@ -88,6 +101,14 @@ class Unit:
         if self._killing is not None:
             with contextlib.suppress(TimeoutError):  # a systemd that is silent must not keep others waiting
                 await asyncio.wait_for(self._killing, _DISCARD_S)
+
+    @property
+    def is_started(self) -> bool:
+        """Whether systemd may have been asked to start it, for this leash or for an earlier one."""
+        return self._has_begun or self._is_left_over
+
+    def _begin(self, is_requested: bool) -> None:  # noqa: FBT001 - as `Units.start` tells it
+        self._has_begun = is_requested
 
     async def _kill(self) -> None:
         with contextlib.suppress(UnitError):

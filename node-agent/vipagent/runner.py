@@ -11,8 +11,11 @@ have how long each service's lease stands: `extend` writes one number.
     both die          what is left runs until a keeper starts, or until whatever has their cgroup ends it
     leash stands      the keeper kills what it should have killed, and fences in its place (`--fence`)
     still
+    leash does not    nothing is said to a leash before its hello, so what was not said to any has not
+    come up           been started, and needs no leash that ends it
 
-Each service has a cgroup below the keeper's, named after it, so what is left behind has a name.
+Each service has a cgroup below the keeper's, named after it, so what is left behind has a name. What has no
+process, a mount or a unit, has that in the ledger (`vipagent.ledger`), whatever the plan says by then.
 """
 
 from __future__ import annotations
@@ -35,13 +38,15 @@ import msgspec
 from vipagent import leash_fence, leash_ocf, realtime
 from vipagent.leash import LEASH_CGROUP, NO_CGROUP, NO_FENCE
 from vipagent.leash_cgroups import Cgroup
+from vipagent.ledger import Entry, Ledger
 from vipagent.probes_hooks import ENVIRONMENT
+from vipagent.probes_threads import Threads, TooManyLooksError
 from vipagent.workload import Outcome
 from vipapi.nodestatus import Problem
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
     from pathlib import Path
 
     from vipagent.leash_fence import Way
@@ -60,6 +65,8 @@ _FENCE_S: Final = 4.3
 """Others count on it that this node has ended 5 s after it should have killed what it could not stop."""
 _NEXT_LEASH_S: Final = 1.0
 _LOOK_S: Final = 2.0
+_FIRST_LOOK_S: Final = 1.0
+_MOST_LOOKS: Final = 16
 _NO_CGROUP: Final = (
     "this node has no cgroup that the keeper may write to, so it cannot run services by hooks: mount cgroup2 "
     "(Linux 5.14 or newer) writable for the keeper; in a container, mount the node's /sys/fs/cgroup and run "
@@ -78,12 +85,13 @@ class _Run:
         self.number = number
         self.slot = slot
         self.cgroup = cgroup
+        self.is_sent = False
         self.is_active = False
         self.is_to_stop = False
         self.overdue: asyncio.TimerHandle | None = None
         self.complaint = "it has not been stopped yet"
 
-    def order(self, **environment: str) -> dict[str, Any]:
+    def order(self, environment: Mapping[str, str], *, is_in_doubt: bool = False) -> dict[str, Any]:
         """Return it as the leash is told."""
         return {
             "folder": _folder(self.service.id),
@@ -92,7 +100,8 @@ class _Run:
             "fences": self.service.fences,
             "startTimeoutMs": self.service.start_timeout_ms,
             "stopTimeoutMs": self.service.stop_timeout_ms,
-            "environment": environment,
+            "environment": dict(environment),
+            "isInDoubt": is_in_doubt,
             **msgspec.to_builtins(self.service.workload),
         }
 
@@ -100,7 +109,8 @@ class _Run:
 class Runner:
     """Runs the services of one node. Made anywhere; used inside one event loop, which it never keeps waiting.
 
-    `on_outcome` is called from the loop, never from within a call of this.
+    `on_outcome` is called from the loop, never from within a call of this. `ledger` is the file that tells
+    the next keeper what was not seen stopped; None keeps none.
     """
 
     def __init__(
@@ -112,6 +122,7 @@ class Runner:
         on_outcome: Callable[[Outcome], None],
         ocf_root: Path = leash_ocf.ROOT,
         fence: Way | None = None,
+        ledger: Path | None = None,
     ) -> None:
         self._node = node
         self._hooks_dir = hooks_dir
@@ -129,6 +140,11 @@ class Runner:
         self._runs: dict[int, _Run] = {}
         self._by_id: dict[str, _Run] = {}
         self._leftovers: dict[str, str] = {}
+        self._left: dict[str, ServicePlan] = {}
+        self._refused: set[str] = set()
+        self._outlasting: set[str] = set()
+        self._ends = 0
+        self._ledger = None if ledger is None else Ledger(ledger)
         self._has_ended = asyncio.Event()
         self._is_refused = False
         self._unsent: list[bytes] = []
@@ -141,6 +157,8 @@ class Runner:
         self._waits: set[asyncio.Task[None]] = set()
         self._is_closed = False
         self._is_left_to_leash = False
+        self._looks: Threads[str | None] = Threads(_MOST_LOOKS)
+        self._looking: dict[str, asyncio.Task[None]] = {}
         self._found: dict[str, tuple[float, str | None]] = {}
 
     @property
@@ -151,28 +169,71 @@ class Runner:
     async def start_clean(self, services: Iterable[ServicePlan] = ()) -> frozenset[str]:
         """End what a former keeper of this node left running; return the services that could not be ended.
 
-        Where its leash still runs, that is asked to stop them, for it knows how. Of `services`, the planned
-        ones, also those that are no processes of hooks are stopped if they run although this keeper has
-        started none: a unit, a mount and what an agent holds outlive keeper and leash, and a unit that is
-        enabled starts with the node. It takes 10 s at the most; when
-        one of those returned ends after all, `Stopped` is told of its run 0.
+        Where its leash still runs, that is asked to stop them, for it knows how. What no cgroup tells of, a
+        unit, a mount and what an agent holds, outlives keeper and leash: of these everything is stopped that
+        the ledger names, and those of `services`, the planned ones, that run although no keeper is known to
+        have started them, as a unit that is enabled. It takes 11 s at the most; when one of those returned
+        ends after all, `Stopped` is told of its run 0.
         """
+        if self._ledger is not None:
+            await self._ledger.load()
+        started = {} if self._ledger is None else dict(self._ledger.entries)
+        planned = [each for each in services if _outlives_its_processes(each) and each.id not in started]
+        for service in (*planned, *(entry.service for entry in started.values())):
+            self.refusal(service.workload)  # begins to look
         if self._cgroup is not None:
             await self._end_former(self._cgroup)
-        ending = [
-            self._add(service, -number)
-            for number, service in enumerate(services, 1)
-            if _outlives_its_processes(service) and self.refusal(service.workload) is None
-        ]
-        for run in ending:
-            self._order({"run": run.number, "end": run.order()})
+        if self._looking:
+            await asyncio.wait(self._looking.values(), timeout=_FIRST_LOOK_S)
+        for service in planned:
+            if self.refusal(service.workload) is None:
+                self._end(Entry(service))
+        for entry in started.values():
+            self._end_started(entry)
+        ending = [run for run in self._runs.values() if run.number < 0]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ORDERLY_S):
                 while any(run.number in self._runs for run in ending):
                     self._has_ended.clear()
                     await self._has_ended.wait()
         self._leftovers |= {run.service.id: run.complaint for run in ending if run.number in self._runs}
+        self._left |= {run.service.id: run.service for run in ending if run.number in self._runs}
         return frozenset(self._leftovers)
+
+    @property
+    def left(self) -> tuple[ServicePlan, ...]:
+        """Those that `start_clean` could not end and that have not ended since, as far as they are known."""
+        return tuple(self._left.values())
+
+    def _end(self, entry: Entry) -> None:
+        """Have the leash end what an earlier one may have started."""
+        self._ends += 1
+        run = self._add(entry.service, -self._ends)
+        self._order({"run": run.number, "end": run.order(entry.environment, is_in_doubt=entry.is_in_doubt)})
+
+    def _end_started(self, entry: Entry) -> None:
+        """End what the ledger names; what is refused counts as running until it is not."""
+        service = entry.service
+        if not _outlives_its_processes(service) and not entry.is_in_doubt:
+            if service.id in self._leftovers:
+                self._left[service.id] = service
+            else:  # its cgroup was all of it
+                self._forget_leftover(service.id)
+            return
+        why_not = self.refusal(service.workload)
+        if why_not is None:
+            self._end(entry)
+            return
+        self._leftovers[service.id] = f"it was started by an earlier keeper and cannot be stopped: {why_not}"
+        self._left[service.id] = service
+        self._refused.add(service.id)
+        _keep(self._waits, self._end_when_allowed(entry))
+
+    async def _end_when_allowed(self, entry: Entry) -> None:
+        while self.refusal(entry.service.workload) is not None:  # noqa: ASYNC110 - no event tells of it
+            await asyncio.sleep(_LOOK_S)
+        self._end(entry)
+        self._refused.discard(entry.service.id)
 
     async def _end_former(self, cgroup: Cgroup) -> None:
         if pids := (cgroup / LEASH_CGROUP).pids():
@@ -187,14 +248,16 @@ class Runner:
             if each.path.name != LEASH_CGROUP and each.is_populated:
                 service_id = unquote(each.path.name)
                 self._leftovers[service_id] = _about(each)
+                self._outlasting.add(service_id)
                 _keep(self._waits, self._outlast(service_id, each))
         await cgroup.remove()
 
     def refusal(self, workload: Workload) -> str | None:
         """Say why this node cannot run such a workload at all, None where it can.
 
-        What was found a few seconds ago is good enough, and it is looked for again beside the loop, for a
-        disk may hang. A hook that is missing is told when it is to be run.
+        What was found a few seconds ago is good enough, and it is looked for beside the loop, for a disk may
+        hang; until the first look has ended nothing is refused. A hook that is missing is told when it is to
+        be run.
         """
         if workload.systemd is not None:
             return None
@@ -211,17 +274,21 @@ class Runner:
         return None
 
     def _looked(self, name: str, look: Callable[[], str | None]) -> str | None:
-        now = asyncio.get_running_loop().time()
-        if name not in self._found:
-            self._found[name] = (now, look())
-        at, found = self._found[name]
-        if now - at >= _LOOK_S and not self._is_closed:
-            self._found[name] = (now, found)
-            _keep(self._waits, self._look(name, look))
+        at, found = self._found.get(name, (None, None))
+        is_due = at is None or asyncio.get_running_loop().time() - at >= _LOOK_S
+        if is_due and name not in self._looking and not self._is_closed:
+            self._looking[name] = _keep(self._waits, self._look(name, look))
         return found
 
     async def _look(self, name: str, look: Callable[[], str | None]) -> None:
-        found = await asyncio.to_thread(look)
+        try:
+            found = await self._looks.run(name, look)
+        except TooManyLooksError:
+            _, found = self._found.get(name, (None, None))
+        except OSError as error:
+            found = f"whether this node has {name} cannot be found out: {error}"
+        finally:
+            del self._looking[name]
         self._found[name] = (asyncio.get_running_loop().time(), found)
 
     def prepare(self) -> None:
@@ -238,13 +305,15 @@ class Runner:
             return
         added = self._add(service, run)
         self._deadlines[added.slot] = deadline_ns
-        order = added.order(
-            VIPKEEPER_SERVICE=service.title,
-            VIPKEEPER_NODE=self._node,
-            VIPKEEPER_TERM=str(term),
-            VIPKEEPER_VIRTUAL_IP=virtual_ip,
-        )
-        self._order({"run": run, "start": order})
+        environment = {
+            "VIPKEEPER_SERVICE": service.title,
+            "VIPKEEPER_NODE": self._node,
+            "VIPKEEPER_TERM": str(term),
+            "VIPKEEPER_VIRTUAL_IP": virtual_ip,
+        }
+        if self._ledger is not None:
+            self._ledger.enter(Entry(service, environment))
+        self._order({"run": run, "start": added.order(environment)})
 
     def extend(self, service_id: str, deadline_ns: int) -> None:
         """The lease was renewed until then; of what does not run nothing is kept."""
@@ -303,6 +372,8 @@ class Runner:
             self._cgroup.kill()
             await _emptied(self._cgroup, _KILL_S)
             await self._cgroup.remove()
+        if self._ledger is not None:
+            await self._ledger.close()
         self._by_id.clear()
         self._deadlines.release()
         self._map.close()
@@ -350,6 +421,8 @@ class Runner:
             run.overdue.cancel()
             run.overdue = None
         run.complaint = answer["message"]
+        if kind == "StopFailed" and self._ledger is not None:
+            self._ledger.doubt(run.service.id)
         if kind == "Stopped":
             self._forget(run)
         elif run.number > 0:
@@ -362,10 +435,15 @@ class Runner:
         self._has_ended.set()
         if run.number > 0:
             self._tell(Outcome(run.service.id, run.number, "Stopped"))
-        else:
-            self._forget_leftover(run.service.id)
+        self._forget_leftover(run.service.id)
 
     def _forget_leftover(self, service_id: str) -> None:
+        """One thing is gone that might be all that is left of it."""
+        if service_id in self._by_id or service_id in self._refused or service_id in self._outlasting:
+            return
+        if self._ledger is not None and not self._is_closed:  # a leash that is to end has no more doubts
+            self._ledger.cross_out(service_id)
+        self._left.pop(service_id, None)
         if self._leftovers.pop(service_id, None) is not None:
             self._tell(Outcome(service_id, 0, "Stopped"))
 
@@ -382,6 +460,9 @@ class Runner:
     def _end_node(self, run: _Run) -> None:
         """Fence this node in the place of a leash that has not answered."""
         assert self._fence is not None
+        if not run.is_sent:
+            self._kill_leash()
+            return
         _log.critical("%s may still run and nothing answers for it: this node ends itself", run.service.title)
         _log.critical("%s", leash_fence.end_node(self._fence))
         self._kill_leash()
@@ -390,6 +471,7 @@ class Runner:
         """Wait for what could not be killed."""
         await leftover.emptied()
         await leftover.remove()
+        self._outlasting.discard(service_id)
         self._forget_leftover(service_id)
 
     # The leash -----------------------------------------------------------------------------------
@@ -398,6 +480,8 @@ class Runner:
         line = json.dumps(order).encode() + b"\n"
         if self._writer is not None:
             self._writer.write(line)
+            if (run := self._runs.get(order.get("run", 0))) is not None:
+                run.is_sent = True
             return
         self._unsent.append(line)
         self.prepare()
@@ -438,10 +522,14 @@ class Runner:
     async def _listen(self, connection: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=connection, limit=_LINE_BYTES)
         try:
-            writer.writelines(self._unsent)
-            self._unsent.clear()
-            self._writer = writer
             with contextlib.suppress(ConnectionError):
+                if not await reader.readline():  # its hello
+                    return
+                writer.writelines(self._unsent)
+                self._unsent.clear()
+                for run in self._runs.values():
+                    run.is_sent |= run not in self._buried
+                self._writer = writer
                 while line := await reader.readline():
                     self._take(json.loads(line))
         finally:
@@ -463,19 +551,21 @@ class Runner:
                 kind: Literal["Died", "StartFailed"] = "Died" if run.is_active else "StartFailed"
                 self._tell(Outcome(run.service.id, run.number, kind, why))
             run.is_to_stop = True
-            if _outlives_its_processes(run.service):
-                self._order({"run": run.number, "end": run.order()})  # by a new leash
+            # What a former keeper left (below 0) may run without any order of this one.
+            may_run = run.is_sent or run.number < 0
+            if may_run and _outlives_its_processes(run.service):
+                self._order({"run": run.number, "end": run.order({})})  # by a new leash
             else:
                 self._buried.add(run)
                 _keep(self._waits, self._bury(run))
 
     async def _bury(self, run: _Run) -> None:
         """Wait until nothing is left of what was killed."""
-        assert run.cgroup is not None, "what hooks start has a cgroup"
-        if not await _emptied(run.cgroup, _KILL_S):
-            self._tell(Outcome(run.service.id, run.number, "StopFailed", _about(run.cgroup)))
-            await run.cgroup.emptied()
-        await run.cgroup.remove()
+        if run.cgroup is not None:  # a unit needs none
+            if not await _emptied(run.cgroup, _KILL_S):
+                self._tell(Outcome(run.service.id, run.number, "StopFailed", _about(run.cgroup)))
+                await run.cgroup.emptied()
+            await run.cgroup.remove()
         if run.overdue is not None:
             run.overdue.cancel()
         self._buried.discard(run)
@@ -500,7 +590,7 @@ def _about(cgroup: Cgroup) -> str:
     return f"it was killed, but its processes {pids} hang in the kernel: see what they wait for"
 
 
-def _keep(tasks: set[asyncio.Task[None]], coroutine: Coroutine[None, None, None]) -> None:
+def _keep(tasks: set[asyncio.Task[None]], coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
     """Run it as a task; should it raise, that is an error of a callback of the loop."""
 
     def end(task: asyncio.Task[None]) -> None:
@@ -511,6 +601,7 @@ def _keep(tasks: set[asyncio.Task[None]], coroutine: Coroutine[None, None, None]
     task = asyncio.get_running_loop().create_task(coroutine)
     tasks.add(task)
     task.add_done_callback(end)
+    return task
 
 
 async def _emptied(cgroup: Cgroup, within_s: float) -> bool:

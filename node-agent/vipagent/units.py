@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 from dataclasses import dataclass
@@ -136,14 +137,17 @@ class Units:
         self._connecting = asyncio.Lock()
         self._connection: _Connection | None = None
 
-    async def start(self, unit: str, timeout_s: float) -> None:
+    async def start(
+        self, unit: str, timeout_s: float, *, on_request: Callable[[bool], None] = lambda _: None
+    ) -> None:
         """Start a unit and return once it is active.
 
-        After an error it may still be coming up, or come up again (`Restart=`): `stop` it.
+        After an error it may still be coming up, or come up again (`Restart=`): `stop` it. `on_request` is
+        told whether systemd may have the request: True just before it goes out, False if it is refused.
         """
         try:
             async with asyncio.timeout(timeout_s):
-                job = await self._queue_start(unit)
+                job = await self._queue_start(unit, on_request)
                 look = await self._until(unit, lambda look: look.job != job)
         except TimeoutError as late:
             raise UnitError(
@@ -213,16 +217,32 @@ class Units:
             await self._connection.close()
             self._connection = None
 
-    async def _queue_start(self, unit: str) -> str:
+    async def _queue_start(self, unit: str, on_request: Callable[[bool], None]) -> str:
         """Ask systemd to start a unit, and return the path of the job that it makes of that."""
+        requests = 0
+
+        def request() -> None:
+            nonlocal requests
+            requests += 1
+            on_request(True)  # noqa: FBT003 - its only argument
+
+        def refuse() -> None:
+            if requests == 1:  # of an earlier one that was not answered nobody knows
+                on_request(False)  # noqa: FBT003
+
         try:
             # `replace`: of two requests that contradict each other the later one counts.
-            [job] = await self._call("StartUnit", "ss", unit, "replace")
+            [job] = await self._call("StartUnit", "ss", unit, "replace", before=request)
         except _NoSuchUnitError as missing:
+            refuse()
             raise UnitError(
                 "UnitNotFound",
                 f"{unit} is not on this node: install its unit file, and run `systemctl daemon-reload`",
             ) from missing
+        except UnitError as error:
+            if error.reason == "Refused":
+                refuse()
+            raise
         return str(job)
 
     async def _request_stop(self, unit: str) -> None:
@@ -262,11 +282,11 @@ class Units:
 
     async def _service_result(self, path: str) -> str:
         """Return systemd's word for how a service ended last, and its exit status."""
-        get = {"path": path, "interface": _PROPERTIES}
-        [result] = await self._call("Get", "ss", _SERVICE, "Result", **get)
+        get = functools.partial(self._call, "Get", "ss", _SERVICE, path=path, interface=_PROPERTIES)
+        [result] = await get("Result")
         if result.value != "exit-code":
             return str(result.value)
-        [status] = await self._call("Get", "ss", _SERVICE, "ExecMainStatus", **get)
+        [status] = await get("ExecMainStatus")
         return f"exit status {status.value}"
 
     async def _until(self, unit: str, is_it: Callable[[_Look], bool]) -> _Look:
@@ -291,15 +311,27 @@ class Units:
         return _Look(State(word, sub, is_queued), name, path, job)
 
     async def _call(
-        self, member: str, signature: str, *body: object, path: str = _MANAGER_PATH, interface: str = _MANAGER
+        self,
+        member: str,
+        signature: str,
+        *body: object,
+        path: str = _MANAGER_PATH,
+        interface: str = _MANAGER,
+        before: Callable[[], None] = lambda: None,
     ) -> list[Any]:
-        """Call a method of systemd; raises `_NoSuchUnitError` for what is not loaded or has no file."""
+        """Call a method of systemd; raises `_NoSuchUnitError` for what is not loaded or has no file.
+
+        `before` is called each time just before the call goes out.
+        """
         question = _Question(path, interface, member, signature, body)
+        connection = await self._connected()
         try:
-            reply = await (await self._connected()).ask(question)
+            before()
+            reply = await connection.ask(question)
         except _LOST:
             # It went away meanwhile, as it does to execute itself. Each of our calls may be made twice.
             connection = await self._connected()
+            before()
             try:
                 reply = await connection.ask(question)
             except _LOST as lost:

@@ -121,6 +121,7 @@ class Workloads:
         self._ask = ask
         self._loop = asyncio.get_running_loop()
         self._leftovers: frozenset[str] = frozenset()
+        self._left: dict[str, str] = {}
         self._runs = Runs()
         self._booted_at = datetime.now(tz=UTC) - timedelta(microseconds=now_ns() // 1000)
         self._followings: dict[str, _Following] = {}
@@ -136,7 +137,8 @@ class Workloads:
     async def start_clean(self, vips: Iterable[VirtualIPPlan]) -> None:
         """End what a former keeper of this node left running; what cannot be ended counts as running.
 
-        `vips` are those of the plan that is on disk. A unit that runs is ended only where it may be ours.
+        `vips` are those of the plan that is on disk. A unit that runs is ended only where it may be ours, or
+        where the runner knows that it is, whatever the plan says.
         """
         services = [
             service
@@ -145,6 +147,7 @@ class Workloads:
             for service in vip.services
         ]
         self._leftovers = await self._runner.start_clean(services)
+        self._left = {service.id: _program(service) for service in self._runner.left}
 
     async def close(self) -> None:
         """End everything; what was still to be told to hooks has some seconds for it."""
@@ -309,6 +312,7 @@ class Workloads:
                 following.started.pop(outcome.service_id, None)
         if outcome.kind == "Stopped" and outcome.run == 0:
             self._leftovers -= {outcome.service_id}
+            self._left.pop(outcome.service_id, None)
         self.look()
 
     # What the keeper asks ------------------------------------------------------------------------
@@ -338,6 +342,8 @@ class Workloads:
         running, stuck, unpromised = (set(self._leftovers) for _ in range(3))
         fencing: dict[str, int] = {}
         programs = dict(zip(inquiry.services, inquiry.programs, strict=False))
+        for each in (running, stuck, unpromised):  # what was left goes by another name where it was renamed
+            each |= {service for service, program in programs.items() if program in self._left.values()}
         for following in self._followings.values():
             stack = following.stack
             for service in inquiry.services:
@@ -457,6 +463,7 @@ class Workloads:
     def _running_besides(self, following: _Following) -> frozenset[str]:
         others = [each.stack for each in self._followings.values() if each is not following]
         underway = {_program(service) for stack in others for service in stack.underway}
+        underway |= {program for each, program in self._left.items() if each not in following.ids}
         renamed = (each for each, program in following.programs.items() if program in underway)
         return frozenset(self._leftovers).union(renamed, *(stack.runs(following.ids) for stack in others))
 

@@ -32,7 +32,7 @@ from agent.services import (
 from vipagent import leash_fence
 from vipagent.leash_cgroups import Cgroup
 from vipapi.nodeplan import ServicePlan
-from vipapi.workloads import Mount, Workload
+from vipapi.workloads import Mount, Ocf, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -160,6 +160,50 @@ async def a_silent_systemd_at_the_start(folder: Path, cgroup: Path) -> None:
         os._exit(0)
 
 
+def refused(folder: Path) -> tuple[ServicePlan, ...]:
+    """One service of each kind that cannot be started, and that nobody could say to have stopped."""
+    os.environ["DBUS_SYSTEM_BUS_ADDRESS"] = f"unix:path={folder}/nowhere"
+    hook(folder / "hooks", "stop", "exit 1")
+    agents = folder / "ocf" / "resource.d" / "test"
+    agents.mkdir(parents=True)
+    hook(agents, "Fake", "exit 1")
+    fields: dict[str, Any] = {"stop_timeout_ms": 500, "fences": True}
+    agent, mount = Workload(ocf=Ocf("test", "Fake", {})), Workload(mount=Mount("disk", f"{folder}/missing"))
+    return (
+        unit_plan("app.service", **fields),
+        plan("scripts", start="missing", stop="stop", **fields),
+        ServicePlan("uid", "prod", "billing", "agent", agent, **fields),
+        ServicePlan("uid", "prod", "billing", "mount", mount, **fields),
+    )
+
+
+async def starts_that_are_refused(folder: Path, cgroup: Path) -> None:
+    node = services(folder, cgroup)
+    for service in refused(folder):
+        run = node.start(service)
+        told = await node.next()
+        say(kind=told.kind, message=told.message)
+        await stop(node, service, run)
+    await asyncio.sleep(2 * leash_fence.DELAY_S)
+    say(kind="still here")
+    await node.runner.close()
+
+
+async def a_leash_that_does_not_come_up(folder: Path, cgroup: Path) -> None:
+    sys.executable = str(folder / "hooks" / hook(folder / "hooks", "leash", "exit 1"))
+    await starts_that_are_refused(folder, cgroup)
+
+
+async def a_leash_that_hangs_before_it_takes_orders(folder: Path, cgroup: Path) -> None:
+    sys.executable = str(folder / "hooks" / hook(folder / "hooks", "leash", "exec sleep 600"))
+    node = services(folder, cgroup)
+    service, *_ = refused(folder)
+    run = node.start(service)
+    node.runner.stop(service.id, run)
+    say(kind=(await node.next()).kind)
+    await node.runner.close()
+
+
 async def a_mount_left_over(folder: Path, cgroup: Path) -> None:
     target = folder / "disk"
     target.mkdir()
@@ -218,6 +262,9 @@ SCENARIOS: tuple[Callable[[Path, Path], Awaitable[None]], ...] = (
     a_leash_that_stands_still,
     a_leash_that_is_killed,
     a_silent_systemd_at_the_start,
+    starts_that_are_refused,
+    a_leash_that_does_not_come_up,
+    a_leash_that_hangs_before_it_takes_orders,
     a_mount_left_over,
     a_keeper_that_is_killed,
     a_keeper_that_ends,

@@ -125,7 +125,9 @@ def unit_plan(unit: str, **fields: Any) -> ServicePlan:
 class Services:
     """A runner with what it told, in order."""
 
-    def __init__(self, folder: Path, cgroup: Path | None, *, fence: Way | None = None) -> None:
+    def __init__(
+        self, folder: Path, cgroup: Path | None, *, fence: Way | None = None, ledger: Path | None = None
+    ) -> None:
         self.told: asyncio.Queue[Outcome] = asyncio.Queue()
         self.runner = Runner(
             node="node-a",
@@ -134,6 +136,7 @@ class Services:
             cgroup=cgroup,
             on_outcome=self.told.put_nowait,
             fence=fence,
+            ledger=ledger,
         )
         self.deadline_ns = 0
         self._runs = 0
@@ -167,8 +170,10 @@ class Services:
 
 
 @asynccontextmanager
-async def services(folder: Path, cgroup: Path | None) -> AsyncIterator[Services]:
-    running = Services(folder, cgroup)
+async def services(
+    folder: Path, cgroup: Path | None, *, ledger: Path | None = None
+) -> AsyncIterator[Services]:
+    running = Services(folder, cgroup, ledger=ledger)
     try:
         yield running
     finally:

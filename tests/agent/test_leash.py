@@ -33,6 +33,7 @@ HYBRID = """\
 UNIFIED = "31 23 0:27 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
 OF_THE_NODE = "31 23 0:27 / /host\\040cgroup rw - cgroup2 cgroup2 rw\n"
 OF_THE_CONTAINER = "31 23 0:27 /kubepods/pod1 /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+ODD = "30 23 0:26 / /mnt/a\x0cb\udcff rw - tmpfs none rw\n"
 FROM_OUTSIDE = "31 23 0:27 /../.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
 
 
@@ -48,6 +49,7 @@ FROM_OUTSIDE = "31 23 0:27 /../.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
             OF_THE_NODE, "0::/kubepods/pod1\n", "/host cgroup/kubepods/pod1", id="the-node's-mounted"
         ),
         pytest.param(OF_THE_CONTAINER, "0::/kubepods/pod1/c\n", "/sys/fs/cgroup/c", id="a-part-mounted"),
+        pytest.param(ODD + UNIFIED, "0::/\n", "/sys/fs/cgroup", id="beside-a-mount-with-an-odd-name"),
         pytest.param(OF_THE_CONTAINER, "0::/kubepods/pod2\n", None, id="another-part-mounted"),
         pytest.param(FROM_OUTSIDE, "0::/\n", None, id="mounted-outside-of-the-namespace"),
         pytest.param(HYBRID, "4:memory:/x\n", None, id="version-1-only"),
@@ -241,6 +243,8 @@ def leash(folder: Path, cgroup: Cgroup) -> Iterator[tuple[subprocess.Popen[bytes
         theirs.close()
         os.close(memory)
         try:
+            with ours.makefile() as first:
+                assert json.loads(first.readline()) == {"hello": True}
             yield process, ours
             ours.close()
             process.wait(10)

@@ -140,6 +140,20 @@ def test_what_may_or_may_not_be_left_over_ends_no_node(tmp_path: Path, cgroup: P
     assert played.told == ["StopFailed", "still here"]
 
 
+@pytest.mark.parametrize("scenario", ["starts_that_are_refused", "a_leash_that_does_not_come_up"])
+def test_what_was_never_started_ends_no_node(tmp_path: Path, cgroup: Path, scenario: str) -> None:
+    played = play(scenario, tmp_path, cgroup)
+    assert played.status == 0
+    # Of the kinds: a unit without a systemd, hooks, an agent, a mount.
+    assert [kind for kind in played.told if kind != "Stopped"] == ["StartFailed"] * 4 + ["still here"]
+
+
+def test_a_leash_that_hangs_before_it_takes_orders_ends_no_node(tmp_path: Path, cgroup: Path) -> None:
+    played = play("a_leash_that_hangs_before_it_takes_orders", tmp_path, cgroup)
+    assert played.status == 0
+    assert played.told == ["Stopped"]
+
+
 def test_the_machine_is_not_restarted_from_a_namespace_that_is_not_its_own(
     tmp_path: Path, cgroup: Path
 ) -> None:

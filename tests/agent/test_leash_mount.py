@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent.services import hook, own_cgroup, services, until_exists
+from agent.services import hook, is_gone, own_cgroup, service_of, services, until_exists
+from vipagent import leash_mount
 from vipagent.leash_cgroups import Cgroup
 from vipagent.leash_mount import Entry, is_from, parse, refusal, top
 from vipagent.workload import Outcome
@@ -20,7 +22,9 @@ from vipapi.nodeplan import ServicePlan
 from vipapi.workloads import Mount, Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from agent.services import Services
 
 TMPFS = "our-disk"
 """A tmpfs can be called anything."""
@@ -35,7 +39,8 @@ def mount_plan(
 
 def mounted(target: Path) -> list[Entry]:
     """What is mounted there, the lowest first."""
-    return [entry for entry in parse(Path("/proc/self/mountinfo").read_text()) if entry.target == str(target)]
+    table = Path("/proc/self/mountinfo").read_bytes().decode(errors="surrogateescape")
+    return [entry for entry in parse(table) if entry.target == str(target)]
 
 
 def mount(*args: str | Path) -> None:
@@ -287,6 +292,156 @@ def test_what_lives_on_in_another_mount_namespace_is_not_unmounted_yet(
     assert f"still mounted at {target} in the mount namespace of process" in told.message
 
 
+@pytest.mark.parametrize("name", [b"a\x0cb\x1c", b"a\xc2\x85 \r\n", b"a\xff\\", "a\u2028".encode()], ids=repr)
+def test_odd_names_in_a_mount_namespace_of_somebody_break_nothing(
+    tmp_path: Path, cgroup: Path, target: Path, name: bytes
+) -> None:
+    async def run() -> Outcome:
+        service = mount_plan(target, stop_timeout_ms=1000)
+        odd = os.fsencode(tmp_path) + b"/" + name
+        os.mkdir(odd)  # noqa: PTH102 - a name that is no text
+        async with services(tmp_path, cgroup) as node:
+            number = await node.started(service)
+            copied = tmp_path / "copied"
+            command = ["/usr/bin/unshare", "-Urm", "--propagation", "private", "/bin/sh", "-ec"]
+            script = b'mount -t tmpfs odd "$1"; mount --bind "$2" "$1"; echo x > "$3"; exec sleep 600'
+            command += [script, "sh", odd, target, copied]
+            with subprocess.Popen(command) as somebody:  # noqa: ASYNC220
+                try:
+                    await until_exists(copied)
+                    node.runner.stop(service.id, number)
+                    told = await node.next()
+                    assert told.message.isprintable()
+                    assert f"process {somebody.pid} (" in told.message
+                finally:
+                    somebody.kill()
+            assert await node.next() == Outcome(service.id, number, "Stopped")
+        return told
+
+    assert asyncio.run(run()).kind == "StopFailed"
+
+
+def test_what_is_mounted_over_it_may_be_called_anything(tmp_path: Path, cgroup: Path, target: Path) -> None:
+    async def run() -> Outcome:
+        service = mount_plan(target)
+        async with services(tmp_path, cgroup) as node:
+            number = await node.started(service)
+            subprocess.run(["/bin/mount", "-t", "tmpfs", b"o\xff\x85\n", target], check=True)  # noqa: ASYNC221
+            told = await node.next()
+            subprocess.run(["/bin/umount", target], check=True)  # noqa: ASYNC221
+            await node.stopped(service, number)
+        return told
+
+    assert asyncio.run(run()).message == rf"o\udcff\udc85\n (tmpfs) was mounted over {target}"
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[str]:
+    """A type of file system that is served by a process, which ends when it is asked to; its pid is told."""
+    helper = f"""
+        cd {tmp_path}
+        sh -c 'trap "grep -q {TMPFS} /proc/self/mountinfo && touch early; touch asked; exit" TERM
+               echo $$ > pid; while :; do sleep 0.1; done' < /dev/null > /dev/null 2>&1 &
+        /bin/mount -i -t tmpfs "$1" "$2" && test ! -e fails
+    """
+    # In the tests' mount namespace only: where mount(8) looks for `mount.TYPE`, with all that is there.
+    programs = Path("/sbin").resolve()
+    folder, all_of_it = tmp_path / "sbin", tmp_path / "all"
+    hook(folder, "mount.served", helper)
+    all_of_it.mkdir()
+    mount("--bind", programs, all_of_it)
+    for program in programs.iterdir():
+        (folder / program.name).symlink_to(all_of_it / program.name)
+    mount("--bind", folder, programs)
+    yield "served"
+    subprocess.run(["/bin/umount", programs], check=True)
+    subprocess.run(["/bin/umount", all_of_it], check=True)
+
+
+async def started_and_served(node: Services, service: ServicePlan, tmp_path: Path) -> tuple[int, int]:
+    """Start it; return the run and the process that serves it."""
+    number = await node.started(service)
+    return number, int(await until_exists(tmp_path / "pid"))
+
+
+def test_what_serves_a_file_system_lives_until_it_is_unmounted(
+    tmp_path: Path, cgroup: Path, target: Path, served: str
+) -> None:
+    async def run() -> None:
+        service = mount_plan(target, TMPFS, served)
+        async with services(tmp_path, cgroup) as node:
+            for _ in range(2):
+                number, pid = await started_and_served(node, service, tmp_path)
+                assert pid in service_of(cgroup).pids()
+                with (target / "log").open("w"):
+                    node.runner.stop(service.id, number)
+                    with pytest.raises(TimeoutError):
+                        await asyncio.wait_for(node.told.get(), 1)
+                    assert not is_gone(pid)
+                assert await node.next() == Outcome(service.id, number, "Stopped")
+                assert is_gone(pid)
+                assert (tmp_path / "asked").exists()
+                assert not (tmp_path / "early").exists()
+                (tmp_path / "pid").unlink()
+
+    asyncio.run(run())
+    assert not mounted(target)
+
+
+def test_what_serves_a_file_system_is_not_killed_while_it_is_mounted(
+    tmp_path: Path, cgroup: Path, target: Path, served: str
+) -> None:
+    async def run() -> None:
+        service = mount_plan(target, TMPFS, served, stop_timeout_ms=500)
+        async with services(tmp_path, cgroup) as node:
+            number, pid = await started_and_served(node, service, tmp_path)
+            with (target / "log").open("w"):
+                node.runner.stop(service.id, number)
+                told = await node.next()
+                assert told.kind == "StopFailed"
+                assert f"{target} is still mounted; umount {target} exited with status 32" in told.message
+                assert not is_gone(pid)
+            await node.stopped(service, number)
+            assert is_gone(pid)
+
+    asyncio.run(run())
+    assert not mounted(target)
+
+
+def test_a_file_system_that_nothing_serves_any_more_has_died(
+    tmp_path: Path, cgroup: Path, target: Path, served: str
+) -> None:
+    async def run() -> Outcome:
+        service = mount_plan(target, TMPFS, served)
+        async with services(tmp_path, cgroup) as node:
+            number, pid = await started_and_served(node, service, tmp_path)
+            os.kill(pid, signal.SIGKILL)
+            told = await node.next()
+            await node.stopped(service, number)
+        return told
+
+    assert asyncio.run(run()) == Outcome("uid/app", 1, "Died", f"what served {target} has ended")
+    assert not mounted(target)
+
+
+def test_nothing_of_a_mount_that_failed_is_left(
+    tmp_path: Path, cgroup: Path, target: Path, served: str
+) -> None:
+    async def run() -> Outcome:
+        (tmp_path / "fails").touch()
+        service = mount_plan(target, TMPFS, served)
+        async with services(tmp_path, cgroup) as node:
+            number = node.start(service)
+            told = await node.next()
+            await asyncio.wait_for(service_of(cgroup).emptied(), 5)  # before anybody asks
+            await node.stopped(service, number)
+            assert not (tmp_path / "asked").exists()
+        return told
+
+    assert asyncio.run(run()).kind == "StartFailed"
+    assert not mounted(target)
+
+
 def test_a_file_system_that_a_starting_keeper_cannot_unmount_counts_as_mounted_until_it_is_not(
     tmp_path: Path, cgroup: Path, target: Path
 ) -> None:
@@ -406,6 +561,8 @@ TABLE = r"""22 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw
 31 22 0:40 / /mnt/a\040b rw - nfs server:/export rw
 32 22 8:2 /www /srv rw master:2 - xfs /dev/sdb rw
 33 31 0:41 / /mnt/a\040b rw - tmpfs  rw
+34 22 0:42 / /mnt/fuse rw - fuse.glusterfs served rw
+35 22 0:43 / /mnt/smb rw - cifs //nas/share rw
 """
 
 
@@ -420,13 +577,102 @@ def test_the_table_of_mounts_is_read() -> None:
     assert parse("") == ()
 
 
+def test_a_line_that_is_none_of_the_table_is_passed_over() -> None:
+    odd = "40 22 0:50 / /mnt/a\x0b\x0c\x1c\x1d\x1e\x85\u2028\r rw - tmpfs odd rw\n"
+    table = parse(f"no line\n{odd}\n1 x - \n{TABLE}")
+    assert table[0].target == "/mnt/a\x0b\x0c\x1c\x1d\x1e\x85\u2028\r"
+    assert table[1:] == parse(TABLE)
+
+
+def test_only_lines_with_a_text_are_read() -> None:
+    assert parse(TABLE, having=" 8:2 ") == (parse(TABLE)[1], parse(TABLE)[3])
+    assert parse(TABLE, having=" 9:9 ") == ()
+
+
+async def turns(work: Callable[[], Awaitable[object]]) -> int:
+    """Count how often others have their turn while something is done."""
+    working = asyncio.ensure_future(work())
+    count = 0
+    while not working.done():
+        await asyncio.sleep(0)
+        count += 1
+    await working
+    return count
+
+
+def test_others_have_their_turn_between_the_tables_of_mount_namespaces(tmp_path: Path) -> None:
+    many = 40
+    keep = f"echo x > {tmp_path}/$0; exec sleep 600"
+    command = ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", keep]
+    containers = [subprocess.Popen([*command, str(number)]) for number in range(many)]
+    try:
+
+        async def run() -> int:
+            for number in range(many):
+                await until_exists(tmp_path / str(number))
+            return await turns(lambda: leash_mount._elsewhere("9:9999"))  # noqa: SLF001 - how it behaves
+
+        assert asyncio.run(run()) > many
+    finally:
+        for container in containers:
+            container.kill()
+            container.wait()
+
+
+def test_the_table_is_read_at_a_pace_however_often_it_changes(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+
+    async def run() -> int:
+        read = 0
+
+        async def count() -> None:
+            nonlocal read
+            async for _ in leash_mount._tables():  # noqa: SLF001 - how it behaves
+                read += 1
+
+        counting = asyncio.ensure_future(count())
+        ends = time.monotonic() + 1.0
+        while time.monotonic() < ends:
+            await asyncio.to_thread(mount, "-t", "tmpfs", "theirs", other)
+            await asyncio.to_thread(subprocess.run, ["/bin/umount", other], check=True)
+        counting.cancel()
+        await asyncio.wait([counting])
+        return read
+
+    assert 2 <= asyncio.run(run()) <= 1 + 1.5 / leash_mount._PACE_S  # noqa: SLF001
+
+
+def test_only_so_many_descriptors_of_a_process_are_looked_at() -> None:
+    most = leash_mount._MOST_OPENED  # noqa: SLF001
+    former = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (former[1], former[1]))
+    opened = [os.open("/", os.O_PATH) for _ in range(most + 100)]
+    try:
+        assert most <= len(leash_mount._opened("self")) <= most + 3  # noqa: SLF001
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, former)
+
+
 @pytest.mark.parametrize(
     ("place", "source", "expected"),
     [
         pytest.param(1, "/dev/sdb", True, id="device"),
         pytest.param(1, "/dev/sdc", False, id="another-device"),
         pytest.param(2, "server:/export", True, id="server"),
-        pytest.param(2, "server:/other", False, id="another-export"),
+        pytest.param(2, "server:/export/", True, id="server-with-a-slash"),
+        pytest.param(2, "192.0.2.7:/export", True, id="server-by-another-name"),
+        pytest.param(2, "//server/export", True, id="server-in-another-way"),
+        pytest.param(6, "//NAS/share/", True, id="share-by-another-name"),
+        pytest.param(2, "/dev/disk/by-path/pci-0000:00", False, id="device-with-a-colon"),
+        pytest.param(2, "LABEL=a:b", False, id="tag-with-a-colon"),
+        pytest.param(2, "disk", False, id="server-for-what-is-none"),
+        pytest.param(1, "server:/export", False, id="device-for-a-server"),
+        pytest.param(6, "/", False, id="root-is-no-share"),
+        pytest.param(5, "volume", True, id="served-by-a-process"),
+        pytest.param(5, "/dev/sdb", False, id="served-by-a-process-for-a-device"),
         pytest.param(3, "/data/www", True, id="folder"),
         pytest.param(3, "/data", False, id="folder-above"),
         pytest.param(3, "/data/www/x", False, id="folder-below"),

@@ -350,6 +350,47 @@ def test_what_stop_does_not_stop_is_told_until_monitor_says_that_it_does_not_run
     assert message in told.message
 
 
+NO_WAY = "this node has no way to fence itself"
+"""What is said instead of fencing the node that a test runs on: it has no `--fence`."""
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "monitor", "outcome"),
+    [
+        pytest.param(5, 5, 5, "Stopped", id="not-installed"),
+        pytest.param(6, 6, 6, "Stopped", id="not-configured"),
+        pytest.param(2, 2, 2, "Stopped", id="invalid-parameters"),
+        pytest.param(5, 1, 6, "Stopped", id="not-installed-and-so-not-configured"),
+        pytest.param(1, 5, 5, "Stopped", id="fails-and-is-not-installed"),
+        pytest.param(1, 6, 6, "StopFailed", id="fails-and-is-not-configured"),
+        pytest.param(1, 0, 2, "StopFailed", id="fails-and-has-invalid-parameters"),
+        pytest.param(6, 6, 1, "StopFailed", id="not-configured-but-monitor-fails"),
+        pytest.param(1, 1, 1, "Fenced", id="fails-and-monitor-fails"),
+        pytest.param(0, 0, 5, "Stopped", id="passed-and-was-removed-after-its-stop"),
+        pytest.param(0, 5, 5, "Fenced", id="passed-and-was-removed"),
+        pytest.param(0, 0, 6, "Fenced", id="passed-and-is-not-configured-any-more"),
+    ],
+)
+def test_an_agent_that_cannot_run_here_ends_its_node_only_after_a_start_that_passed(
+    *, folder: Path, cgroup: Path, start: int, stop: int, monitor: int, outcome: str
+) -> None:
+    async def run() -> Outcome:
+        meddle(folder, "validate-all", "exit 3")
+        if start != 0:
+            meddle(folder, "start", f"exit {start}")
+        service = FAKE_FILE.plan(folder, fences=True)
+        async with services(folder, cgroup) as node:
+            number = node.start(service)
+            assert (await node.next()).kind == ("StartFailed" if start else "Started")
+            meddle(folder, "stop", f"exit {stop}")
+            meddle(folder, "monitor", f"exit {monitor}")
+            node.runner.stop(service.id, number)
+            return await node.next()
+
+    told = asyncio.run(run())
+    assert ("Fenced" if NO_WAY in told.message else told.kind) == outcome
+
+
 def test_a_stop_that_hangs_is_killed_and_said_once_more(folder: Path, cgroup: Path) -> None:
     async def run() -> float:
         service = FAKE_PROCESS.plan(folder, stop_timeout_ms=1500)
@@ -455,6 +496,31 @@ def test_a_keeper_that_starts_stops_what_an_earlier_one_left(folder: Path, cgrou
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("monitor", "fences"),
+    [
+        pytest.param(0, True, id="runs"),
+        pytest.param(1, False, id="fails"),
+        pytest.param(6, False, id="not-configured"),
+    ],
+)
+def test_only_what_runs_for_sure_ends_the_node_of_a_keeper_that_starts(
+    *, folder: Path, cgroup: Path, monitor: int, fences: bool
+) -> None:
+    async def run() -> Outcome:
+        meddle(folder, "stop", "exit 1")
+        meddle(folder, "monitor", f"exit {monitor}")
+        service = FAKE_FILE.plan(folder, fences=True)
+        async with services(folder, cgroup) as node:
+            assert await node.runner.start_clean([service]) == {service.id}
+            node.runner.stop(service.id, 0)
+            return await node.next()
+
+    told = asyncio.run(run())
+    assert told.kind == "StopFailed"
+    assert (NO_WAY in told.message) == fences
+
+
 def test_a_keeper_that_starts_only_asks_where_nothing_runs(folder: Path, cgroup: Path) -> None:
     async def run() -> None:
         missing = agent_plan("test", "Missing")
@@ -488,7 +554,9 @@ def test_an_agent_that_may_not_be_run_is_refused_beforehand(
         (folder / "ocf" / "resource.d" / "test" / "Fake").chmod(mode)
         service = agent_plan(provider, kind, {"state": str(folder / "state")})
         async with services(folder, cgroup) as node:
-            assert message in (node.runner.refusal(service.workload) or "")
+            while (why_not := node.runner.refusal(service.workload)) is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            assert message in why_not
             node.start(service)
             told = await node.next()
             assert node.runner.problems() == (), "it is no lack of a cgroup"

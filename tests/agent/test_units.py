@@ -324,6 +324,31 @@ def test_a_unit_that_systemd_refuses_is_told_in_systemds_words(
     ask(scenario)
 
 
+@pytest.mark.parametrize(
+    ("text", "requests"),
+    [
+        pytest.param(SLEEPS, [True], id="starts"),
+        pytest.param("[Service]\nType=oneshot\nExecStart=/bin/false\n", [True], id="fails"),
+        pytest.param("[Service]\n", [True, False], id="bad-setting"),
+        pytest.param(SLEEPS + "[Unit]\nRefuseManualStart=yes\n", [True, False], id="refuses"),
+        pytest.param(None, [True, False], id="missing"),
+    ],
+)
+def test_it_is_told_whether_systemd_may_have_the_request_for_a_start(
+    ask: Ask, install: Install, text: str | None, requests: list[bool]
+) -> None:
+    unit = MISSING if text is None else install(text)
+    told: list[bool] = []
+
+    async def scenario(units: Units) -> None:
+        with contextlib.suppress(UnitError):
+            await units.start(unit, PATIENCE_S, on_request=told.append)
+        await units.kill(unit)
+
+    ask(scenario)
+    assert told == requests
+
+
 def test_what_is_not_a_units_name_is_refused(ask: Ask) -> None:
     async def scenario(units: Units) -> None:
         with pytest.raises(UnitError, match="is not the name of a unit") as refused:
@@ -391,6 +416,8 @@ def test_a_change_is_seen_although_the_connection_was_lost_for_a_moment(
 
 
 def test_without_systemd_it_is_said_what_to_mount(tmp_path: Path) -> None:
+    requests: list[bool] = []
+
     async def scenario(units: Units) -> None:
         for verb in (
             units.state(MISSING),
@@ -404,6 +431,9 @@ def test_without_systemd_it_is_said_what_to_mount(tmp_path: Path) -> None:
                 await verb
             assert no_bus.value.reason == "NoSystemd"
             assert "No such file" in str(no_bus.value)
+        with pytest.raises(UnitError):
+            await units.start(MISSING, 1, on_request=requests.append)
+        assert requests == [], "nothing was asked of it"
 
     asyncio.run(_with_units(scenario, f"unix:path={tmp_path}/nothing"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -36,6 +37,7 @@ class Told:
 
     def __init__(self, leftovers: Iterable[str] = ()) -> None:
         self.leftovers = frozenset(leftovers)
+        self.left: tuple[ServicePlan, ...] = ()
         self.deeds: list[tuple[str, str, int]] = []
 
     async def start_clean(self, services: Iterable[ServicePlan]) -> frozenset[str]:
@@ -333,6 +335,26 @@ def test_what_a_former_keeper_left_is_never_told_to_be_gone_while_it_is_there() 
         assert node.answer(DB) == Vacant(1, 3, vacant=(), running=(), stuck=(DB.id,))
 
     told(story, DB.id)
+
+
+def test_what_was_left_is_told_and_waited_for_by_whatever_name_it_is_planned_now() -> None:
+    async def tell() -> None:
+        renamed = msgspec.structs.replace(DB, uid="new")
+        node = Node(DB.id)
+        node.told.left = (DB,)
+        await node.workloads.start_clean(())
+        program = hashlib.blake2b(DB.workload.identity.encode(), digest_size=8).hexdigest()
+        inquiry = Inquire(1, 3, (renamed.id, APP.id), (program, "another"))
+        assert node.workloads.answer(inquiry).stuck == (renamed.id,)
+        assert node.workloads.answer(inquiry).vacant == (APP.id,)
+        node.assign(vip("web", renamed))
+        node.own("web")
+        assert node.told.deeds == []
+        node.workloads.receive(Outcome(DB.id, 0, "Stopped"))
+        assert [(kind, each) for kind, each, _ in node.told.deeds] == [("start", renamed.id)]
+        await node.workloads.close()
+
+    asyncio.run(tell())
 
 
 @pytest.mark.parametrize(

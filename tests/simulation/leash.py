@@ -249,6 +249,8 @@ class Runner:
         self._unread: deque[Callable[[], None]] = deque()
         self._unheard: deque[tuple[Copy, Any, str]] = deque()
 
+    left: tuple[ServicePlan, ...] = ()
+
     async def start_clean(self, services: Iterable[ServicePlan] = ()) -> frozenset[str]:  # noqa: ARG002 - no units here
         """Have the former leash stop everything, then kill it; return what hangs.
 
