@@ -305,6 +305,8 @@ class Leash:
             while not run.is_asked_again.is_set():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(run.is_asked_again.wait(), _LOOK_S)
+                if self._is_alone:
+                    break  # nobody else asks for another try
                 doubt = await _unless(run.is_asked_again, self._doubt(run, _LONG_DOUBT_S))
                 if doubt is None and not run.is_asked_again.is_set():
                     return

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from vipagent.leash_children import Asides, Child, Children, Ended, Program
+from vipagent.leash_fence import Unsure
 from vipagent.probes_hooks import refusal
 
 if TYPE_CHECKING:
@@ -134,6 +135,8 @@ class Scripts:
             return None
         if self._doubt is not None and self._status is not None and (await self._ask(self._status)).says_no:
             self._doubt = None
+        if self._doubt is not None and self._main is None:
+            return Unsure(self._doubt)  # of what an earlier leash left, which may be gone
         return self._doubt
 
     def kill(self) -> None:

@@ -262,8 +262,8 @@ class Agent:
 
     @property
     def _has_passed(self) -> bool:
-        """Whether `start` said that it has started it."""
-        return self._start_status == 0
+        """Whether `start` said that it has started it, or was killed before it said anything."""
+        return self._has_begun and self._start_status in (0, None)
 
     @property
     def _is_refused(self) -> bool:

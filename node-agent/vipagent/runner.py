@@ -65,6 +65,7 @@ _FENCE_S: Final = 4.3
 """Others count on it that this node has ended 5 s after it should have killed what it could not stop."""
 _NEXT_LEASH_S: Final = 1.0
 _LOOK_S: Final = 2.0
+_INSIST_S: Final = 5.0
 _FIRST_LOOK_S: Final = 1.0
 _MOST_LOOKS: Final = 16
 _NO_CGROUP: Final = (
@@ -198,12 +199,26 @@ class Runner:
                     await self._has_ended.wait()
         self._leftovers |= {run.service.id: run.complaint for run in ending if run.number in self._runs}
         self._left |= {run.service.id: run.service for run in ending if run.number in self._runs}
+        _keep(self._waits, self._insist())
         return frozenset(self._leftovers)
 
     @property
     def left(self) -> tuple[ServicePlan, ...]:
         """Those that `start_clean` could not end and that have not ended since, as far as they are known."""
         return tuple(self._left.values())
+
+    def _entry(self, service: ServicePlan) -> Entry:
+        """Return what is known of its start."""
+        entries = {} if self._ledger is None else self._ledger.entries
+        return entries.get(service.id, Entry(service))
+
+    async def _insist(self) -> None:
+        """Have what an earlier keeper left stopped again and again, as a Stack does with what it started."""
+        while self._refused or any(number < 0 for number in self._runs):
+            await asyncio.sleep(_INSIST_S)
+            for run in self._runs.values():
+                if run.number < 0 and run not in self._buried:
+                    self._order({"run": run.number, "stop": True})
 
     def _end(self, entry: Entry) -> None:
         """Have the leash end what an earlier one may have started."""
@@ -553,8 +568,10 @@ class Runner:
             run.is_to_stop = True
             # What a former keeper left (below 0) may run without any order of this one.
             may_run = run.is_sent or run.number < 0
-            if may_run and _outlives_its_processes(run.service):
-                self._order({"run": run.number, "end": run.order({})})  # by a new leash
+            entry = self._entry(run.service)
+            if may_run and (entry.is_in_doubt or _outlives_its_processes(run.service)):
+                order = run.order(entry.environment, is_in_doubt=entry.is_in_doubt)
+                self._order({"run": run.number, "end": order})  # by a new leash
             else:
                 self._buried.add(run)
                 _keep(self._waits, self._bury(run))

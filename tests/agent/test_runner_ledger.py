@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from agent.services import DAEMON, WAIT_S, Services, hook, own_cgroup, plan, services
+from agent.services import DAEMON, WAIT_S, Services, hook, own_cgroup, plan, services, until_exists
 from vipagent.leash_cgroups import Cgroup
 from vipagent.ledger import Entry, Ledger
 from vipagent.workload import Outcome
@@ -169,6 +169,32 @@ def test_a_stop_hook_that_has_failed_is_run_again_after_a_restart(
         async with services(tmp_path, cgroup, ledger=ledger) as node:
             assert await node.runner.start_clean() == frozenset()
         assert (tmp_path / "said").read_text() == "7\n"
+        assert await kept(ledger) == []
+
+    asyncio.run(run())
+
+
+def test_what_is_left_over_is_stopped_again_and_again_also_by_another_leash(
+    tmp_path: Path, cgroup: Path, ledger: Path
+) -> None:
+    async def run() -> None:
+        tries = tmp_path / "tries"
+        hook(tmp_path / "hooks", "start", DAEMON)
+        hook(tmp_path / "hooks", "stop", f"echo once >> {tries}\ntest -e {tmp_path}/repaired")
+        service = plan(stop="stop", stop_timeout_ms=500)
+        async with services(tmp_path, cgroup, ledger=ledger) as node:
+            number = await node.started(service)
+            node.runner.stop(service.id, number)
+            assert (await node.next()).kind == "StopFailed"
+        async with services(tmp_path, cgroup, ledger=ledger) as node:
+            assert await node.runner.start_clean() == {service.id}
+            tries.unlink()
+            kill_leash(cgroup)
+            await until_exists(tries)
+            assert node.runner.left == (service,)
+            (tmp_path / "repaired").touch()
+            assert await node.next() == Outcome(service.id, 0, "Stopped")
+            assert node.runner.left == ()
         assert await kept(ledger) == []
 
     asyncio.run(run())
