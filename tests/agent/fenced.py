@@ -31,6 +31,7 @@ from agent.services import (
 )
 from vipagent import leash_fence
 from vipagent.leash_cgroups import Cgroup
+from vipagent.ledger import Entry, Ledger
 from vipapi.nodeplan import ServicePlan
 from vipapi.workloads import Mount, Ocf, Workload
 
@@ -216,6 +217,18 @@ async def a_mount_left_over(folder: Path, cgroup: Path) -> None:
     await asyncio.sleep(600)
 
 
+async def a_doubt_left_over(folder: Path, cgroup: Path) -> None:
+    """The ledger says that a service could not be stopped; nothing of it is left, and its stop hook fails."""
+    hook(folder / "hooks", "stop", "exit 1")
+    path = folder / "services.json"
+    ledger = Ledger(path)
+    ledger.enter(Entry(plan(stop="stop", stop_timeout_ms=500, fences=True), is_in_doubt=True))
+    await ledger.close()
+    node = Services(folder, cgroup, fence="namespace", ledger=path)
+    say(left=sorted(await node.runner.start_clean()))
+    await node.runner.close()
+
+
 async def a_keeper(folder: Path, cgroup: Path, *, closes: bool) -> None:
     """Start a service that cannot be stopped, and go away: in good order, or killed."""
     hook(folder / "hooks", "start", DAEMON)
@@ -266,6 +279,7 @@ SCENARIOS: tuple[Callable[[Path, Path], Awaitable[None]], ...] = (
     a_leash_that_does_not_come_up,
     a_leash_that_hangs_before_it_takes_orders,
     a_mount_left_over,
+    a_doubt_left_over,
     a_keeper_that_is_killed,
     a_keeper_that_ends,
     what_is_refused,

@@ -140,6 +140,12 @@ def test_what_may_or_may_not_be_left_over_ends_no_node(tmp_path: Path, cgroup: P
     assert played.told == ["StopFailed", "still here"]
 
 
+def test_a_doubt_that_an_earlier_keeper_left_ends_no_node(tmp_path: Path, cgroup: Path) -> None:
+    played = play("a_doubt_left_over", tmp_path, cgroup)
+    assert played.status == 0
+    assert [each["left"] for each in played.said] == [["uid/app"]]
+
+
 @pytest.mark.parametrize("scenario", ["starts_that_are_refused", "a_leash_that_does_not_come_up"])
 def test_what_was_never_started_ends_no_node(tmp_path: Path, cgroup: Path, scenario: str) -> None:
     played = play(scenario, tmp_path, cgroup)
