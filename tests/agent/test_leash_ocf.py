@@ -391,6 +391,24 @@ def test_an_agent_that_cannot_run_here_ends_its_node_only_after_a_start_that_pas
     assert ("Fenced" if NO_WAY in told.message else told.kind) == outcome
 
 
+@pytest.mark.parametrize("monitor", [5, 6], ids=["not-installed", "not-configured"])
+def test_a_start_that_was_killed_may_have_started_it(*, folder: Path, cgroup: Path, monitor: int) -> None:
+    async def run() -> Outcome:
+        meddle(folder, "start", "sleep 600")
+        service = FAKE_FILE.plan(folder, fences=True, start_timeout_ms=1000)
+        async with services(folder, cgroup) as node:
+            number = node.start(service)
+            assert (await node.next()).kind == "StartFailed"
+            meddle(folder, "stop", "exit 5")
+            meddle(folder, "monitor", f"exit {monitor}")
+            node.runner.stop(service.id, number)
+            return await node.next()
+
+    told = asyncio.run(run())
+    assert told.kind == "StopFailed"
+    assert NO_WAY in told.message
+
+
 def test_a_stop_that_hangs_is_killed_and_said_once_more(folder: Path, cgroup: Path) -> None:
     async def run() -> float:
         service = FAKE_PROCESS.plan(folder, stop_timeout_ms=1500)
