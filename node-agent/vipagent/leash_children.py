@@ -300,3 +300,43 @@ class Asides:
         """Kill what runs."""
         for child in self._running:
             child.kill()
+
+
+class Housed:
+    """What a service has in its cgroup: the program that starts it, what that leaves, and programs beside.
+
+    A charge of the leash whose processes all stand there needs no more to be killed and given back.
+    """
+
+    def __init__(self, children: Children, folder: Cgroup) -> None:
+        self._children = children
+        self._asides = Asides(children, folder)
+        self._folder = folder
+        self._service = folder / "service"
+        self._main: Child | None = None
+        self._has_processes = False
+
+    def kill(self) -> None:
+        """Kill everything of it that is a process."""
+        self._folder.kill()
+        self._asides.kill()
+        if self._main is not None:
+            self._main.kill()
+
+    async def gone(self) -> None:
+        """Return when no process of it is left."""
+        await self._folder.emptied()
+
+    async def discard(self) -> None:
+        """Give back what it held; nothing of it is left."""
+        if self._main is not None:
+            self._main.output.close()
+        await self._folder.remove()
+
+    @property
+    def _hanging(self) -> str | None:
+        """Say which of its processes outlast being killed."""
+        if not self._folder.is_populated:
+            return None
+        pids = ", ".join(map(str, sorted(self._folder.pids())))
+        return f"it was killed, but its processes {pids} hang in the kernel: see what they wait for"

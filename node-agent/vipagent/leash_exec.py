@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from vipagent.leash_children import Asides, Child, Children, Ended, Program
+from vipagent.leash_children import Children, Ended, Housed, Program
 from vipagent.leash_fence import Unsure
 from vipagent.probes_hooks import refusal
 
@@ -48,7 +48,7 @@ class Hook:
         )
 
 
-class Scripts:
+class Scripts(Housed):
     """One start of a workload that hooks start, watch and stop: a `leash.Charge`."""
 
     def __init__(
@@ -62,21 +62,16 @@ class Scripts:
         objection: Callable[[], str | None],
         is_in_doubt: bool = False,
     ) -> None:
+        super().__init__(children, folder)
         start = Hook.read(order["start"])
         assert start is not None
         self._start = start
         self._stop = Hook.read(order.get("stop"))
         self._status = Hook.read(order.get("status"))
         self._hooks_dir = hooks_dir
-        self._children = children
-        self._asides = Asides(children, folder)
-        self._folder = folder
-        self._service = folder / "service"
         self._environment = environment
         self._objection = objection
         self._is_in_doubt = is_in_doubt
-        self._main: Child | None = None
-        self._has_processes = False
         self._doubt = None if self._stop is None else f"hook {self._stop.name} has not run yet"
 
     async def start(self, within_s: float) -> str | None:
@@ -128,9 +123,8 @@ class Scripts:
 
     async def doubt(self) -> str | None:
         """Say why it may still run, None where it is known to be stopped."""
-        if self._folder.is_populated:
-            pids = ", ".join(map(str, sorted(self._folder.pids())))
-            return f"it was killed, but its processes {pids} hang in the kernel: see what they wait for"
+        if self._hanging is not None:
+            return self._hanging
         if not self._has_begun:
             return None
         if self._doubt is not None and self._status is not None and (await self._ask(self._status)).says_no:
@@ -138,23 +132,6 @@ class Scripts:
         if self._doubt is not None and self._main is None:
             return Unsure(self._doubt)  # of what an earlier leash left, which may be gone
         return self._doubt
-
-    def kill(self) -> None:
-        """Kill everything of it, hooks too."""
-        self._folder.kill()
-        self._asides.kill()
-        if self._main is not None:
-            self._main.kill()
-
-    async def gone(self) -> None:
-        """Return when no process of it is left."""
-        await self._folder.emptied()
-
-    async def discard(self) -> None:
-        """Give back what it held; nothing of it is left."""
-        if self._main is not None:
-            self._main.output.close()
-        await self._folder.remove()
 
     @property
     def is_started(self) -> bool:

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from vipagent import probes_hooks
-from vipagent.leash_children import Asides, Child, Children, Ended, Program
+from vipagent.leash_children import Children, Ended, Housed, Program
 from vipagent.leash_fence import Unsure
 from vipagent.probes_hooks import last_line
 
@@ -117,7 +117,7 @@ def words(output: bytes) -> str:
     return last_line(b"; ".join(dict.fromkeys(reasons))) if reasons else last_line(output)
 
 
-class Agent:
+class Agent(Housed):
     """One start of what an agent holds: a `leash.Charge`."""
 
     def __init__(
@@ -133,23 +133,18 @@ class Agent:
         stop_within_s: float,
         is_left_over: bool,
     ) -> None:
+        super().__init__(children, folder)
         self._provider: str = order["provider"]
         self._kind: str = order["type"]
         self._parameters: Mapping[str, str] = order.get("parameters", {})
         self._root = root
         self._instance = title.replace("/", ".")
-        self._children = children
-        self._asides = Asides(children, folder)
-        self._folder = folder
-        self._service = folder / "service"
         self._environment = environment
         self._objection = objection
         self._stop_within_s = stop_within_s
         self._is_left_over = is_left_over
-        self._main: Child | None = None
         self._is_stopped = False
         self._cannot_monitor = False
-        self._has_processes = False
         self._period_s, self._timeout_s = pace("")
 
     async def start(self, within_s: float) -> str | None:
@@ -206,9 +201,8 @@ class Agent:
 
     async def doubt(self) -> str | None:
         """Say why it may still run, None where `monitor` says that it does not."""
-        if self._folder.is_populated:
-            pids = ", ".join(map(str, sorted(self._folder.pids())))
-            return f"it was killed, but its processes {pids} hang in the kernel: see what they wait for"
+        if self._hanging is not None:
+            return self._hanging
         if self._is_stopped or not self._has_begun:
             return None
         asked = await self._probe()
@@ -224,23 +218,6 @@ class Agent:
                 return doubt if is_sure else Unsure(doubt)
         self._is_stopped = True
         return None
-
-    def kill(self) -> None:
-        """Kill everything of it that is a process."""
-        self._folder.kill()
-        self._asides.kill()
-        if self._main is not None:
-            self._main.kill()
-
-    async def gone(self) -> None:
-        """Return when no process of it is left."""
-        await self._folder.emptied()
-
-    async def discard(self) -> None:
-        """Give back what it held; nothing of it is left."""
-        if self._main is not None:
-            self._main.output.close()
-        await self._folder.remove()
 
     @property
     def is_started(self) -> bool:
