@@ -10,8 +10,10 @@ callers', who take `documents` and `wait` for news. Listing is ours for two reas
 nothing about completeness, and nothing may be called missing before the first complete listing. And
 kopf does not tell of objects that were deleted while it was away: when the server has forgotten the
 version to resume from (always, when the server itself was restarted), kopf lists anew and shows what
-is there, not what is gone. So whenever kopf lists anything, we list everything, and besides once a
-minute in any case.
+is there, not what is gone. So whenever kopf has listed a resource, we list it as well: our listing is the
+newer one, and what changes after kopf's comes by its watch. kopf has no word for that, and of a resource
+that is empty it shows nothing at all. The HTTP session is therefore ours, and says which listings were
+answered. Besides, we list once a minute in any case.
 
 An API server that is away is waited for: kopf retries every half second, is started anew when it gives
 up, and the lists are retried every second. What does not heal is told as `failure`: a refusal by
@@ -28,6 +30,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import kopf
 
 from vipcluster.client import ApiError, Forbidden, NotFound
@@ -94,6 +97,11 @@ class Watch:
             stop_kopf()
         for thread in self._threads:
             thread.join(timeout_s)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether both threads are there, which end only when they are told to."""
+        return all(thread.is_alive() for thread in self._threads)
 
     @property
     def is_complete(self) -> bool:
@@ -215,10 +223,11 @@ class Watch:
             self._stop_kopf = stop_kopf
             if self._is_stopping.is_set():
                 return
+        sessions: list[aiohttp.ClientSession] = []
         operators = [
             asyncio.create_task(
                 kopf.operator(
-                    registry=self._registry(namespace),
+                    registry=self._registry(namespace, sessions),
                     settings=_settings(),
                     standalone=True,
                     stop_flag=stop,
@@ -231,17 +240,23 @@ class Watch:
         # When one gives up, all are begun anew.
         await asyncio.wait(operators, return_when=asyncio.FIRST_COMPLETED)
         stop.set()
-        await asyncio.gather(*operators)
+        try:
+            await asyncio.gather(*operators)
+        finally:
+            for session in sessions:
+                await session.close()  # kopf closes those only that it has used
 
     def _namespace_of(self, resource: Resource) -> str:
         """Return the only namespace in which the resource is watched; empty: there is no such limit."""
         return self._namespace if resource.is_namespaced and not resource.is_everywhere else ""
 
-    def _registry(self, namespace: str) -> kopf.OperatorRegistry:
+    def _registry(self, namespace: str, sessions: list[aiohttp.ClientSession]) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
 
-        async def login(**_: Any) -> kopf.ConnectionInfo:
-            return _credentials(self._cluster.connection())
+        async def login(**_: Any) -> kopf.AiohttpSession:
+            connection = self._cluster.connection()
+            sessions.append(self._session(connection))
+            return kopf.AiohttpSession(server=connection.server, aiohttp_session=sessions[-1])
 
         kopf.on.login(registry=registry)(login)
         for resource in self._shelves:
@@ -264,14 +279,32 @@ class Watch:
 
     def _see(self, resource: Resource, change: str | None, document: Document) -> None:
         shelf = self._shelves[resource]
-        news = shelf.remove(document) if change == "DELETED" else shelf.put(document)
-        if change is None and len(self._to_list) < len(self._shelves):
-            # kopf has listed anew: it may have missed deletions. What interrupted one watch probably
-            # interrupted all, and of a resource that is empty now kopf shows nothing at all.
-            self._to_list.update(self._shelves)
-            self._changed.notify_all()
-        if news:
+        if shelf.remove(document) if change == "DELETED" else shelf.put(document):
             self._tell()
+
+    def _session(self, connection: Connection) -> aiohttp.ClientSession:
+        """Return a session for kopf that says which listings were answered."""
+
+        async def note(_session: object, _context: object, answered: aiohttp.TraceRequestEndParams) -> None:
+            if answered.response.ok and "watch" not in answered.url.query:
+                self._follow_listing(answered.url.path)
+
+        trace = aiohttp.TraceConfig()
+        trace.on_request_end.append(note)
+        credentials = _credentials(connection)
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=credentials.as_ssl_context()),
+            headers=credentials.as_http_headers(),
+            trace_configs=[trace],
+        )
+
+    def _follow_listing(self, path: str) -> None:
+        """List what kopf has listed at a path: it may have missed deletions."""
+        with self._changed:
+            for resource in self._shelves:
+                if path.endswith(resource.path(namespace=self._namespace_of(resource))):
+                    self._to_list.add(resource)
+                    self._changed.notify_all()
 
 
 def _credentials(connection: Connection) -> kopf.ConnectionInfo:
@@ -299,6 +332,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.connect_timeout = 5
     settings.watching.reconnect_backoff = 0.2
     settings.watching.chunk_size = 500
+    settings.watching.initial_streaming = False  # a listing inside a watch would not be noticed
     settings.queueing.exit_timeout = 0.5
     settings.execution.max_workers = 1
     return settings

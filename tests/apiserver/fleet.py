@@ -35,6 +35,14 @@ def eventually(look: Callable[[], Found | None], *, within_s: float = PATIENCE_S
         time.sleep(0.05)
 
 
+def eventually_equals(look: Callable[[], Found], wanted: Found, *, within_s: float = PATIENCE_S) -> None:
+    """Look until what is found is what is wanted; fails with the last thing seen."""
+    deadline = time.monotonic() + within_s
+    while (found := look()) != wanted:
+        assert time.monotonic() < deadline, f"not within {within_s} s: {wanted!r}; last seen: {found!r}"
+        time.sleep(0.05)
+
+
 def condition(obj: Object, kind: str) -> Object:
     """Return a condition, or an empty one."""
     found = (each for each in obj.get("status", {}).get("conditions", []) if each["type"] == kind)

@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from apiserver.controllers import follow
-from apiserver.fleet import API_VERSION, Fleet, eventually
-from vipcluster.client import NODES, SECRETS, SERVICE_FAILOVERS, VIRTUAL_IPS, Resource, connect
+from apiserver.fleet import API_VERSION, Fleet, eventually, eventually_equals
+from vipcluster.client import (
+    FAILOVER_DOMAINS,
+    NODES,
+    SECRETS,
+    SERVICE_FAILOVERS,
+    VIRTUAL_IPS,
+    Resource,
+    connect,
+)
 from vipcluster.watch import Watch
 
 if TYPE_CHECKING:
@@ -120,14 +128,20 @@ def watching(apiserver: ControlPlane, relay: Relay, tmp_path: Path) -> Iterator[
         watch.stop()
 
 
-def make(apiserver: ControlPlane, name: str, last: int) -> Object:
+def make(apiserver: ControlPlane, name: str, last: int) -> str:
+    """Make a VirtualIP and return its UID."""
     spec = {"addresses": [f"192.0.2.{last}/24"]}
     body = {"apiVersion": API_VERSION, "kind": "VirtualIP", "metadata": {"name": name}, "spec": spec}
-    return apiserver.api.apply(body)
+    uid: str = apiserver.api.apply(body)["metadata"]["uid"]
+    return uid
 
 
 def names(watch: Watch, resource: Resource = VIRTUAL_IPS) -> list[str]:
     return [document["metadata"]["name"] for document in watch.documents(resource)]
+
+
+def uids(watch: Watch) -> list[str]:
+    return [document["metadata"]["uid"] for document in watch.documents(VIRTUAL_IPS)]
 
 
 def test_what_was_there_and_what_changes_is_seen(
@@ -138,14 +152,13 @@ def test_what_was_there_and_what_changes_is_seen(
     eventually(lambda: watch.is_complete)
     assert names(watch) == ["old"]
     make(apiserver, "new", 11)
-    eventually(lambda: names(watch) == ["new", "old"], within_s=10)
+    eventually_equals(lambda: names(watch), ["new", "old"])
     watch.wait(0)
     apiserver.api.merge(API_VERSION, "VirtualIP", "new", {"metadata": {"labels": {"seen": "yes"}}})
-    assert eventually(lambda: watch.wait(1), within_s=5)
-    (new, _) = watch.documents(VIRTUAL_IPS)
-    assert new["metadata"]["labels"] == {"seen": "yes"}
+    eventually(lambda: watch.wait(1))
+    eventually_equals(lambda: watch.documents(VIRTUAL_IPS)[0]["metadata"].get("labels"), {"seen": "yes"})
     apiserver.api.delete(API_VERSION, "VirtualIP", "old")
-    eventually(lambda: names(watch) == ["new"], within_s=5)
+    eventually_equals(lambda: names(watch), ["new"])
 
 
 def test_nothing_is_complete_before_every_first_listing(
@@ -157,7 +170,7 @@ def test_nothing_is_complete_before_every_first_listing(
     assert not watch.wait(0.5)
     assert not watch.is_complete
     relay.mend()
-    eventually(lambda: watch.is_complete, within_s=5)
+    eventually(lambda: watch.is_complete)
     assert names(watch) == ["web"]
 
 
@@ -166,17 +179,23 @@ def test_what_was_deleted_while_nobody_watched_is_noticed_at_the_reconnect(
 ) -> None:
     make(apiserver, "stays", 10)
     make(apiserver, "goes", 11)
-    watch = watching()
-    eventually(lambda: watch.is_complete)
+    domain = {"apiVersion": API_VERSION, "kind": "FailoverDomain", "metadata": {"name": "goes"}, "spec": {}}
+    apiserver.api.apply(domain)
+    # Of one resource something is left, of the other one nothing, and each has a watch to itself.
+    some, none = watching(VIRTUAL_IPS), watching(FAILOVER_DOMAINS)
+    eventually(lambda: some.is_complete and none.is_complete)
     relay.cut()
     apiserver.api.delete(API_VERSION, "VirtualIP", "goes")
+    apiserver.api.delete(API_VERSION, "FailoverDomain", "goes")
     make(apiserver, "comes", 12)
     # Restarted, the server has forgotten what happened before: no watch can be resumed.
     apiserver.stop_apiserver()
     apiserver.start_apiserver()
-    assert names(watch) == ["goes", "stays"], "could not look is not: is not there"
+    assert names(some) == ["goes", "stays"], "could not look is not: is not there"
+    assert names(none, FAILOVER_DOMAINS) == ["goes"], "could not look is not: is not there"
     relay.mend()
-    eventually(lambda: names(watch) == ["comes", "stays"], within_s=10)
+    eventually_equals(lambda: names(some), ["comes", "stays"])
+    eventually_equals(lambda: names(none, FAILOVER_DOMAINS), [])
 
 
 def test_an_object_made_anew_under_its_name_is_another_one(
@@ -187,16 +206,8 @@ def test_an_object_made_anew_under_its_name_is_another_one(
     eventually(lambda: watch.is_complete)
     apiserver.api.delete(API_VERSION, "VirtualIP", "web")
     after = make(apiserver, "web", 11)
-    uids = eventually(
-        lambda: (
-            found
-            if (found := [each["metadata"]["uid"] for each in watch.documents(VIRTUAL_IPS)])
-            == [after["metadata"]["uid"]]
-            else None
-        ),
-        within_s=5,
-    )
-    assert before["metadata"]["uid"] not in uids
+    assert before != after
+    eventually_equals(lambda: uids(watch), [after])
 
 
 def test_a_namespaced_resource_is_watched_in_its_namespace_or_everywhere(
@@ -217,8 +228,8 @@ def test_a_namespaced_resource_is_watched_in_its_namespace_or_everywhere(
         metadata = {"name": "more", "namespace": namespace}
         apiserver.api.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata})
         follow(Fleet(apiserver.api), "more", "web", namespace=namespace)
-    eventually(lambda: names(watch, SECRETS) == ["more", "of-inside"], within_s=10)
-    eventually(lambda: names(watch, SERVICE_FAILOVERS) == ["billing", "more"] * 2, within_s=10)
+    eventually_equals(lambda: names(watch, SECRETS), ["more", "of-inside"])
+    eventually_equals(lambda: names(watch, SERVICE_FAILOVERS), ["billing", "more"] * 2)
 
 
 def test_a_watch_that_ends_leaves_no_thread_behind(watching: Callable[..., Watch]) -> None:
