@@ -540,7 +540,8 @@ class Runner:
             with contextlib.suppress(ConnectionError):
                 if not await reader.readline():  # its hello
                     return
-                writer.writelines(self._unsent)
+                # One write: asyncio of Python 3.13 fails when it is to write no lines at all.
+                writer.write(b"".join(self._unsent))
                 self._unsent.clear()
                 for run in self._runs.values():
                     run.is_sent |= run not in self._buried

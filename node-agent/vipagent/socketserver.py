@@ -3,6 +3,10 @@
 The keeper serves; a courier that comes back is simply the newest. A line that is too long or not a
 plan is an error for whoever takes it, not for the connection's neighbours. A courier that does not
 read its reports is cut off rather than allowed to fill this process's memory.
+
+Who may connect is the folder's matter: the socket is for its owner and its group, which in a folder with
+the setgid bit is the folder's. That is how a courier with a user of its own gets in (in a pod `fsGroup`,
+under systemd `RuntimeDirectory` and `Group=`); the keeper needs no right to give files away.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ class SocketServer:
         self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
-        mask = os.umask(0o177)
+        mask = os.umask(0o117)
         try:
             self._server = await asyncio.start_unix_server(self._serve, self._path, limit=_LONGEST_LINE)
         finally:
@@ -71,7 +75,8 @@ class SocketServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
-            writer.writelines(self._newest.values())
+            # One write: asyncio of Python 3.13 fails when it is to write no lines at all.
+            writer.write(b"".join(self._newest.values()))
             while line := await _line(reader):
                 await self._take(line)
         finally:

@@ -135,7 +135,8 @@ class Link:
             votes, self._unsent_votes = self._unsent_votes, None
             plan, self._unsent_plan = self._unsent_plan, None
             try:
-                writer.writelines(line + b"\n" for line in (votes, plan) if line is not None)
+                # One write: asyncio of Python 3.13 fails when it is to write no lines at all.
+                writer.write(b"".join(line + b"\n" for line in (votes, plan) if line is not None))
                 async with asyncio.timeout(SEND_TIMEOUT_S):
                     await writer.drain()
             except TimeoutError:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -91,13 +92,18 @@ def test_a_courier_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
     _with_server(tmp_path / "keeper.sock", scenario)
 
 
-def test_a_socket_left_by_a_dead_keeper_is_replaced_and_is_for_root_alone(tmp_path: Path) -> None:
+def test_a_socket_left_by_a_dead_keeper_is_replaced_and_is_for_nobody_but_the_folders_group(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "deep" / "keeper.sock"
     path.parent.mkdir()
+    os.chown(path.parent, 0, 65532)
+    path.parent.chmod(0o2750)  # as a kubelet makes an emptyDir for a pod with fsGroup
     path.touch()
 
     async def scenario(_server: SocketServer, lines: "asyncio.Queue[bytes]") -> None:
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        assert (path.stat().st_uid, path.stat().st_gid) == (0, 65532)
         _reader, writer = await asyncio.open_unix_connection(path)
         writer.write(b"{}\n")
         assert await lines.get() == b"{}\n"
