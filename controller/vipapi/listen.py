@@ -1,4 +1,4 @@
-"""Where a process serves its metrics: reads `127.0.0.1:9946` or `[::1]:9946`."""
+"""Where a process serves its metrics or its health: reads `127.0.0.1:9946` or `[::1]:9946`."""
 
 from __future__ import annotations
 

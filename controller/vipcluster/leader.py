@@ -66,7 +66,7 @@ def is_free(seen: Seen, now: float) -> bool:
 class Leadership:
     """Tries to become and to stay the leader, in a thread of its own.
 
-    `on_change` is called from that thread after the leadership was won or lost.
+    `on_change` is called from that thread after the leadership was won or lost, `on_turn` after each try.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Leadership:
         identity: str,
         manager: str,
         on_change: Callable[[], None] = lambda: None,
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         self._cluster = cluster
         self._namespace = namespace
@@ -86,6 +87,7 @@ class Leadership:
         self.identity = f"{identity}_{uuid.uuid4().hex[:12]}"
         self._manager = manager
         self._on_change = on_change
+        self._on_turn = on_turn
         self._seen: Seen | None = None
         self._renewed_at: float | None = None
         self._is_stopping = threading.Event()
@@ -156,6 +158,7 @@ class Leadership:
                 self._note(None)  # another replica was faster; seen at the next step
             except ApiError as error:
                 self._note(error)
+            self._on_turn()
             if self.is_held != was_held:
                 was_held = not was_held
                 self._on_change()

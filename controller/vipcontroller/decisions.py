@@ -35,6 +35,7 @@ from vipcontroller.claims import judge
 from vipcontroller.observation import View, view
 from vipcontroller.retirement import retire
 from vipcontroller.sheets import gather, might_improve
+from vipcontroller.vitals import Vitals, vitals
 from vipcontroller.world import Moment, Problem, World, holdings, running
 from vipcontroller.writes import FinalizerWrite, SecretWrite, StatusWrite, Write
 
@@ -64,7 +65,7 @@ class Memory(msgspec.Struct, frozen=True):
 class Decisions(msgspec.Struct, frozen=True, kw_only=True):
     """What should be written, in this order, what to remember, and the tick to look again at the latest.
 
-    `assignments` are for `vipcontroller.steward`.
+    `assignments` are for `vipcontroller.steward`, `vitals` for the metrics.
     """
 
     writes: tuple[Write, ...]
@@ -72,6 +73,7 @@ class Decisions(msgspec.Struct, frozen=True, kw_only=True):
     due: float | None = None
     problems: tuple[Problem, ...] = ()
     assignments: Assignments = Assignments()
+    vitals: Vitals = Vitals()
 
 
 def reconcile(world: World, memory: Memory, now: Moment) -> Decisions:
@@ -98,6 +100,7 @@ def reconcile(world: World, memory: Memory, now: Moment) -> Decisions:
         due=min(look.dues, default=None),
         problems=(*world.problems, *look.problems),
         assignments=look.assignments(accepted),
+        vitals=vitals(world, look.views, look.holdings),
     )
 
 

@@ -28,7 +28,10 @@ _log = logging.getLogger(__name__)
 
 
 class Intake:
-    """Plans on their way to this node's keeper: `apply` is given each that is on disk."""
+    """Plans on their way to this node's keeper: `apply` is given each that is on disk.
+
+    `has_plan` is whether there was one, on the disk at the start or since.
+    """
 
     def __init__(
         self, *, node: str, disk: Disk, memories: Memories, apply: Callable[[Plan], Awaitable[None]]
@@ -41,6 +44,7 @@ class Intake:
         self._offered: tuple[lines.PlanOutline, bytes] | None = None
         self._is_taking = False
         self._is_closed = False
+        self.has_plan = False
         self.problem: Problem | None = None
 
     @property
@@ -61,6 +65,7 @@ class Intake:
             message = f"the stored plan is for node {plan.node!r}, this is {self._node!r}: it is not used"
             self._note("PlanUnreadable", message)
             return nodeplan.Plan(node=self._node)
+        self.has_plan = True
         return plan
 
     def offer(self, sketch: lines.PlanOutline, line: bytes) -> None:
@@ -116,6 +121,7 @@ class Intake:
             self.problem = None
             self._applied_line = line
             await self._apply(plan)
+            self.has_plan = True
         return True
 
     def _note(self, reason: str, message: str) -> None:

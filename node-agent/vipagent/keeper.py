@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from random import Random
 from typing import TYPE_CHECKING, Final, Protocol
 
-from vipagent import access, health, lines, metrics, realtime, reports, standing
+from vipagent import access, health, lines, metrics, readiness, realtime, reports, standing
 from vipagent.ballots import Ballots
 from vipagent.checks import Checks
 from vipagent.datagrams import DatagramRefused, domain_tag
@@ -37,6 +37,7 @@ from vipagent.effects import MILLISECOND, Adopt, Close, Extend, Inquired, Observ
 from vipagent.intake import Intake
 from vipagent.memory import Memories
 from vipagent.observing import Held, Observing
+from vipagent.orphans import Orphans
 from vipagent.reports import Facts, Keeping
 from vipagent.seats import Seats
 from vipagent.socketserver import SocketServer
@@ -47,6 +48,7 @@ from vipagent.workloads import Tenure, Workloads
 from vipapi import nodeplan
 from vipapi.healthchecks import Link, Pods
 from vipapi.link import Votes
+from viphealth.conversation import Health
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -72,6 +74,7 @@ _LOOK_S: Final = 0.2
 _GARBAGE_S: Final = 10.0
 _IDLE_LOOK_S: Final = 1.0
 _FAREWELL_S: Final = 2.0
+_OVERDUE_S: Final = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -161,9 +164,12 @@ class Keeper:
         self._takeovers: dict[Key, Takeover] = {}
         self._opened: dict[Key, Opened] = {}
         self._tasks = Tasks()
+        self._orphans = Orphans()
         self._timer: asyncio.TimerHandle | None = None
         self._due_ns = 0
         self._last_report: Report | None = None
+        self._started_ns = now_ns()
+        self._is_serving = False
         self._is_stopping = False
         self._rested = asyncio.Event()
 
@@ -183,6 +189,7 @@ class Keeper:
         await self._memories.settle(plan.domains, is_from_disk=True)
         await self._apply(plan)
         await self._server.open()
+        self._is_serving = True
         parts: list[asyncio.Future[None]] = [
             self._tasks.broken,
             *map(
@@ -231,7 +238,7 @@ class Keeper:
                 await self._workloads.excused()
 
     async def _look_again_and_again(self) -> None:
-        """Report what has changed, try what was not there before, and collect garbage when nothing is due."""
+        """Report what has changed, try what was not there before, and tidy up when nothing is due."""
         collect_at = self._loop.time() + _GARBAGE_S
         idle_look_at = self._loop.time()
         while True:
@@ -247,6 +254,7 @@ class Keeper:
             await self._keep_terms(tries_again=False)
             if self._loop.time() >= collect_at:
                 realtime.collect_garbage()
+                self._orphans.reap()
                 collect_at = self._loop.time() + _GARBAGE_S
             self._report()
 
@@ -513,7 +521,8 @@ class Keeper:
         name = await self._node.leave(key)
         await self._workloads.vacated(uid)
         self._takeovers.pop(key, None)
-        metrics.left(name)
+        if all(won.vip.uid != uid for won in self._opened.values()):
+            metrics.left(name)
         _log.info("Left %s", name)
         self._perform(seated, seated.seat.lease.closed(key, now_ns()))
         self._arm()
@@ -582,6 +591,47 @@ class Keeper:
         for won in self._opened.values():
             if won.vip.uid == uid:
                 self._send(won.seated, Send(node, inquiry))
+
+    # Health --------------------------------------------------------------------------------------
+
+    def health(self) -> Health:
+        """Say how this keeper is, to be called from its loop.
+
+        Live is whose loop turns (it just did) and renews in time; a look that waits for a disk is no matter.
+        """
+        due_ns = self._seats.deadline_ns
+        overdue_s = 0.0 if due_ns is None else (now_ns() - due_ns) / 1e9
+        sick = f"its renewals are {overdue_s:.0f} s late" if overdue_s > _OVERDUE_S else ""
+        return Health(sick, readiness.missing(self._readiness()))
+
+    def _readiness(self) -> readiness.Facts:
+        now = now_ns()
+        return readiness.Facts(
+            is_serving=self._is_serving,
+            is_stopping=self._is_stopping,
+            has_plan=self._intake.has_plan,
+            problem=self._intake.problem,
+            parts=(self._part(domain, now) for domain in self._plan.domains),
+            standings={
+                vip.name: self._standings[vip.uid]
+                for domain in self._plan.domains
+                for vip in domain.virtual_ips
+                if vip.uid in self._standings
+            },
+            age_s=(now - self._started_ns) / 1e9,
+        )
+
+    def _part(self, domain: DomainPlan, now: int) -> readiness.Part:
+        seated = self._seats.get(domain.uid)
+        if seated is None:
+            has_witnesses = domain.configuration.epoch > 0
+            return readiness.Part(domain=domain.name, has_witnesses=has_witnesses, is_seated=False)
+        return readiness.Part(
+            domain=domain.name,
+            has_wire=self._wires.is_open(domain.uid),
+            is_speaking=not seated.seat.witness.is_silent,
+            is_answered=seated.seat.is_answered(now),
+        )
 
     # Report --------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """The door to Prometheus for the keeper: what is measured, under which names.
 
-Label values are bounded: names of VirtualIPs, domains and services, and fixed words of refusals and states.
+Label values are bounded: names of VirtualIPs that this node holds and of services that it is planned for, and
+fixed words of refusals, reasons and states.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram, Summary, start_http_server
+
+from vipapi import __version__
 
 _MARGIN_BUCKETS: Final = (0.0, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.6, 0.8, 1.0)
 
@@ -19,9 +22,13 @@ lease_margin = Histogram(
 late_rounds = Counter(
     "vipkeeper_late_rounds_total", "Wake-ups of the lease loop more than 20 ms after they were due."
 )
-held = Gauge("vipkeeper_virtualip_held", "1 while this node holds the VirtualIP.", ["virtualip"])
+held = Gauge(
+    "vipkeeper_virtualip_held", "1 while this node holds the VirtualIP; absent if it does not.", ["virtualip"]
+)
 term = Gauge(
-    "vipkeeper_virtualip_term", "The term under which this node holds the VirtualIP, else 0.", ["virtualip"]
+    "vipkeeper_virtualip_term",
+    "The term under which this node holds the VirtualIP; absent if it does not.",
+    ["virtualip"],
 )
 takeovers = Counter("vipkeeper_takeovers_total", "VirtualIPs that came to this node.", ["reason"])
 takeover_seconds = Histogram(
@@ -86,10 +93,12 @@ def took(virtual_ip: str, *, new_term: int, reason: str, seconds: float) -> None
 
 def left(virtual_ip: str) -> None:
     """Show that a VirtualIP is held here no more."""
-    held.labels(virtual_ip).set(0)
-    term.labels(virtual_ip).set(0)
+    held.remove(virtual_ip)
+    term.remove(virtual_ip)
 
 
 def serve(address: str, port: int) -> None:
     """Serve the metrics over HTTP, in a thread of the library's; raises `OSError`."""
+    build = Gauge("vipkeeper_build_info", "1, with the version of the program.", ["component", "version"])
+    build.labels("keeper", __version__).set(1)
     start_http_server(port, addr=address)

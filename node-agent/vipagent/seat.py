@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 _API_SERVER_ANSWERS_NS: Final = 1_000_000_000
 _VOTE_NEEDED_NS: Final = 1_000_000_000
 _ANSWERS_HEARTBEATS: Final = 1.5
+_LATELY_NS: Final = 1_000_000_000
 _TERMS_AHEAD: Final = 1000
 _NEVER_NS: Final = -(1 << 62)
 
@@ -335,6 +336,11 @@ class Seat:
         return self.lease.is_asking or any(
             self.witness.calls_free(key, node, now_ns) for key in self.lease.polls
         )
+
+    def is_answered(self, now_ns: int) -> bool:
+        """Whether a majority of the witnesses, this one among them, has answered within a second."""
+        answering = self._peers.answering(now_ns - _LATELY_NS) - {API_SERVER}
+        return is_majority(answering | {self._me.node}, self.configuration.quorums)
 
     # Time and report -----------------------------------------------------------------------------
 

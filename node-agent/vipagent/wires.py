@@ -51,6 +51,10 @@ class Wires:
         wire = self._by_domain.get(domain_uid)
         return wire is not None and wire.send(to, datagram)
 
+    def is_open(self, domain_uid: str) -> bool:
+        """Whether a domain has a socket."""
+        return domain_uid in self._by_domain
+
     def _connect(self, place: Place) -> Wire | None:
         try:
             wire = Wire(*place)

@@ -51,6 +51,7 @@ from vipcourier import metrics, pods, status
 from vipcourier.link import Link
 from vipcourier.planning import Planner, Sources
 from vipcourier.voting import Voting
+from viphealth.conversation import Health
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -154,6 +155,18 @@ class Courier:
                 threads.shutdown(wait=False, cancel_futures=True)
             await self._loop.run_in_executor(None, self._voting.stop, 1.0)
             await self._loop.run_in_executor(None, self._watch.stop, 1.0)
+
+    def health(self) -> Health:
+        """Say how this courier is, to be called from its loop.
+
+        Ready is who is connected to the keeper and has seen everything once, and so has offered a plan. It
+        stays so when the API server goes away: the plan stands, and no other courier would see more.
+        """
+        sick = "" if self._watch.is_running else "a thread of its watch has ended"
+        if self._absence is not None:
+            return Health(sick, f"no keeper: {self._absence}")
+        is_complete = self._watch.is_complete
+        return Health(sick, "" if is_complete else "the API server has not listed every kind to it yet")
 
     async def _plan(self) -> None:
         line = b""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, start_http_server
 
+from vipapi import __version__
+
 keeper_connected = Gauge("vipkeeper_courier_keeper_connected", "1 while the keeper's socket is connected.")
 plans_sent = Counter("vipkeeper_courier_plans_sent_total", "Plans handed to the keeper.")
 plan_bytes = Gauge("vipkeeper_courier_plan_bytes", "Size of the newest plan.")
@@ -23,4 +25,6 @@ vote_failures = Counter(
 
 def serve(address: str, port: int) -> None:
     """Serve the metrics over HTTP, in a thread of the library's; raises `OSError`."""
+    build = Gauge("vipkeeper_build_info", "1, with the version of the program.", ["component", "version"])
+    build.labels("courier", __version__).set(1)
     start_http_server(port, addr=address)

@@ -1,0 +1,1 @@
+"""What the processes tell Prometheus, as tests and `docs/reference/metrics.md` know it."""
