@@ -49,6 +49,8 @@ class Reason(enum.StrEnum):
     """Work on the newest generation is under way."""
     INVALID_SPEC = "InvalidSpec"
     """The spec says something that this version cannot read; the message names the place."""
+    UNINSTALLED = "Uninstalled"
+    """vipkeeper was uninstalled: nobody looks after the object until it is installed again."""
 
     # Accepted and Conflict of a VirtualIP
     ACCEPTED = "Accepted"

@@ -11,6 +11,7 @@ configuration that cannot work, 3 when the API server refuses what the controlle
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import signal
 import socket
@@ -40,7 +41,7 @@ from vipcluster.client import (
 )
 from vipcluster.leader import Leadership
 from vipcluster.watch import Watch
-from vipcontroller import notifications
+from vipcontroller import notifications, uninstall
 from vipcontroller.decisions import Memory, reconcile
 from vipcontroller.metrics import Metrics
 from vipcontroller.notifier import Notifier
@@ -48,6 +49,9 @@ from vipcontroller.scribe import MANAGER, RESOURCES, Scribe
 from vipcontroller.steward import Steward
 from vipcontroller.world import Moment, Reader
 from vipcontroller.writes import SecretWrite
+from viphealth import server
+from viphealth.conversation import Health
+from viphealth.liveness import Pulses
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +66,8 @@ IDLE_S = 1.0
 WRITING_S = 2.0
 WRITERS = 4
 SECRETS_S = 60.0
+RECONCILIATION, ELECTION = "reconcile loop", "leader election"
+SILENCE_S = 30.0
 
 _logger = logging.getLogger("vipcontroller")
 
@@ -82,6 +88,7 @@ class Controller:
         self._namespace = namespace
         self._metrics = metrics
         self._notifier = notifier
+        self._pulses = Pulses({RECONCILIATION: SILENCE_S, ELECTION: SILENCE_S}, time.monotonic())
         self._watch = Watch(cluster, WATCHED)
         self._leadership = Leadership(
             cluster,
@@ -90,6 +97,7 @@ class Controller:
             identity=identity,
             manager=MANAGER,
             on_change=self._watch.wake,
+            on_turn=lambda: self._pulses.beat(ELECTION, time.monotonic()),
         )
         self._scribe = Scribe(cluster, namespace=namespace, instance=identity)
         self._steward = Steward(
@@ -105,6 +113,19 @@ class Controller:
     def stop(self) -> None:
         """Make `run` return 0 soon; may be called from a signal handler."""
         self._is_stopping.set()
+
+    def health(self) -> Health:
+        """Say how this replica is; may be called from any thread.
+
+        Live is whose loops turn, be it leader or standby, and whatever the API server answers. Ready is who
+        has seen everything once and could lead at once; that stays so when the API server goes away, for
+        another replica would see no more.
+        """
+        sick = self._pulses.stopped(time.monotonic())
+        if not self._watch.is_running:
+            sick = "a thread of its watch has ended"
+        is_complete = self._watch.is_complete
+        return Health(sick, "" if is_complete else "the API server has not listed every kind to it yet")
 
     def run(self) -> int:
         """Run until stopped or until it cannot go on; returns the exit status."""
@@ -126,6 +147,7 @@ class Controller:
     def _loop(self) -> int:
         pause_s, was_leader = 0.0, False
         while not self._is_stopping.is_set():
+            self._turn()
             self._watch.wait(pause_s)
             is_leader = self._leadership.is_held
             if is_leader != was_leader:
@@ -148,6 +170,10 @@ class Controller:
                 pause_s = self._look()
         return 0
 
+    def _turn(self) -> None:
+        """Take note that the loop goes on; each request that it waits for is a turn of its own."""
+        self._pulses.beat(RECONCILIATION, time.monotonic())
+
     def _look(self) -> float:
         """Look at everything, decide, write; returns how long there is nothing to do, at most."""
         started = time.perf_counter()
@@ -157,7 +183,7 @@ class Controller:
         self._memory = decisions.memory
         self._steward.assign(decisions.assignments)
         self._metrics.looked(time.perf_counter() - started, problems=len(decisions.problems))
-        self._metrics.show(world.virtual_ips, world.failovers)
+        self._metrics.show(world.virtual_ips, world.failovers, decisions.vitals)
         self._tell_problems(decisions.problems)
         if not self._write_all(decisions.writes):
             return 0.0
@@ -193,6 +219,7 @@ class Controller:
         is_missing, looked = self._secrets.get(name, (False, float("-inf")))
         if time.monotonic() < looked + SECRETS_S:
             return is_missing
+        self._turn()
         try:
             self._cluster.get(SECRETS, name, namespace=self._namespace)
             is_missing = False
@@ -208,6 +235,7 @@ class Controller:
         """Carry one write out; one that fails is logged, and missing again at the next look."""
         if not self._leadership.is_held:
             return
+        self._turn()
         kind = "Secret" if isinstance(write, SecretWrite) else write.kind
         name = _name(write)
         try:
@@ -229,6 +257,7 @@ class Controller:
         if self._notifier is not None:
             self._notifier.offer(notifications.of(write))
         for telling in write.tellings:
+            self._turn()
             _logger.info("%s %s: %s", kind, name, telling.note)
             try:
                 self._scribe.tell(write, telling)
@@ -246,9 +275,16 @@ class Controller:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the controller; returns the exit status."""
+    """Run the controller, or the command that ends its work for good; returns the exit status."""
+    # A container's first process gets no signal that it has no handler for: its start could not be ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == [uninstall.COMMAND]:
+        return uninstall.main(arguments[1:], lease=LEASE_NAME)
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=options.log_level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
     metrics = Metrics()
     try:
         cluster = connect(options.kubeconfig, user_agent="vipkeeper-controller")
@@ -268,12 +304,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: controller.stop())
-    return controller.run()
+    with contextlib.ExitStack() as stack:
+        if options.health is not None:
+            try:
+                stack.enter_context(server.serve(options.health, controller.health))
+            except server.CannotServeHealth as error:
+                _logger.error("Cannot start: %s", error)  # noqa: TRY400 - a sentence for people, not a trace
+                return 2
+        return controller.run()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="vipkeeper-controller", description="Elects an owner for each VirtualIP."
+        prog="vipkeeper-controller",
+        description="Elects an owner for each VirtualIP.",
+        epilog=f"When uninstalling: vipkeeper-controller {uninstall.COMMAND} --help",
     )
     parser.add_argument("--namespace", default="vipkeeper-system", help="where the Lease and the Secrets are")
     parser.add_argument(
@@ -281,9 +326,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--metrics", default="127.0.0.1:9945", help="address:port to serve metrics on")
     parser.add_argument(
+        "--health",
+        type=listen.parse,
+        help="address:port of /healthz and /readyz, such as 127.0.0.1:9955; default: not served",
+    )
+    parser.add_argument(
         "--notifications", type=Path, metavar="FILE", help="whom to notify of what happens; default: nobody"
     )
     parser.add_argument("--kubeconfig", help="default: the pod's service account, else KUBECONFIG")
+    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     return parser
 
 

@@ -371,6 +371,7 @@ def _started(switchover: Switchover, situation: Situation, now: dt.datetime) -> 
             (
                 Condition("Complete", "False", Reason.WAITING, waiting, now, generation),
                 Condition("Failed", "False", Reason.NOT_FAILED, waiting, now, generation),
+                Condition("Reconciling", "True", Reason.WAITING, waiting, now, generation),
             ),
         ),
     )
@@ -382,9 +383,10 @@ def _ended(switchover: Switchover, end: _End, situation: Situation | None, now: 
     complete = Condition(
         "Complete", "True" if end.is_complete else "False", end.reason, end.message, now, generation
     )
-    failed = Condition("Failed", "False", Reason.NOT_FAILED, "the move has not failed", now, generation)
+    failed = [Condition("Failed", "False", Reason.NOT_FAILED, "the move has not failed", now, generation)]
     if not end.is_complete:
-        failed = Condition("Failed", "True", end.reason, end.message, now, generation)
+        kinds = ("Failed", "Stalled")
+        failed = [Condition(kind, "True", end.reason, end.message, now, generation) for kind in kinds]
     steady = _steady(switchover)
     status = msgspec.structs.replace(
         before,
@@ -397,7 +399,7 @@ def _ended(switchover: Switchover, end: _End, situation: Situation | None, now: 
         started_at=before.started_at or _whole_milliseconds(now),
         completed_at=_whole_milliseconds(now),
         conditions=conditions.merge(
-            before.conditions, (complete, failed, *(() if steady is None else (steady,)))
+            before.conditions, (complete, *failed, *(() if steady is None else (steady,)))
         ),
     )
     what = "Drill with" if switchover.spec.type == "Drill" else "Switchover to"

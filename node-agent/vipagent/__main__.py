@@ -1,5 +1,7 @@
 """vipkeeper-keeper: reads its options, checks the ground it stands on, and runs the keeper.
 
+With `--clean` it holds nothing, but takes away what keepers left on the node (`sweeping`).
+
 Exit status: 0 after an orderly stop, 1 when something that it needs is missing (each on its own line,
 with its remedy), 2 for unusable options.
 """
@@ -14,6 +16,7 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from vipagent import leash_fence, leash_ocf, machine, metrics, realtime
 from vipagent.announcer import Announcer
@@ -27,13 +30,17 @@ from vipagent.preflight import inspect, look
 from vipagent.probes import Probes
 from vipagent.probes_exec import HookRunner
 from vipagent.runner import Runner
+from vipagent.sweeping import claim_after_the_last_keeper, sweep
 from vipapi import __version__, listen
+from viphealth import server
 
 _log = logging.getLogger("vipagent")
 
 
 def main() -> None:
     """Run the keeper until SIGTERM or SIGINT."""
+    # A container's first process gets no signal that it has no handler for: its start could not be ended.
+    signal.signal(signal.SIGTERM, _end)
     options = _options(sys.argv[1:])
     logging.basicConfig(
         level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
@@ -44,15 +51,31 @@ def main() -> None:
     if missing:
         sys.exit(1)
     try:
-        asyncio.run(_run(options))
-    except (FenceRefused, KernelRefused, OSError) as error:
+        if options.clean:
+            _clean(options)
+        else:
+            asyncio.run(_run(options))
+    except (FenceRefused, KernelRefused, server.CannotServeHealth, OSError) as error:
         _log.critical("%s", error)
         sys.exit(1)
 
 
-def _options(arguments: list[str]) -> argparse.Namespace:
+def _end(*_: object) -> NoReturn:
+    sys.exit(0)
+
+
+def _clean(options: argparse.Namespace) -> None:
+    disk = Disk(options.state_dir)
+    claim_after_the_last_keeper(disk)
+    asyncio.run(sweep(disk))
+    _log.info("Nothing of vipkeeper is left on this node but promises, in %s", options.state_dir)
+    if options.stay:
+        signal.pause()
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vipkeeper-keeper", description="Holds virtual IPs on this node.")
-    parser.add_argument("--node", required=True, help="this node's name, as Kubernetes has it")
+    parser.add_argument("--node", help="this node's name, as Kubernetes has it")
     parser.add_argument(
         "--state-dir",
         type=Path,
@@ -88,9 +111,28 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--metrics", type=listen.parse, default=("127.0.0.1", 9946), help="address:port of the metrics"
     )
+    parser.add_argument(
+        "--health",
+        type=listen.parse,
+        help="address:port of /healthz and /readyz, such as 127.0.0.1:9956; absent: not served",
+    )
+    parser.add_argument(
+        "--clean",
+        action="store_true",
+        help="wait for the end of the keeper, take away what it left in this node's kernel, and end",
+    )
+    parser.add_argument("--stay", action="store_true", help="with --clean: do not end, let no keeper start")
     parser.add_argument("--witness-only", action="store_true", help="vote, but never hold an address")
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
-    return parser.parse_args(arguments)
+    return parser
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.node is None and not options.clean:
+        parser.error("--node is required")
+    return options
 
 
 async def _run(options: argparse.Namespace) -> None:
@@ -130,10 +172,12 @@ async def _run(options: argparse.Namespace) -> None:
             disk=disk,
             socket=options.socket,
         )
-        for refusal in realtime.claim_real_time():
-            _log.warning("%s", refusal)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+        if options.health is not None:
+            stack.enter_context(server.serve(options.health, server.of_loop(loop, keeper.health)))
+        for refusal in realtime.claim_real_time():
+            _log.warning("%s", refusal)
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, stop.set)
         _log.info("Keeper of %s started, incarnation %d", options.node, incarnation)

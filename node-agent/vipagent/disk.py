@@ -39,6 +39,10 @@ class _KeptConfiguration(msgspec.Struct, frozen=True, rename="camel"):
     configuration: Configuration
 
 
+class FolderTaken(OSError):  # noqa: N818 - it reads as what happened
+    """Another process is the folder's keeper; the message says what to do."""
+
+
 class Disk:
     """The state folder of one keeper."""
 
@@ -48,16 +52,17 @@ class Disk:
         self._incarnation = folder / "incarnation"
 
     def claim(self) -> None:
-        """Make this process the folder's only keeper, until it ends; raises `OSError` if another one is.
+        """Make this process the folder's only keeper, until it ends; raises `FolderTaken` if another one is.
 
         Two keepers on one node would each answer for the other's promises.
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = os.open(self._folder / "lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(self._folder / "lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise OSError(
+            os.close(lock)
+            raise FolderTaken(
                 error.errno, f"another keeper runs with {self._folder}: stop it, or name another --state-dir"
             ) from error
 
@@ -95,6 +100,10 @@ class Disk:
     def store_plan(self, line: bytes) -> None:
         """Keep the plan as it came; when it returns, it survives a power cut. Raises `OSError`."""
         self._replace(self._plan, line)
+
+    def forget_plan(self) -> None:
+        """Remove the plan, for it has the heartbeat keys and orders; promises stay. Raises `OSError`."""
+        self._plan.unlink(missing_ok=True)
 
     def load_configuration(self, domain_uid: str) -> Configuration | None:
         """Return the newest configuration that was kept, None if there never was one.

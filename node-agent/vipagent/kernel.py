@@ -2,7 +2,8 @@
 
 It speaks rtnetlink in the keeper's own loop (`AsyncIPRoute`: pyroute2's synchronous classes refuse to
 run inside one). Verbs: `observe` looks at everything, `bind` and `unbind` add and remove an address,
-`guard` and `guarded` attach the fence and read it back, `watch` tells when to look again.
+`guard` and `guarded` attach the fence and read it back, `unguard` takes it off for good, `watch` tells when
+to look again.
 
 An address is bound as /32 or /128 with `noprefixroute`, so that it brings no subnet along; IPv6 with
 `nodad`, so that it answers at once, and a preferred lifetime of 0, so that it is never chosen as a
@@ -160,6 +161,24 @@ class Kernel:
         except (NetlinkError, OSError) as cause:
             raise KernelRefused(f"cannot guard link {link_index}: {_why(cause)}") from cause
 
+    async def unguard(self, link_index: int, fence: Fence) -> bool:
+        """Take whatever is left of a fence of ours off a link; whether there was any.
+
+        Its clsact goes too, unless somebody else has a filter there.
+        """
+        try:
+            stale = [(where, each) for where in _DIRECTIONS for each in await self._ours(link_index, where)]
+            for parent, each in stale:
+                fence.overtake(link_index, _DIRECTIONS[parent], None, [each.program_id])
+                await self._detach(link_index, parent, each)
+            if stale and not any([await self._filter_bodies(link_index, parent) for parent in _DIRECTIONS]):
+                await _answered(self._route.tc("del", "clsact", link_index))
+        except FenceRefused as refused:
+            raise KernelRefused(f"cannot unguard link {link_index}: {refused}") from refused
+        except (NetlinkError, OSError) as cause:
+            raise KernelRefused(f"cannot unguard link {link_index}: {_why(cause)}") from cause
+        return bool(stale)
+
     async def guarded(self, link_index: int, fence: Fence, role: GuardRole) -> Refusal | None:
         """Read the fence back: None if it is attached for this role and first, else what is wrong."""
         wanted = {_EGRESS: fence.other_egress_fd}
@@ -289,16 +308,19 @@ class Kernel:
 
     async def _filters(self, link_index: int, parent: int) -> list[Filter]:
         """List the filters that a packet meets, in order; a link without clsact has none."""
+        bodies = await self._filter_bodies(link_index, parent)
+        filters = [rtnetlink.read_filter(body) for body in bodies if len(body) > rtnetlink.FILTER_HEADER]
+        return [each for each in filters if each.handle and each.chain == 0]
+
+    async def _filter_bodies(self, link_index: int, parent: int) -> list[bytes]:
         question = tcmsg()
         question["index"], question["parent"] = link_index, parent
         try:
-            bodies = await self._dump(question, _GETFILTER)
+            return await self._dump(question, _GETFILTER)
         except KernelRefused as refused:
             if _code(refused.__cause__) in (errno.EINVAL, errno.ENOENT, errno.ENODEV):
                 return []
             raise
-        filters = [rtnetlink.read_filter(body) for body in bodies if len(body) > rtnetlink.FILTER_HEADER]
-        return [each for each in filters if each.handle and each.chain == 0]
 
 
 async def _answered(request: Awaitable[Any]) -> None:

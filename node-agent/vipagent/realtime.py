@@ -39,7 +39,10 @@ def claim_real_time() -> list[str]:
     try:
         os.sched_setscheduler(0, _OURS, os.sched_param(_PRIORITY))
     except OSError as error:
-        refused.append(f"real-time scheduling was refused ({error.strerror}): grant CAP_SYS_NICE")
+        refused.append(
+            f"real-time scheduling was refused ({error.strerror}): grant CAP_SYS_NICE, and, where the kernel "
+            "shares real time out to cgroups (CONFIG_RT_GROUP_SCHED), a cgroup with a share of it"
+        )
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
         reason = os.strerror(ctypes.get_errno())

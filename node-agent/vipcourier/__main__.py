@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -18,13 +19,16 @@ from vipcluster.client import BadConfiguration, connect
 from vipcourier import metrics
 from vipcourier.courier import MANAGER, Blind, Courier
 from vipcourier.votes import PATIENCE_NS
+from viphealth import server
 
 _log = logging.getLogger("vipcourier")
 
 
 def main() -> None:
     """Run the courier until SIGTERM or SIGINT."""
-    options = _options(sys.argv[1:])
+    # A container's first process gets no signal that it has no handler for: its start could not be ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    options = _parser().parse_args(sys.argv[1:])
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=options.log_level, handlers=[handler])
@@ -37,7 +41,7 @@ def main() -> None:
         sys.exit(1)
     try:
         asyncio.run(_run(options))
-    except (BadConfiguration, Blind) as error:
+    except (BadConfiguration, Blind, server.CannotServeHealth) as error:
         _log.critical("%s", error)
         sys.exit(1)
 
@@ -51,7 +55,7 @@ class _Lines(logging.Formatter):
         return f"{line}: {error}" if error else line
 
 
-def _options(arguments: list[str]) -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vipkeeper-courier",
         description="Carries the plan to the keeper and its report to the API server.",
@@ -69,10 +73,15 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--metrics", type=listen.parse, default=("127.0.0.1", 9947), help="address:port of the metrics"
     )
     parser.add_argument(
+        "--health",
+        type=listen.parse,
+        help="address:port of /healthz and /readyz, such as 127.0.0.1:9957; absent: not served",
+    )
+    parser.add_argument(
         "--kubeconfig", help="a kubeconfig; otherwise the pod's service account, or KUBECONFIG"
     )
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
-    return parser.parse_args(arguments)
+    return parser
 
 
 async def _run(options: argparse.Namespace) -> None:
@@ -89,8 +98,11 @@ async def _run(options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    _log.info("Courier of %s started", options.node)
-    await courier.run(stop)
+    with contextlib.ExitStack() as stack:
+        if options.health is not None:
+            stack.enter_context(server.serve(options.health, server.of_loop(loop, courier.health)))
+        _log.info("Courier of %s started", options.node)
+        await courier.run(stop)
     _log.info("Courier stopped")
 
 

@@ -27,6 +27,10 @@ SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
 LONG = 600 * SECOND
 WAIT_S = 30.0
+STORY_S = 120.0
+"""How long a whole story with a running keeper may take, on however busy a machine."""
+SOON_S = 8.0
+"""Well before the ten seconds after which a keeper kills a leash that has not answered."""
 LEASE = 4 * SECOND
 
 DAEMON = "sleep 600 &"
@@ -101,6 +105,25 @@ async def until_exists(path: Path) -> str:
         if path.exists() and (text := path.read_text()):  # noqa: ASYNC240
             return text
         await asyncio.sleep(0.01)
+
+
+class Gate:
+    """Hooks meet at it: each says that it has come, and goes on only when all have."""
+
+    def __init__(self, folder: Path) -> None:
+        self._come, self._gate = folder / "come", folder / "gate"
+        self._come.mkdir(parents=True)
+        os.mkfifo(self._gate)
+        self.hook = f"echo x > {self._come}/$$; : < {self._gate}"
+        """What a hook that meets others runs: opening a pipe for reading waits for somebody who writes."""
+
+    async def open(self, many: int) -> None:
+        """Wait until so many have come, and let them go on."""
+        async with asyncio.timeout(WAIT_S):
+            while len(list(self._come.iterdir())) < many:  # noqa: ASYNC110 - files tell nobody
+                await asyncio.sleep(0.05)
+        # Open for as long as this process: some may have come only nearly as far as the pipe.
+        os.open(self._gate, os.O_RDWR)
 
 
 def is_gone(pid: int) -> bool:

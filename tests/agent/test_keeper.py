@@ -19,6 +19,7 @@ import msgspec
 import pytest
 from pyroute2 import AsyncIPRoute, IPRoute
 
+from agent.services import STORY_S
 from lab.kernelcalls import entered, new_network
 from vipagent.announcer import Announcer
 from vipagent.disk import Disk
@@ -202,7 +203,7 @@ async def running(folder: Path) -> AsyncIterator[Courier]:
 
 def run(folder: Path, story: Callable[[Courier], Awaitable[None]]) -> None:
     async def tell() -> None:
-        async with asyncio.timeout(30), running(folder) as courier:
+        async with asyncio.timeout(STORY_S), running(folder) as courier:
             await story(courier)
 
     asyncio.run(tell())

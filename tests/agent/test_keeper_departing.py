@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from agent.services import STORY_S
 from agent.test_keeper import (
     followed,
     hooks,  # noqa: F401 - a fixture
@@ -47,7 +48,7 @@ def test_who_takes_over_from_a_keeper_that_ends_is_told_that_nothing_runs_there(
             await asyncio.sleep(0.1)
 
     async def tell() -> None:
-        async with asyncio.timeout(30), peer(NextOwner) as other:
+        async with asyncio.timeout(STORY_S), peer(NextOwner) as other:
             async with running(hooks) as courier:
                 courier.plan(followed(db))
                 await courier.until(lambda: courier.service_states() == {"db": "Active"})

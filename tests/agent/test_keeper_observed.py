@@ -295,7 +295,7 @@ async def _tell(other: Peer, said: Observe) -> None:
 
 def test_what_the_courier_finds_of_pods_decides_at_once(tmp_path: Path) -> None:
     pods = Pods(Selector({"app": "web"}), "prod")
-    check = HealthCheck(name="pods", pods=pods, period_milliseconds=60_000, success_threshold=1)
+    check = HealthCheck(name="pods", pods=pods, period_milliseconds=600_000, success_threshold=1)
     domain = planned(FIRST, msgspec.structs.replace(WEB, health_checks=(check,)))
 
     async def story(courier: Courier) -> None:

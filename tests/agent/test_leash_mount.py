@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent.services import hook, is_gone, own_cgroup, service_of, services, until_exists
+from agent.services import SOON_S, hook, is_gone, own_cgroup, service_of, services, until_exists
 from vipagent import leash_mount
 from vipagent.leash_cgroups import Cgroup
 from vipagent.leash_mount import Entry, is_from, parse, refusal, top
@@ -176,7 +176,7 @@ def test_what_others_unmount_has_died(tmp_path: Path, cgroup: Path, target: Path
     assert told == Outcome(
         "uid/app", 1, "Died", f"{target} is not mounted any more: somebody has unmounted it"
     )
-    assert took_s < 5.0
+    assert took_s < SOON_S
 
 
 def test_what_others_mount_over_has_died_and_only_ours_is_unmounted(
@@ -623,7 +623,7 @@ def test_the_table_is_read_at_a_pace_however_often_it_changes(tmp_path: Path) ->
     other = tmp_path / "other"
     other.mkdir()
 
-    async def run() -> int:
+    async def run() -> tuple[int, float]:
         read = 0
 
         async def count() -> None:
@@ -631,16 +631,16 @@ def test_the_table_is_read_at_a_pace_however_often_it_changes(tmp_path: Path) ->
             async for _ in leash_mount._tables():  # noqa: SLF001 - how it behaves
                 read += 1
 
-        counting = asyncio.ensure_future(count())
-        ends = time.monotonic() + 1.0
-        while time.monotonic() < ends:
+        counting, began = asyncio.ensure_future(count()), time.monotonic()
+        while time.monotonic() < began + 1.0 or read < 2:  # the first one, and one for a change
             await asyncio.to_thread(mount, "-t", "tmpfs", "theirs", other)
             await asyncio.to_thread(subprocess.run, ["/bin/umount", other], check=True)
         counting.cancel()
         await asyncio.wait([counting])
-        return read
+        return read, time.monotonic() - began
 
-    assert 2 <= asyncio.run(run()) <= 1 + 1.5 / leash_mount._PACE_S  # noqa: SLF001
+    read, took_s = asyncio.run(run())
+    assert read <= 2 + took_s / leash_mount._PACE_S  # noqa: SLF001
 
 
 def test_only_so_many_descriptors_of_a_process_are_looked_at() -> None:

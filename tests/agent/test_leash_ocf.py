@@ -448,7 +448,7 @@ def test_an_agent_that_does_not_answer_is_a_doubt_in_time(folder: Path, cgroup: 
     told, took_s = asyncio.run(run())
     assert told.kind == "StopFailed"
     assert told.message == "whether it still runs is not known: nothing said so within 3 s"
-    assert took_s < 9.0
+    assert took_s < 20.0
 
 
 def test_a_start_that_is_stopped_starts_nothing_more(folder: Path, cgroup: Path) -> None:

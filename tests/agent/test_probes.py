@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pyroute2 import IPRoute
 
+from agent.services import Gate
 from vipagent.probes import Probes, look
 from vipapi.healthchecks import ICMP, Exec, HTTPGet, HTTPHeader, Link, Probe, TCPSocket
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 
 IFA_F_NODAD = 0x02
+IN_TIME_S = 10.0
+"""What must not last for ever has ended by then, on however busy a machine."""
 
 
 def ask(
@@ -235,7 +238,7 @@ def test_an_odd_server_fails_within_the_timeout(tmp_path: Path, serve: Serve, me
     result, took_s = http(tmp_path, serve, timeout_s=0.3, body_regex="ok")
     assert not result.is_ok
     assert message in result.message
-    assert took_s < 2.0
+    assert took_s < IN_TIME_S
 
 
 def test_a_body_without_end_is_read_to_the_bound_only(tmp_path: Path) -> None:
@@ -301,7 +304,7 @@ def test_https_against_a_plain_server_fails(tmp_path: Path) -> None:
 def test_https_to_a_server_that_never_shakes_hands_ends_in_time(tmp_path: Path) -> None:
     result, took_s = http(tmp_path, sending(b"", stays=True), scheme="HTTPS", timeout_s=0.2)
     assert result.message.endswith("no answer within 200 ms")
-    assert took_s < 2.0
+    assert took_s < IN_TIME_S
 
 
 def test_tcp_passes_where_somebody_listens(tmp_path: Path) -> None:
@@ -534,7 +537,7 @@ def test_a_hook_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
 
     result, took_s, gone = asyncio.run(run())
     assert result.message == "hook h did not end within 500 ms and was killed"
-    assert took_s < 2.0
+    assert took_s < IN_TIME_S
     assert gone
 
 
@@ -565,18 +568,16 @@ def test_a_killed_hook_is_run_again_at_the_next_turn(tmp_path: Path) -> None:
 
 
 def test_hooks_run_beside_each_other(tmp_path: Path) -> None:
-    async def run() -> float:
-        probes = Probes(hooks_dir=tmp_path, gateways=tuple)
-        hook(tmp_path, "h", "#!/bin/sh\nsleep 0.5\n")
-        await probes.run(Exec(hook="missing"), 10.0)
-        began = time.monotonic()
-        runs = (probes.run(Exec(hook="h", args=(str(n),)), 10.0) for n in range(10))
+    async def run() -> list[Result]:
+        probes, gate = Probes(hooks_dir=tmp_path, gateways=tuple), Gate(tmp_path / "all")
+        hook(tmp_path, "h", f"#!/bin/sh\n{gate.hook}\n")
+        runs = [asyncio.create_task(probes.run(Exec(hook="h", args=(str(n),)), 60.0)) for n in range(10)]
+        await gate.open(len(runs))
         results = await asyncio.gather(*runs)
-        assert all(result.is_ok for result in results)
         await probes.close()
-        return time.monotonic() - began
+        return results
 
-    assert asyncio.run(run()) < 4.0
+    assert all(result.is_ok for result in asyncio.run(run()))
 
 
 def children() -> list[int]:

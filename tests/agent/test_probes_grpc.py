@@ -238,7 +238,7 @@ def test_a_server_that_never_answers_fails_in_time(tmp_path: Path, serve: Serve)
     began = time.monotonic()
     result = ask(serve, tmp_path, timeout_s=0.3)
     assert "no answer within 300 ms" in result.message
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
 
 
 def test_a_closed_port_is_named(tmp_path: Path) -> None:

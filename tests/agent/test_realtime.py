@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
@@ -75,7 +76,7 @@ def test_starting_a_child_on_a_busy_machine_does_not_hold_the_loop_up() -> None:
             took_s.append(time.perf_counter() - before_s)
             child.wait()
         sys.stdout.write(f"starts took {[round(1000 * each, 1) for each in sorted(took_s)]} ms\n")
-        assert sum(took_s) / len(took_s) < 0.010
+        assert median(took_s) < 0.010
 
     burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(6)]
     try:

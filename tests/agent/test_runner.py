@@ -20,7 +20,9 @@ from agent.services import (
     LEASE,
     LONG,
     SECOND,
+    SOON_S,
     STUBBORN,
+    Gate,
     Services,
     children,
     hook,
@@ -155,7 +157,7 @@ def test_what_ignores_sigterm_is_killed_at_the_stop_timeout(
             await node.stopped(service, number)
             return time.monotonic() - began
 
-    assert 1.0 <= asyncio.run(run()) < 2.5
+    assert 1.0 <= asyncio.run(run()) < SOON_S
 
 
 def test_the_stop_hook_comes_first_and_sigterm_then(tmp_path: Path, hooks: Path, cgroup: Path) -> None:
@@ -345,7 +347,7 @@ def test_a_service_that_prints_without_end_neither_stands_still_nor_delays_other
             await node.stopped(loud, first)
         return took_s
 
-    assert asyncio.run(run()) < 2.0
+    assert asyncio.run(run()) < SOON_S
 
 
 def test_a_stop_hook_that_hangs_is_killed_and_the_stop_counts_as_failed(
@@ -495,18 +497,18 @@ def test_a_hook_that_hangs_while_it_is_loaded_delays_no_other_and_can_be_killed(
 
 
 @pytest.mark.parametrize(
-    ("text", "least_s", "most_s"),
+    ("text", "stop_timeout_s", "least_s"),
     [
-        pytest.param(DAEMON, 0.0, 1.0, id="orderly-from-the-lease's-end-on"),
-        pytest.param(STUBBORN, 1.0, 2.0, id="killed-a-stop-timeout-later"),
+        pytest.param(DAEMON, 2 * SOON_S, 0.0, id="orderly-from-the-lease's-end-on"),
+        pytest.param(STUBBORN, 1.0, 1.0, id="killed-a-stop-timeout-later"),
     ],
 )
 def test_what_is_not_renewed_ends_by_itself(
-    *, tmp_path: Path, hooks: Path, cgroup: Path, text: str, least_s: float, most_s: float
+    *, tmp_path: Path, hooks: Path, cgroup: Path, text: str, stop_timeout_s: float, least_s: float
 ) -> None:
     async def run() -> float:
         hook(hooks, "start", text)
-        service = plan(stop_timeout_ms=1000)
+        service = plan(stop_timeout_ms=int(1000 * stop_timeout_s))
         async with services(tmp_path, cgroup) as node:
             await node.leased(service)
             await service_of(cgroup).emptied()
@@ -514,7 +516,7 @@ def test_what_is_not_renewed_ends_by_itself(
             assert await node.next() == Outcome(service.id, 2, "Stopped")
         return late_s
 
-    assert least_s <= asyncio.run(run()) < most_s
+    assert least_s <= asyncio.run(run()) < SOON_S
 
 
 def test_a_lease_that_is_renewed_keeps_its_service(tmp_path: Path, hooks: Path, cgroup: Path) -> None:
@@ -543,10 +545,10 @@ def test_a_renewal_costs_microseconds(
         async with services(tmp_path, cgroup) as node:
             number = await node.started(service)
             deadline_ns = now_ns() + LONG
-            began = time.perf_counter()
+            began = time.thread_time()
             for _ in range(10_000):
                 node.runner.extend(service.id, deadline_ns)
-            took_s = (time.perf_counter() - began) / 10_000
+            took_s = (time.thread_time() - began) / 10_000
             await node.stopped(service, number)
         return took_s
 
@@ -557,25 +559,22 @@ def test_a_renewal_costs_microseconds(
 
 
 def test_fifty_services_start_and_stop_beside_each_other(tmp_path: Path, hooks: Path, cgroup: Path) -> None:
-    async def run() -> tuple[float, float]:
-        hook(hooks, "start", f"sleep 0.5; {DAEMON}")
-        hook(hooks, "stop", "sleep 0.5")
+    async def run() -> None:
+        starts, stops = Gate(tmp_path / "starts"), Gate(tmp_path / "stops")
+        hook(hooks, "start", f"{starts.hook}; {DAEMON}")
+        hook(hooks, "stop", stops.hook)
         hook(hooks, "status", "exit 0")
         fifty = [plan(f"app{n}", stop="stop", status="status") for n in range(50)]
         async with services(tmp_path, cgroup) as node:
-            began = time.monotonic()
             runs = [node.start(service) for service in fifty]
+            await starts.open(len(fifty))
             assert {(await node.next()).kind for _ in fifty} == {"Started"}
-            started_s = time.monotonic() - began
             for service, number in zip(fifty, runs, strict=True):
                 node.runner.stop(service.id, number)
+            await stops.open(len(fifty))
             assert {(await node.next()).kind for _ in fifty} == {"Stopped"}
-            return started_s, time.monotonic() - began - started_s
 
-    started_s, stopped_s = asyncio.run(run())
-    # One after another they would take 25 s each.
-    assert started_s < 15
-    assert stopped_s < 15
+    asyncio.run(run())
 
 
 def test_without_a_cgroup_every_start_is_refused_and_it_is_a_problem(tmp_path: Path) -> None:
@@ -631,7 +630,7 @@ def test_when_the_leash_is_killed_everything_is_at_once_and_the_next_start_has_a
             assert await node.next() == Outcome(runs.id, again, "Stopped")
         return took_s
 
-    assert asyncio.run(run()) < 1.0
+    assert asyncio.run(run()) < SOON_S
 
 
 def test_what_a_leash_that_stands_still_does_not_kill_the_keeper_does(
@@ -652,7 +651,7 @@ def test_what_a_leash_that_stands_still_does_not_kill_the_keeper_does(
             assert await node.next() == Outcome(service.id, number, "Stopped")
         return took_s
 
-    assert 0.5 <= asyncio.run(run()) < 2.5
+    assert 0.5 <= asyncio.run(run()) < SOON_S
 
 
 def test_a_leash_that_cannot_start_is_told(tmp_path: Path, hooks: Path, cgroup: Path) -> None:
@@ -692,7 +691,7 @@ def test_nothing_is_left_when_it_is_closed_in_the_middle_of_everything(
     before = children()
     left, took_s = asyncio.run(run())
     assert left <= before
-    assert took_s < 2.0
+    assert took_s < 4.5, "the leash ends in order, and is not only killed after five seconds"
 
 
 KEEPER = """
@@ -700,13 +699,13 @@ import asyncio, pathlib, sys, time
 from agent.services import MILLISECOND, now_ns, plan
 from vipagent.runner import Runner
 
-async def keep(folder, cgroup, lease_ms, renewals):
+async def keep(folder, cgroup, lease_ms, renewals, stop_timeout_ms):
     told = asyncio.Queue()
     runner = Runner(
         node="node-a", hooks_dir=pathlib.Path(folder) / "hooks", cgroup=pathlib.Path(cgroup),
         on_outcome=told.put_nowait,
     )
-    service = plan(stop="stop", stop_timeout_ms=1000)
+    service = plan(stop="stop", stop_timeout_ms=stop_timeout_ms)
     for run in (1, 2):  # the leash takes a while to start: the run that counts begins when it is there
         deadline_ns = now_ns() + (lease_ms if run == 2 else 600_000) * MILLISECOND
         runner.start(service, term=7, run=run, virtual_ip="billing", deadline_ns=deadline_ns)
@@ -721,16 +720,19 @@ async def keep(folder, cgroup, lease_ms, renewals):
     print(deadline_ns, flush=True)
     await asyncio.sleep(600)
 
-asyncio.run(keep(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+asyncio.run(keep(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])))
 """
 
 
 def keeper(
-    folder: Path, cgroup: Path, *, lease_ms: int, renewals: int = 0
+    folder: Path, cgroup: Path, *, lease_ms: int, renewals: int = 0, stop_timeout_s: float = 1
 ) -> tuple[subprocess.Popen[str], int]:
     """Start a keeper with one service; return it and when its lease ends."""
     process = subprocess.Popen(
-        [sys.executable, "-c", KEEPER, str(folder), str(cgroup), str(lease_ms), str(renewals)],
+        [
+            *(sys.executable, "-c", KEEPER, str(folder), str(cgroup)),
+            *(str(lease_ms), str(renewals), str(int(1000 * stop_timeout_s))),
+        ],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
@@ -745,19 +747,28 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "least_s", "most_s"),
+    ("text", "stop_timeout_s", "least_s"),
     [
-        pytest.param(DAEMON, 0.0, 1.0, id="orderly-from-the-lease's-end-on"),
-        pytest.param(STUBBORN, 1.0, 2.0, id="killed-a-stop-timeout-later"),
+        pytest.param(DAEMON, 2 * SOON_S, 0.0, id="orderly-from-the-lease's-end-on"),
+        pytest.param(STUBBORN, 1.0, 1.0, id="killed-a-stop-timeout-later"),
     ],
 )
 @pytest.mark.parametrize("renewals", [0, 90])
 def test_a_service_outlives_its_killed_keeper_by_its_lease_and_no_longer(
-    *, tmp_path: Path, hooks: Path, cgroup: Path, text: str, least_s: float, most_s: float, renewals: int
+    *,
+    tmp_path: Path,
+    hooks: Path,
+    cgroup: Path,
+    text: str,
+    stop_timeout_s: float,
+    least_s: float,
+    renewals: int,
 ) -> None:
     hook(hooks, "start", text)
     hook(hooks, "stop", f"echo x > {tmp_path}/stopped")
-    process, deadline_ns = keeper(tmp_path, cgroup, lease_ms=4000, renewals=renewals)
+    process, deadline_ns = keeper(
+        tmp_path, cgroup, lease_ms=4000, renewals=renewals, stop_timeout_s=stop_timeout_s
+    )
     (tmp_path / "stopped").unlink()
     kill(process)
     assert now_ns() < deadline_ns
@@ -772,7 +783,7 @@ def test_a_service_outlives_its_killed_keeper_by_its_lease_and_no_longer(
         return (ended_ns - deadline_ns) / SECOND
 
     late_s = asyncio.run(run())
-    assert least_s <= late_s < most_s
+    assert least_s <= late_s < SOON_S
     assert (tmp_path / "stopped").exists()
 
 
@@ -795,7 +806,7 @@ def test_a_keeper_that_starts_has_the_leash_of_the_former_one_stop_its_services(
             await node.stopped(service, await node.started(service))
         return took_s
 
-    assert asyncio.run(run()) < 3.0
+    assert asyncio.run(run()) < 3.9, "it is not killed as one that does not end it is after four seconds"
     assert (tmp_path / "stopped").exists()
 
 
@@ -814,7 +825,7 @@ def test_a_keeper_that_starts_kills_what_a_former_leash_does_not_end(
             assert await node.runner.start_clean() == frozenset()
             return time.monotonic() - began
 
-    assert asyncio.run(run()) < 8.0
+    assert asyncio.run(run()) < 20.0
 
 
 def test_a_keeper_that_starts_ends_what_has_no_leash_any_more(
@@ -835,7 +846,7 @@ def test_a_keeper_that_starts_ends_what_has_no_leash_any_more(
             assert await node.runner.start_clean() == frozenset()
             return time.monotonic() - began
 
-    assert asyncio.run(run()) < 2.0
+    assert asyncio.run(run()) < 3.9, "nobody is waited for who could end it in order"
 
 
 SLEEPS = "[Service]\nExecStart=/bin/sleep 1000\n"
@@ -927,10 +938,10 @@ def test_a_unit_that_dies_is_told(tmp_path: Path, cgroup: Path, install: Callabl
 
 
 @pytest.mark.parametrize(
-    ("text", "least_s", "most_s"),
+    ("text", "stop_timeout_s", "least_s"),
     [
-        pytest.param(SLEEPS, 0.0, 2.0, id="orderly-from-the-lease's-end-on"),
-        pytest.param(IGNORES_SIGTERM, 2.0, 4.0, id="killed-a-stop-timeout-later"),
+        pytest.param(SLEEPS, 2 * SOON_S, 0.0, id="orderly-from-the-lease's-end-on"),
+        pytest.param(IGNORES_SIGTERM, 2.0, 2.0, id="killed-a-stop-timeout-later"),
     ],
 )
 def test_a_unit_whose_lease_is_not_renewed_ends(
@@ -939,11 +950,11 @@ def test_a_unit_whose_lease_is_not_renewed_ends(
     cgroup: Path,
     install: Callable[[str], str],
     text: str,
+    stop_timeout_s: float,
     least_s: float,
-    most_s: float,
 ) -> None:
     async def run() -> float:
-        service = unit_plan(unit := install(text), stop_timeout_ms=2000)
+        service = unit_plan(unit := install(text), stop_timeout_ms=int(1000 * stop_timeout_s))
         async with services(tmp_path, cgroup) as node, units() as asked:
             await node.leased(service)
             assert await node.next() == Outcome(service.id, 2, "Stopped")
@@ -951,7 +962,7 @@ def test_a_unit_whose_lease_is_not_renewed_ends(
             assert (await asked.state(unit)).is_resting
         return late_s
 
-    assert least_s <= asyncio.run(run()) < most_s
+    assert least_s <= asyncio.run(run()) < SOON_S
 
 
 def test_a_unit_that_has_lost_its_leash_is_stopped_by_the_next(

@@ -115,11 +115,14 @@ def test_what_is_in_force_is_found_by_whoever_starts_while_an_edit_is_held_back(
     assert condition(after, "Accepted") == condition(before, "Accepted")
     fleet.settle(
         lambda: (
-            'vipkeeper_servicefailover_degraded{name="billing",namespace="default"} 1.0' in scrape(metrics)
+            'vipkeeper_servicefailover_degraded{namespace="default",servicefailover="billing"} 1.0'
+            in scrape(metrics)
         ),
         what="node-a is gone, so there is no standby any more",
     )
-    assert 'vipkeeper_servicefailover_ready{name="billing",namespace="default"} 0.0' in scrape(metrics)
+    assert 'vipkeeper_servicefailover_ready{namespace="default",servicefailover="billing"} 0.0' in scrape(
+        metrics
+    )
 
 
 def test_of_two_replicas_the_leader_alone_notifies_and_says_nothing_secret(

@@ -121,12 +121,14 @@ def failed(stage: Stage) -> tuple[str, str]:
     found = stage.condition("Switchover", "drill", "Failed")
     assert found["status"] == "True", status(stage)
     assert stage.condition("Switchover", "drill", "Complete")["status"] == "False"
+    assert stage.condition("Switchover", "drill", "Stalled")["reason"] == found["reason"], "kstatus: Failed"
     return found["reason"], found["message"]
 
 
 def is_open(stage: Stage) -> bool:
-    kinds = ("Complete", "Failed")
-    return all(stage.condition("Switchover", "drill", kind)["status"] == "False" for kind in kinds)
+    expected = {"Complete": "False", "Failed": "False", "Reconciling": "True"}
+    found = {kind: stage.condition("Switchover", "drill", kind)["status"] for kind in expected}
+    return found == expected
 
 
 def stay(stage: Stage) -> None:

@@ -13,9 +13,9 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from lab import binaries, enclosure
-from lab.binaries import BinariesMissingError
 from lab.enclosure import EnclosureRefusedError
 from lab.faults import NftMissingError
+from lab.gobuilds import BinariesMissingError
 from lab.processes import ProcessFailedError
 
 if TYPE_CHECKING:

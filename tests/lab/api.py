@@ -44,6 +44,8 @@ class Api:
     port: int
     authority: Path
     token: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Sent with every request, such as those that impersonate somebody."""
     paths: dict[tuple[str, str], tuple[str, bool]] = field(default_factory=dict, repr=False)
 
     def request(
@@ -84,6 +86,7 @@ class Api:
         connection = http.client.HTTPSConnection(self.host, self.port, context=context, timeout=patience_s)
         try:
             headers = {"Authorization": f"Bearer {self.token}", "Content-Type": content_type, "Accept": JSON}
+            headers |= self.headers
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)
             answer = connection.getresponse()
             return answer.status, answer.read()

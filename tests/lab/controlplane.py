@@ -1,8 +1,9 @@
 """A real etcd and kube-apiserver: started, stopped, started again with the same data on the same ports.
 
 There is no controller-manager and no scheduler: nothing garbage-collects, and a deleted namespace
-stays Terminating. Authorisation is RBAC. The administrator has a token; anyone else is a service
-account with a token of the real kind (`kubeconfig_of_service_account`).
+stays Terminating. Authorisation is RBAC. The administrator has a token, and so has every user that the
+control plane was told of; anyone else is a service account with a token of the real kind
+(`kubeconfig_of_service_account`).
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from lab import kernelcalls, processes
 from lab.api import Api, RefusedError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from lab.binaries import Binaries
 
-READY_S = 60
+READY_S = 120
 EVERYWHERE = "0.0.0.0"  # noqa: S104  # inside the enclosure
 
 
@@ -49,11 +51,19 @@ class ControlPlane:
     """One etcd and one kube-apiserver in the network namespace of the thread that makes it.
 
     `address` is where clients reach the API server; it must be an address of that namespace, and
-    127.0.0.1 always works beside it.
+    127.0.0.1 always works beside it. `users` are further users by their names, each with a group or none;
+    `settings` are flags of the API server, without the dashes, added to the lab's or in place of them.
     """
 
     def __init__(
-        self, binaries: Binaries, folder: Path, *, address: str = "127.0.0.1", ports: Ports | None = None
+        self,
+        binaries: Binaries,
+        folder: Path,
+        *,
+        address: str = "127.0.0.1",
+        ports: Ports | None = None,
+        users: Mapping[str, str] | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self.binaries = binaries
         self.folder = folder
@@ -61,13 +71,16 @@ class ControlPlane:
         self.ports = ports or Ports()
         self._network = kernelcalls.current_network()
         self._token = secrets.token_hex(16)
+        self._users = dict(users or {})
+        self._user_tokens = {user: secrets.token_hex(16) for user in self._users}
+        self._settings = dict(settings or {})
         self._etcd: processes.Process | None = None
         self._apiserver: processes.Process | None = None
 
     @property
     def api(self) -> Api:
         """The administrator's way to the API server."""
-        return Api(self.address, self.ports.api, self._authority, self._token)
+        return Api(self.address, self.ports.api, self.authority, self._token)
 
     @property
     def kubeconfig(self) -> Path:
@@ -75,20 +88,29 @@ class ControlPlane:
         return self.folder / "admin.kubeconfig"
 
     @property
-    def _authority(self) -> Path:
+    def service_account_key(self) -> Path:
+        """The private key that signs service accounts' tokens."""
+        return self.folder / "service-account.key"
+
+    @property
+    def authority(self) -> Path:
+        """The certificate of who signed the API server's."""
         # kube-apiserver writes its certificate and, after it, the authority that signed it.
         return self.folder / "certificates" / "apiserver.crt"
 
     def start(self) -> None:
         """Start both and wait until the API server is ready, some 2 to 3 s."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "tokens.csv").write_text(f'{self._token},admin,admin,"system:masters"\n')
-        key = self.folder / "service-account.key"
-        if not key.exists():
-            key.write_text(_new_key())
+        lines = [f'{self._token},admin,admin,"system:masters"']
+        lines += [f'{self._user_tokens[user]},{user},{user},"{group}"' for user, group in self._users.items()]
+        (self.folder / "tokens.csv").write_text("".join(f"{line}\n" for line in lines))
+        if not self.service_account_key.exists():
+            self.service_account_key.write_text(_new_key())
         self.start_etcd()
         self.start_apiserver()
-        _write_kubeconfig(self.kubeconfig, self._url, self._authority, self._token)
+        _write_kubeconfig(self.kubeconfig, self._url, self.authority, self._token)
+        for user, token in self._user_tokens.items():
+            _write_kubeconfig(self.kubeconfig_of_user(user), self._url, self.authority, token)
 
     def stop(self) -> None:
         """Kill both."""
@@ -126,27 +148,25 @@ class ControlPlane:
         """Start the API server and wait until it is ready; does nothing when it runs."""
         if self._apiserver and self._apiserver.is_alive:
             return
-        key = self.folder / "service-account.key"
-        self._apiserver = self._run(
-            "kube-apiserver",
-            [
-                self.binaries.kube_apiserver,
-                f"--etcd-servers=http://127.0.0.1:{self.ports.etcd_clients}",
-                f"--bind-address={'127.0.0.1' if self.address == '127.0.0.1' else EVERYWHERE}",
-                f"--advertise-address={self.address}",
-                f"--secure-port={self.ports.api}",
-                f"--cert-dir={self.folder / 'certificates'}",
-                f"--token-auth-file={self.folder / 'tokens.csv'}",
-                f"--service-account-key-file={key}",
-                f"--service-account-signing-key-file={key}",
-                "--service-account-issuer=https://lab.vipkeeper.invalid",
-                "--service-cluster-ip-range=198.51.100.0/24",
-                "--authorization-mode=RBAC",
-                "--allow-privileged=true",
-                "--endpoint-reconciler-type=none",
-                "--v=1",
-            ],
-        )
+        settings = {
+            "etcd-servers": f"http://127.0.0.1:{self.ports.etcd_clients}",
+            "bind-address": "127.0.0.1" if self.address == "127.0.0.1" else EVERYWHERE,
+            "advertise-address": self.address,
+            "secure-port": str(self.ports.api),
+            "cert-dir": str(self.folder / "certificates"),
+            "token-auth-file": str(self.folder / "tokens.csv"),
+            "service-account-key-file": str(self.service_account_key),
+            "service-account-signing-key-file": str(self.service_account_key),
+            "service-account-issuer": "https://lab.vipkeeper.invalid",
+            "service-cluster-ip-range": "198.51.100.0/24",
+            "authorization-mode": "RBAC",
+            "allow-privileged": "true",
+            "endpoint-reconciler-type": "none",
+            "v": "1",
+            **self._settings,
+        }
+        flags = [f"--{name}={value}" for name, value in settings.items()]
+        self._apiserver = self._run("kube-apiserver", [self.binaries.kube_apiserver, *flags])
         self._await_readiness(self._apiserver)
 
     def stop_apiserver(self) -> None:
@@ -176,8 +196,12 @@ class ControlPlane:
             "metadata": {"name": name, "namespace": namespace},
         }
         self.api.apply(account)
-        _write_kubeconfig(path, self._url, self._authority, self.api.service_account_token(namespace, name))
+        _write_kubeconfig(path, self._url, self.authority, self.api.service_account_token(namespace, name))
         return path
+
+    def kubeconfig_of_user(self, user: str) -> Path:
+        """Return the kubeconfig of one of the control plane's users."""
+        return self.folder / f"{user.replace(':', '.')}.kubeconfig"
 
     def kubectl(self, *arguments: str | Path) -> str:
         """Run kubectl as the administrator and return what it printed; raises `KubectlFailedError`."""

@@ -2,11 +2,11 @@
 # Makes the Python environment that every target of the Makefile runs in, and prints its path on stdout.
 #
 # It holds exactly the versions of requirements.lock, each checked against its hash, and this checkout as
-# an editable install. It lies in the cache, under a name made of the lock, the project file, the
-# interpreter and the checkout, so that nothing is ever installed into an environment that exists
-# already and two checkouts do not share one. What is missing of Python itself comes from Debian's
-# packages, where there is an apt-get, and so do, for `with-nft` and `with-agents`, the programs that the lab
-# and the tests need besides. Progress goes to stderr.
+# an editable install. It lies in the cache, under a name made of the lock, what of the project file an
+# install reads, the interpreter and the checkout, so that nothing is ever installed into an environment that
+# exists already and two checkouts do not share one. What is missing of Python itself comes from Debian's
+# packages, where there is an apt-get, and so do, for `with-nft` and its like, the programs that the lab, the
+# tests and the images need besides. Progress goes to stderr.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -35,7 +35,10 @@ usable_python() {
 python=$(usable_python) || { from_debian "Python 3.11 or newer" python3; python=$(usable_python); } ||
     fail "no Python 3.11 or newer: set PYTHON to one"
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-key=$({ cat requirements.lock pyproject.toml; "$python" -VV; echo "$python $PWD"; } | sha256sum | cut -c1-16)
+installed_from='import tomllib; read = tomllib.load(open("pyproject.toml", "rb"))
+print(read["build-system"], read["project"], read["tool"]["hatch"])'
+key=$({ cat requirements.lock && "$python" -c "$installed_from" && "$python" -VV && echo "$python $PWD"; } |
+    sha256sum | cut -c1-16)
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/vipkeeper"
 environment="$cache/python/$version-$key"
 
@@ -65,7 +68,14 @@ for tool in "$@"; do
     with-agents)
         [ -e /usr/lib/ocf/resource.d/heartbeat/anything ] ||
             from_debian "a set of OCF resource agents (tests run some)" resource-agents ;;
-    *) fail "$tool is neither with-nft nor with-agents" ;;
+    with-kubelets)
+        command -v containerd >/dev/null || from_debian "containerd (a kubelet runs pods with it)" containerd
+        command -v runc >/dev/null || from_debian "runc (containerd runs containers with it)" runc
+        [ -x /usr/lib/cni/ptp ] ||
+            from_debian "a set of CNI plugins (pods get addresses from them)" containernetworking-plugins ;;
+    with-buildah)
+        command -v buildah >/dev/null || from_debian "buildah (it builds the images)" buildah ;;
+    *) fail "$tool is none of with-nft, with-agents, with-kubelets and with-buildah" ;;
     esac
 done
 echo "$environment"

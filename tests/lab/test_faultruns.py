@@ -32,6 +32,8 @@ MOVED = Outcome(
     timeline=UNTIMED,
     overlaps=(),
     astray=(),
+    said=frozenset({"handover", "release"}),
+    touched=("node-a", "node-b"),
 )
 BACK = Run(
     fault=TOLD,
@@ -63,6 +65,7 @@ AWAY = replace(
     [
         pytest.param(BACK, id="told"),
         pytest.param(replace(BACK, fault=LEASHED), id="leashed"),
+        pytest.param(replace(BACK, elsewhere_ms=limit_ms(TOLD)), id="late by the machine's own hiccup"),
         pytest.param(STAYED, id="stays"),
         pytest.param(AWAY, id="nowhere"),
     ],
@@ -79,7 +82,9 @@ def test_what_ended_as_it_must_is_not_objected_to(kept: Run) -> None:
         pytest.param(replace(BACK, outcome=replace(MOVED, overlaps=(OVERLAP,))), "address", id="two owners"),
         pytest.param(replace(BACK, outcome=replace(MOVED, after=None)), "did not come back", id="gone again"),
         pytest.param(replace(BACK, elsewhere_ms=None), "did not come back", id="no copy elsewhere"),
-        pytest.param(replace(BACK, elsewhere_ms=limit_ms(TOLD)), "not asked for", id="too late"),
+        pytest.param(
+            replace(BACK, elsewhere_ms=limit_ms(TOLD) + MOVED.hiccup_ms), "not asked for", id="too late"
+        ),
         pytest.param(replace(STAYED, outcome=MOVED), "did not stay", id="it moved"),
         pytest.param(
             replace(STAYED, ran=(["node-a.1"], ["node-a.2"])), "did not stay", id="it was started anew"

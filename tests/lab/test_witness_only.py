@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lab.stage import VERSION, Stage
+from lab.stage import REST_S, VERSION, Stage
 
 if TYPE_CHECKING:
     from lab.cluster import Lab
@@ -26,7 +26,7 @@ def stage(lab: Lab) -> Stage:
     ):
         lab.plane.api.apply({"apiVersion": VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec})
     running.watch({"pair": "192.0.2.70"})
-    running.wait_until("both candidates", partial(is_redundant, running))
+    running.wait_until("both candidates", partial(is_redundant, running), patience_s=REST_S)
     return running
 
 
@@ -50,11 +50,11 @@ def test_either_node_takes_over_from_the_other(stage: Stage) -> None:
         assert outcome.is_safe, outcome
         assert outcome.after != VOTER
         stage.agents.restart(owner)
-        stage.wait_until("both candidates", partial(is_redundant, stage))
+        stage.wait_until("both candidates", partial(is_redundant, stage), patience_s=REST_S)
 
 
 def test_without_the_api_server_either_node_still_takes_over_from_the_other(stage: Stage) -> None:
-    stage.wait_until("both candidates", partial(is_redundant, stage))
+    stage.wait_until("both candidates", partial(is_redundant, stage), patience_s=REST_S)
     owner = stage.owner("pair")
     stage.lab.plane.stop()
     outcome = stage.act("pair", partial(stage.power_off, owner))

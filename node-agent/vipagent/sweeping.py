@@ -1,0 +1,71 @@
+"""Sweeping: taking away what keepers leave on a node, for a node that is to have none any more.
+
+A keeper that ends leaves its fence where it is, closed, and it has to: the one that follows it a moment
+later must not find that the node answered for an address meanwhile, which others hold (kube-proxy binds
+service addresses on every node). Nothing tells it whether another one will follow. So its end and the
+node's retirement are two things, and this is the second: `vipkeeper-keeper --clean`.
+
+| what a keeper leaves | after SIGTERM | after SIGKILL |
+|---|---|---|
+| addresses with our mark | none | for 6 s at most, silent as soon as the lease has run out |
+| the fence on each guarded link, its clsact and its map | until the node restarts | the same |
+| the plan with the heartbeat keys, in the state folder | yes | yes |
+| promises (incarnation, terms, witness configurations), in the state folder | yes | yes |
+
+Swept are the first three. Promises stay, a few hundred bytes: a node that comes back must keep them, and
+one that does not is not harmed. Sysctls, routes, nftables and /sys/fs/bpf are never touched by a keeper.
+
+Addresses go before the fence that keeps them silent does. No keeper may run meanwhile, so the state
+folder is claimed first, for as long as that takes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from vipagent.disk import FolderTaken
+from vipagent.fence import Fence
+from vipagent.kernel import Kernel
+
+if TYPE_CHECKING:
+    from vipagent.disk import Disk
+
+_AGAIN_S: Final = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+def claim_after_the_last_keeper(disk: Disk) -> None:
+    """Wait until no keeper runs with this state folder, and let none start. Raises `OSError`."""
+    is_told = False
+    while True:
+        try:
+            disk.claim()
+        except FolderTaken as taken:
+            if not is_told:
+                _log.info("Waiting, for %s", taken)
+            is_told = True
+            time.sleep(_AGAIN_S)
+        else:
+            return
+
+
+async def sweep(disk: Disk) -> None:
+    """Take it all away, by the owner of the state folder; raises `KernelRefused`, `FenceRefused`, `OSError`.
+
+    What was refused half way is found again by the next sweep.
+    """
+    disk.forget_plan()
+    with Fence.load() as fence:
+        async with Kernel.open() as kernel:
+            links = (await kernel.observe()).links
+            for link in links:
+                for bound in link.addresses:
+                    if bound.is_ours:
+                        await kernel.unbind(bound.ip, link.index)
+                        _log.info("Removed %s from %s", bound.ip, link.name)
+            for link in links:
+                if await kernel.unguard(link.index, fence):
+                    _log.info("Removed the fence from %s", link.name)

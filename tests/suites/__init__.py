@@ -1,0 +1,121 @@
+"""All tests in less time than one pytest needs: `python -m suites`, which is what `make test` runs.
+
+Each folder of tests is a pytest of its own, which moves into an enclosure of its own (`lab.enclosure`), so
+that two of them cannot meet. One more than there are processors run side by side, up to `MOST`, for most of
+them wait most of the time; the ones that take longest come first. The lab comes last and alone, because its
+nodes share the machine: where another process takes a processor away for long enough a lease runs out, as it
+would on any such node.
+
+What a pytest prints is shown when it has ended, the lab's as it comes, and at the very end the names of all
+that failed, in pytest's own words, and how many passed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ALONE = "lab"
+LONGEST_FIRST = ("agent", "apiserver", "simulation", "model", "courier", "controller")
+ELSEWHERE = ("e2e",)
+"""Not among those of `make test`; pyproject.toml says so too."""
+MOST = 4
+NOTHING_COLLECTED = 5
+
+_COUNT = re.compile(r"(\d+) ([a-z]+)")
+_LAST_LINE = re.compile(r"^=+ (.*) in [\d.]+s.* =+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of one folder: its exit status, pytest's counts, and a line for each test that failed."""
+
+    status: int
+    counts: Counter[str]
+    failures: tuple[str, ...]
+
+
+def folders(tests: Path) -> list[str]:
+    """Return the folders that have tests and need not be alone, those that take longest first."""
+    found = {path.relative_to(tests).parts[0] for path in tests.glob("*/**/test_*.py")}
+    found -= {ALONE, *ELSEWHERE}
+    first = [name for name in LONGEST_FIRST if name in found]
+    return [*first, *sorted(found.difference(first))]
+
+
+def read(folder: str, status: int, lines: list[str]) -> Report:
+    """Make a report of what pytest printed."""
+    totals = [match[1] for line in lines if (match := _LAST_LINE.match(line))][-1:]
+    counts = Counter({kind.rstrip("s"): int(many) for many, kind in _COUNT.findall("".join(totals))})
+    failures = tuple(line for line in lines if line.startswith(("FAILED tests/", "ERROR tests/")))
+    if status not in (0, NOTHING_COLLECTED) and not failures:
+        failures = (f"ERROR tests/{folder} - pytest ended with status {status}",)
+    return Report(status, counts, failures)
+
+
+def run(folder: str) -> Report:
+    """Run the tests of one folder and show what pytest prints."""
+    pytest = Path(sys.executable).with_name("pytest")
+    lines: list[str] = []
+    with subprocess.Popen(
+        [pytest, "-p", "no:cacheprovider", f"tests/{folder}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},  # pytest has its own
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.rstrip("\n"))
+            if folder == ALONE:
+                _say(lines[-1])
+    if folder != ALONE:
+        _say("\n".join(lines))
+    return read(folder, process.returncode, lines)
+
+
+def summary(reports: list[Report], took_s: float) -> str:
+    """Return what is said at the very end."""
+    counts: Counter[str] = sum((report.counts for report in reports), Counter())
+    failures = [line for report in reports for line in report.failures]
+    order = ("failed", "error", "passed")
+    kinds = [*(kind for kind in order if counts[kind]), *sorted(counts.keys() - set(order))]
+    words = ", ".join(f"{counts[kind]} {kind}" for kind in kinds) or "no tests ran"
+    minutes, seconds = divmod(round(took_s), 60)
+    took = f"{took_s:.2f}s ({minutes // 60}:{minutes % 60:02}:{seconds:02})"
+    title = [" short test summary info ".center(80, "=")] if failures else []
+    return "\n".join([*title, *failures, f" {words} in {took} ".center(80, "=")])
+
+
+def is_well(reports: list[Report]) -> bool:
+    """Tell whether nothing failed and something was tested."""
+    statuses = {report.status for report in reports}
+    return 0 in statuses and statuses <= {0, NOTHING_COLLECTED}
+
+
+def main() -> int:
+    """Run them all and return the exit status."""
+    began = time.monotonic()
+    side_by_side = folders(ROOT / "tests")
+    many = min((os.cpu_count() or 1) + 1, MOST)
+    _say(f"pytest for each of {', '.join(side_by_side)}, {many} at a time, and then for {ALONE}")
+    with ThreadPoolExecutor(many) as pool:
+        reports = list(pool.map(run, side_by_side))
+    reports.append(run(ALONE))
+    _say(summary(reports, time.monotonic() - began))
+    return 0 if is_well(reports) else 1
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
