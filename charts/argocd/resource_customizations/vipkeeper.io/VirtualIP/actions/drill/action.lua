@@ -1,0 +1,13 @@
+-- There and back, and how long each took.
+local os = require("os")
+local switchover = {
+  apiVersion = "vipkeeper.io/v1alpha1",
+  kind = "Switchover",
+  metadata = { name = obj.metadata.name .. "-" .. os.date("!%Y%m%d%H%M%S") },
+  spec = {
+    virtualIPRef = { name = obj.metadata.name },
+    to = obj.status.election.succession[1],
+    type = "Drill",
+  },
+}
+return { { operation = "create", resource = switchover } }

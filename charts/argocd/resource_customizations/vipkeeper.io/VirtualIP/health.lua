@@ -1,0 +1,30 @@
+-- As kstatus has it (github.com/fluxcd/cli-utils/tree/main/pkg/kstatus), and more: an address that was held
+-- and that nobody may hold now is Degraded, not on its way; `spec.suspend` is Suspended while all is well.
+local health = { status = "Progressing", message = "Nobody has looked at the newest spec yet" }
+if obj.status == nil or obj.status.conditions == nil or obj.status.observedGeneration ~= obj.metadata.generation then
+  return health
+end
+local found = {}
+for _, condition in ipairs(obj.status.conditions) do
+  found[condition.type] = condition
+end
+local function is(kind, status)
+  return found[kind] ~= nil and found[kind].status == status
+end
+local outages = { NoEligibleNode = true, DomainNotQuorate = true }
+if is("Stalled", "True") then
+  health.status, health.message = "Degraded", found.Stalled.message
+elseif is("Ready", "False") and obj.status.term ~= nil and outages[found.Ready.reason] then
+  health.status, health.message = "Degraded", found.Ready.message
+elseif is("Reconciling", "True") then
+  health.message = found.Reconciling.message
+elseif is("Ready", "False") then
+  health.status, health.message = "Degraded", found.Ready.message
+elseif not is("Ready", "True") then
+  health.message = "Nobody knows yet whether it is held"
+elseif obj.spec.suspend == true then
+  health.status, health.message = "Suspended", "It moves only when its owner fails"
+else
+  health.status, health.message = "Healthy", found.Ready.message
+end
+return health

@@ -1,0 +1,1 @@
+"""The chart, rendered by the real Helm (`rendering`), and the static checks of `make lint` (`lint`)."""

@@ -1,0 +1,3 @@
+module vipkeeper.io/e2e/pause
+
+go 1.24
