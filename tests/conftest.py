@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from lab import binaries, enclosure, kernelcalls
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 LOG_TAIL = 2000
+
+hypothesis.settings.register_profile(  # how long an example takes is no law
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.hookimpl(tryfirst=True)

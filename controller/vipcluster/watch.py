@@ -255,6 +255,7 @@ class Watch:
 
         async def login(**_: Any) -> kopf.AiohttpSession:
             connection = self._cluster.connection()
+            sessions[:] = [session for session in sessions if not session.closed]
             sessions.append(self._session(connection))
             return kopf.AiohttpSession(server=connection.server, aiohttp_session=sessions[-1])
 

@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -79,7 +81,9 @@ def parted(status: Document, now: datetime) -> Document | None:
             conditions.append({**condition, **news, "lastTransitionTime": when})
         elif condition["type"] != "Reconciling":
             conditions.append(condition)
-    rest = {name: value for name, value in status.items() if name != "owner"}
+    rest = {name: value for name, value in status.items() if name not in ("owner", "conditions")}
+    if "conditions" in status and not status["conditions"]:
+        rest["conditions"] = status["conditions"]
     after = {**rest, "conditions": conditions} if conditions else rest
     return None if after == status else after
 
@@ -137,11 +141,20 @@ class Farewell:
         try:
             self._won.wait(self._patience_s)
             if not self._leadership.is_held:
-                why = self._leadership.error or f"a controller holds the Lease {self._lease} still"
-                raise Unfinished(f"{why}: scale the controller down first")
+                raise Unfinished(self._why_not())
             self._let_go()
         finally:
             self._leadership.stop()
+
+    def _why_not(self) -> str:
+        """Say why this does not lead. That no namespace is there proves nothing: it may be the wrong one."""
+        error = self._leadership.error
+        if isinstance(error, NotFound):
+            remedy = f"if it was deleted, kubectl create namespace {self._namespace}"
+            return f"{error}: name the controllers' --namespace; {remedy}"
+        if error is not None:
+            return str(error)
+        return f"a controller holds the Lease {self._lease} still: scale the controller down first"
 
     def _let_go(self) -> None:
         """Go over all objects, again from the beginning where the API server does not answer."""
@@ -221,7 +234,11 @@ class Farewell:
 
 
 def main(arguments: Sequence[str], *, lease: str) -> int:
-    """Run the command; returns 0 when nothing is left to do, 1 when something is in the way, 2 as usual."""
+    """Run the command; returns 0 when nothing is left to do, 1 when something is in the way, 2 as usual.
+
+    Who ends it by SIGTERM gets 143.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # for it is not done
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:

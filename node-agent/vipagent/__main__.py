@@ -3,7 +3,7 @@
 With `--clean` it holds nothing, but takes away what keepers left on the node (`sweeping`).
 
 Exit status: 0 after an orderly stop, 1 when something that it needs is missing (each on its own line,
-with its remedy), 2 for unusable options.
+with its remedy), 2 for unusable options, 143 when `--clean` was ended before the node was clean.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import sys
 from functools import partial
@@ -30,9 +31,11 @@ from vipagent.preflight import inspect, look
 from vipagent.probes import Probes
 from vipagent.probes_exec import HookRunner
 from vipagent.runner import Runner
-from vipagent.sweeping import claim_after_the_last_keeper, sweep
+from vipagent.sweeping import claim_after_the_last_keeper, still_started, sweep
 from vipapi import __version__, listen
 from viphealth import server
+
+LEDGER = "services.json"
 
 _log = logging.getLogger("vipagent")
 
@@ -52,6 +55,7 @@ def main() -> None:
         sys.exit(1)
     try:
         if options.clean:
+            signal.signal(signal.SIGTERM, _end_unfinished)
             _clean(options)
         else:
             asyncio.run(_run(options))
@@ -64,10 +68,20 @@ def _end(*_: object) -> NoReturn:
     sys.exit(0)
 
 
+def _end_unfinished(*_: object) -> NoReturn:
+    sys.exit(128 + signal.SIGTERM)
+
+
 def _clean(options: argparse.Namespace) -> None:
     disk = Disk(options.state_dir)
-    claim_after_the_last_keeper(disk)
+    if not claim_after_the_last_keeper(disk, options.patience):
+        _log.critical("A keeper runs on: nothing was taken away, and nothing will be")
+        while True:
+            signal.pause()  # who ended would be started again, and win the folder one day
     asyncio.run(sweep(disk))
+    signal.signal(signal.SIGTERM, _end)
+    if started := asyncio.run(still_started(options.state_dir / LEDGER)):
+        _log.warning("Services that nobody stops any more: %s. Stop them by hand", ", ".join(started))
     _log.info("Nothing of vipkeeper is left on this node but promises, in %s", options.state_dir)
     if options.stay:
         signal.pause()
@@ -121,6 +135,14 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="wait for the end of the keeper, take away what it left in this node's kernel, and end",
     )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=math.inf,
+        metavar="SECONDS",
+        help="with --clean: how long to wait for the keeper's end; then the node is left as it is, and this "
+        "only waits to be ended itself; absent: without end",
+    )
     parser.add_argument("--stay", action="store_true", help="with --clean: do not end, let no keeper start")
     parser.add_argument("--witness-only", action="store_true", help="vote, but never hold an address")
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
@@ -147,7 +169,12 @@ async def _run(options: argparse.Namespace) -> None:
         announcer = Announcer.open()
         stack.callback(announcer.close)
         node = Node(kernel=kernel, fence=fence, announcer=announcer)
-        probes = Probes(hooks_dir=options.hooks_dir, gateways=node.gateways, facts=lambda: keeper.facts)
+        probes = Probes(
+            hooks_dir=options.hooks_dir,
+            gateways=node.gateways,
+            facts=lambda: keeper.facts,
+            closed=(options.state_dir, options.socket.parent),
+        )
         stack.push_async_callback(probes.close)
         hooks = HookRunner(options.hooks_dir)
         stack.push_async_callback(hooks.close)
@@ -166,7 +193,7 @@ async def _run(options: argparse.Namespace) -> None:
                 ocf_root=options.ocf_root,
                 fence=options.fence,
                 cgroup=options.services_cgroup or default_cgroup(options.node),
-                ledger=options.state_dir / "services.json",
+                ledger=options.state_dir / LEDGER,
             ),
             run_hook=hooks.run,
             disk=disk,

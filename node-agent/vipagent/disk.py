@@ -57,13 +57,16 @@ class Disk:
         Two keepers on one node would each answer for the other's promises.
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.chmod(0o700)  # the kubelet makes it 0755, and the plan holds the heartbeat keys
         lock = os.open(self._folder / "lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(lock)
             raise FolderTaken(
-                error.errno, f"another keeper runs with {self._folder}: stop it, or name another --state-dir"
+                error.errno,
+                "another keeper, or a sweeper (`--clean`, the DaemonSet vipkeeper-sweeper), "
+                f"runs with {self._folder}: end it, or name another --state-dir",
             ) from error
 
     def next_incarnation(self) -> int:

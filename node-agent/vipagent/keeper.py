@@ -171,6 +171,7 @@ class Keeper:
         self._started_ns = now_ns()
         self._is_serving = False
         self._is_stopping = False
+        self._readiness = readiness.Readiness()
         self._rested = asyncio.Event()
 
     @property
@@ -602,13 +603,17 @@ class Keeper:
         due_ns = self._seats.deadline_ns
         overdue_s = 0.0 if due_ns is None else (now_ns() - due_ns) / 1e9
         sick = f"its renewals are {overdue_s:.0f} s late" if overdue_s > _OVERDUE_S else ""
-        return Health(sick, readiness.missing(self._readiness()))
+        try:
+            lacking = self._readiness.missing(self._doing, is_stopping=self._is_stopping)
+        except Exception as error:  # noqa: BLE001 - unready, not unhealthy: the kubelet is not to kill who renews
+            _log.exception("Whether this keeper is ready cannot be told")
+            lacking = f"whether it is ready cannot be told: {error!r}"
+        return Health(sick, lacking)
 
-    def _readiness(self) -> readiness.Facts:
+    def _doing(self) -> readiness.Facts:
         now = now_ns()
         return readiness.Facts(
             is_serving=self._is_serving,
-            is_stopping=self._is_stopping,
             has_plan=self._intake.has_plan,
             problem=self._intake.problem,
             parts=(self._part(domain, now) for domain in self._plan.domains),

@@ -100,12 +100,14 @@ class Probes:
         facts: Callable[[], Iterable[PodsFact]] = tuple,
         proc: Path = Path("/proc"),
         units: UnitLooks | None = None,
+        closed: Iterable[Path] = (),
     ) -> None:
+        """`closed`: folders that no `file` check may look into, besides those that are always closed."""
         self._echo = Echo()
         self._hooks = HookRunner(hooks_dir)
         self._gateways = gateways
         self._facts = facts
-        self._files = Files()
+        self._files = Files(closed)
         self._processes = Processes(proc)
         self._units = units or UnitLooks()
         self._imports: Threads[CheckGRPC] = Threads(1)

@@ -13,23 +13,32 @@ node's retirement are two things, and this is the second: `vipkeeper-keeper --cl
 | promises (incarnation, terms, witness configurations), in the state folder | yes | yes |
 
 Swept are the first three. Promises stay, a few hundred bytes: a node that comes back must keep them, and
-one that does not is not harmed. Sysctls, routes, nftables and /sys/fs/bpf are never touched by a keeper.
+one that does not is not harmed. What services started is for a keeper to stop: it is named (`still_started`).
+Sysctls, routes, nftables and /sys/fs/bpf are never touched by a keeper.
 
 Addresses go before the fence that keeps them silent does. No keeper may run meanwhile, so the state
-folder is claimed first, for as long as that takes.
+folder is claimed first, for as long as that takes. A keeper with another state folder is not noticed: every
+keeper of the node must have ended.
+
+Where keepers may be there to stay, the wait needs an end, after which the folder is never claimed: whoever
+tried on would win it at the keeper's next restart, and keep the node without one.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Final
 
 from vipagent.disk import FolderTaken
 from vipagent.fence import Fence
 from vipagent.kernel import Kernel
+from vipagent.ledger import Ledger
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vipagent.disk import Disk
 
 _AGAIN_S: Final = 0.5
@@ -37,8 +46,12 @@ _AGAIN_S: Final = 0.5
 _log = logging.getLogger(__name__)
 
 
-def claim_after_the_last_keeper(disk: Disk) -> None:
-    """Wait until no keeper runs with this state folder, and let none start. Raises `OSError`."""
+def claim_after_the_last_keeper(disk: Disk, patience_s: float = math.inf) -> bool:
+    """Wait until no keeper runs with this state folder, and let none start; False when patience has ended.
+
+    Raises `OSError`.
+    """
+    until = time.monotonic() + patience_s
     is_told = False
     while True:
         try:
@@ -47,9 +60,20 @@ def claim_after_the_last_keeper(disk: Disk) -> None:
             if not is_told:
                 _log.info("Waiting, for %s", taken)
             is_told = True
+            if time.monotonic() >= until:
+                return False
             time.sleep(_AGAIN_S)
         else:
-            return
+            return True
+
+
+async def still_started(ledger: Path) -> list[str]:
+    """Name the services that a keeper of this boot has started and not seen stopped, by its ledger."""
+    book = Ledger(ledger)
+    await book.load()
+    names = sorted(entry.service.title for entry in book.entries.values())
+    await book.close()
+    return names
 
 
 async def sweep(disk: Disk) -> None:

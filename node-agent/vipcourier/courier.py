@@ -3,9 +3,10 @@
 - Whenever the watch has news, and only once it has a complete listing of every kind, the plan is made
   anew and offered to the link if it differs from the last.
 - Whenever the keeper reports (or falls silent), the VIPNode's status is decided anew and applied if it
-  differs. The VIPNode is made when it is missing. It is not watched: nobody else writes it, and to watch
-  it would bring every node's every change to every courier. It is read again every `REREAD_S`, so that
-  one deleted or edited by hand is put right.
+  differs. The VIPNode is made when it is missing. Its owner is the Node, with which Kubernetes deletes it;
+  so none is made where there is no Node, for it would stay for ever. It is not watched: nobody else writes
+  it, and to watch it would bring every node's every change to every courier. It is read again every
+  `REREAD_S`, so that one deleted or edited by hand is put right.
 - The link keeps itself connected.
 - While health checks ask for Pods (`pods`), these are listed, `MOST_LOOKS` times every `LOOK_S`. What is
   found is part of the plan, which is made anew when that changes.
@@ -345,13 +346,23 @@ class Courier:
         try:
             document = await self._ask(lambda: self._cluster.get(VIP_NODES, self._node))
         except NotFound:
-            document = await self._ask(
-                lambda: self._cluster.create(VIP_NODES, {"metadata": {"name": self._node}}, manager=MANAGER)
-            )
+            document = await self._ask(self._make)
             _log.info("Made the VIPNode %s", self._node)
         own = _read(document)
         if self._own is None or own.version != self._own.version:
             self._own, self._written = own, None
+
+    def _make(self) -> dict[str, Any]:
+        """Make the VIPNode, which goes when its Node goes; raises `NotFound` where there is no Node."""
+        node = self._cluster.get(NODES, self._node)
+        owner = {
+            "apiVersion": NODES.api_version,
+            "kind": NODES.kind,
+            "name": self._node,
+            "uid": node["metadata"]["uid"],
+        }
+        metadata = {"name": self._node, "ownerReferences": [owner]}
+        return self._cluster.create(VIP_NODES, {"metadata": metadata}, manager=MANAGER)
 
     def _is_known(self) -> bool:
         """Whether there is something to say: a report, or a silence that has lasted."""

@@ -57,6 +57,12 @@ def test_what_is_kept_is_for_root_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE((folder / "plan.json").stat().st_mode) == 0o600
 
 
+def test_a_folder_that_the_kubelet_made_is_closed_to_others(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    Disk(tmp_path).claim()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
+
+
 def test_every_start_has_a_higher_incarnation(tmp_path: Path) -> None:
     numbers = [Disk(tmp_path).next_incarnation() for _ in range(20)]
     assert numbers == sorted(set(numbers))
@@ -84,7 +90,7 @@ def test_the_highest_term_of_each_domain_outlives_a_restart(tmp_path: Path) -> N
 def test_a_folder_has_one_keeper_at_a_time(tmp_path: Path) -> None:
     first, second = Disk(tmp_path), Disk(tmp_path)
     first.claim()
-    with pytest.raises(OSError, match=r"another keeper runs with .*: stop it"):
+    with pytest.raises(OSError, match=r"another keeper, or a sweeper .* runs with .*: end it"):
         second.claim()
 
 

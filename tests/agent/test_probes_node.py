@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -24,20 +25,25 @@ from vipapi.healthchecks import File, Pods, Probe, Process, Selector, SystemdUni
 from vipapi.nodeplan import PodsFact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     from vipagent.health import Result
 
 PATIENCE_S = 60.0
 
 
-def ask(probe: Probe, folder: Path, *, facts: tuple[PodsFact, ...] = (), proc: Path | None = None) -> Result:
+def ask(
+    probe: Probe,
+    folder: Path,
+    *,
+    facts: tuple[PodsFact, ...] = (),
+    proc: Path = Path("/proc"),
+    closed: Sequence[Path] = (),
+) -> Result:
     """Run one probe in a loop of its own."""
 
     async def run() -> Result:
-        options = {} if proc is None else {"proc": proc}
-        probes = Probes(hooks_dir=folder, gateways=tuple, facts=lambda: facts, **options)
+        probes = Probes(hooks_dir=folder, gateways=tuple, facts=lambda: facts, proc=proc, closed=closed)
         try:
             return await probes.run(probe, PATIENCE_S)
         finally:
@@ -200,6 +206,33 @@ def test_what_is_no_plain_file_fails_and_is_not_opened(tmp_path: Path) -> None:
 def test_a_link_to_a_file_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(written(tmp_path))
     assert ask(File(path=str(tmp_path / "link"), content_regex="up"), tmp_path).is_ok
+
+
+@pytest.mark.parametrize("pattern", [None, "up"])
+def test_the_keepers_own_folders_are_closed_to_checks(tmp_path: Path, pattern: str | None) -> None:
+    closed, beside = tmp_path / "own", tmp_path / "own-not"
+    for folder in (closed, beside):
+        folder.mkdir()
+        (folder / "plan.json").write_text("up")
+    (tmp_path / "folder").symlink_to(closed)
+    (beside / "link").symlink_to(closed / "plan.json")
+    (tmp_path / "closed-link").symlink_to(closed)
+
+    def message(path: str, closed: Path = closed) -> str:
+        return ask(File(path=path, content_regex=pattern), tmp_path, closed=[closed]).message
+
+    for path in (
+        f"{closed}/plan.json",
+        f"{tmp_path}/folder/plan.json",
+        f"{beside}/link",
+        f"{beside}/../own/plan.json",
+        f"/proc/self/root{closed}/plan.json",
+    ):
+        assert "no check may look" in message(path)
+        assert "no check may look" in message(path, tmp_path / "closed-link")
+    for path in ("/proc/self/environ", "/sys/kernel/notes", "/var/lib/vipkeeper/plan.json"):
+        assert "no check may look" in message(path)
+    assert message(f"{beside}/plan.json") == ""
 
 
 def test_bytes_that_are_no_text_are_searched_all_the_same(tmp_path: Path) -> None:

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
-from vipagent.readiness import SETTLING_S, Facts, Part, missing
+from vipagent.readiness import SETTLING_S, STARTING_S, STOPPING, Facts, Part, Readiness, missing
 from vipagent.standing import Standing
 from vipapi.nodestatus import Problem
 
 FIT = Standing("Fit", 100)
 READY = Facts(
     is_serving=True,
-    is_stopping=False,
     has_plan=True,
     problem=None,
     parts=(Part(domain="default"),),
@@ -39,7 +38,6 @@ def test_who_does_its_part_is_ready() -> None:
     ("changes", "words"),
     [
         pytest.param({"is_serving": False}, "it is starting", id="starting"),
-        pytest.param({"is_stopping": True}, "it hands its addresses over, and stops", id="stopping"),
         pytest.param({"has_plan": False}, "it has no plan", id="no-plan"),
         pytest.param({"problem": Problem("PlanNotKept", "disk full")}, "PlanNotKept: disk full", id="disk"),
     ],
@@ -74,10 +72,11 @@ def test_a_node_without_any_domain_is_ready() -> None:
 
 
 @pytest.mark.parametrize("reason", ["CheckPending", "NotArmed"])
-def test_what_a_start_is_to_blame_for_is_waited_for_as_long_as_it_takes(reason: str) -> None:
-    for age_s in (0.0, SETTLING_S, 1e6):
-        words = said(standings={"web": unfit(reason)}, age_s=age_s)
-        assert words == f"it could not hold web ({reason}) yet"
+def test_what_a_start_is_to_blame_for_is_waited_for_longer_but_not_for_ever(reason: str) -> None:
+    standings = {"web": unfit(reason)}
+    for age_s in (0.0, SETTLING_S, STARTING_S - 1):
+        assert said(standings=standings, age_s=age_s) == f"it could not hold web ({reason}) yet"
+    assert said(standings=standings, age_s=STARTING_S) == ""
 
 
 @pytest.mark.parametrize("reason", ["CheckFailed", "NoInterface", "ServiceFailed"])
@@ -94,3 +93,36 @@ def test_a_witness_that_never_holds_needs_no_fitness() -> None:
 def test_a_thousand_obstacles_make_a_short_sentence() -> None:
     words = said(standings={f"vip-{number}": unfit("NotArmed") for number in range(1000)})
     assert words.endswith("vip-4 (NotArmed) and 995 more yet")
+
+
+LONELY = dataclasses.replace(READY, parts=(Part(domain="default", is_answered=False),))
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        pytest.param(LONELY, id="no-majority"),
+        pytest.param(dataclasses.replace(READY, parts=(Part(domain="new", is_seated=False),)), id="no-key"),
+        pytest.param(dataclasses.replace(READY, problem=Problem("PlanRefused", "too new")), id="plan"),
+        pytest.param(dataclasses.replace(READY, standings={"web": unfit("NotArmed")}), id="unfit"),
+    ],
+)
+def test_what_is_lost_later_does_not_have_an_old_keeper_taken_away_beside_a_new_one(later: Facts) -> None:
+    readiness = Readiness()
+    assert readiness.missing(lambda: READY, is_stopping=False) == ""
+    assert readiness.missing(lambda: later, is_stopping=False) == ""
+    assert Readiness().missing(lambda: later, is_stopping=False) != ""
+
+
+def test_who_was_never_ready_is_asked_again() -> None:
+    readiness = Readiness()
+    for _ in range(2):
+        assert readiness.missing(lambda: LONELY, is_stopping=False).startswith("no majority")
+    assert readiness.missing(lambda: READY, is_stopping=False) == ""
+
+
+def test_who_stops_is_not_ready_whatever_it_was() -> None:
+    readiness = Readiness()
+    assert readiness.missing(lambda: READY, is_stopping=True) == STOPPING
+    assert readiness.missing(lambda: READY, is_stopping=False) == ""
+    assert readiness.missing(lambda: READY, is_stopping=True) == STOPPING

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
@@ -70,13 +69,13 @@ def test_the_process_that_builds_frames_is_no_real_time_process() -> None:
 def test_starting_a_child_on_a_busy_machine_does_not_hold_the_loop_up() -> None:
     def start() -> None:
         took_s = []
-        for _ in range(8):
+        for _ in range(16):
             before_s = time.perf_counter()
             child = realtime.spawn(["/bin/true"])
             took_s.append(time.perf_counter() - before_s)
             child.wait()
         sys.stdout.write(f"starts took {[round(1000 * each, 1) for each in sorted(took_s)]} ms\n")
-        assert median(took_s) < 0.010
+        assert sorted(took_s)[-4] < 0.010, "at most three were held up by the machine itself"
 
     burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(6)]
     try:

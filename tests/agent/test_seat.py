@@ -7,7 +7,7 @@ import pytest
 
 from vipagent.datagrams import DatagramRefused
 from vipagent.effects import MILLISECOND, Adopt, Close, Effect, Extend, Open, Phase, Send
-from vipagent.messages import Request
+from vipagent.messages import Ack, Request
 from vipagent.seat import Seat
 from vipagent.succession import key_of
 from vipapi.configuration import Configuration, Member, WitnessSet
@@ -462,3 +462,34 @@ def test_the_last_words_of_a_keeper_that_was_restarted_are_no_clone() -> None:
     with pytest.raises(DatagramRefused, match="Incarnation"):
         ours.receive(_request(before, "a"), 0)
     assert ours.problems(2_500 * MILLISECOND) == ()
+
+
+@pytest.mark.parametrize(
+    ("me", "configuration", "answering", "is_answered"),
+    [
+        pytest.param("a", FIRST, "", False, id="alone-of-three"),
+        pytest.param("a", FIRST, "b", True, id="two-of-three"),
+        pytest.param("a", FIRST, "d", False, id="a-member-without-a-vote"),
+        pytest.param("d", FIRST, "b", False, id="no-witness-and-one-of-three"),
+        pytest.param("d", FIRST, "bc", True, id="no-witness-and-two-of-three"),
+        pytest.param("a", PAIR, "", False, id="the-api-server-does-not-count"),
+        pytest.param("a", PAIR, "b", True, id="both-of-a-pair"),
+        pytest.param("a", JOINING, "b", True, id="of-both-sets"),
+        pytest.param("d", JOINING, "b", False, id="of-the-new-set-only"),
+        pytest.param("c", JOINING, "b", False, id="of-the-former-set-only"),
+        pytest.param("d", JOINING, "bc", True, id="of-each-set-by-others"),
+    ],
+)
+def test_only_keepers_answers_make_a_majority_in_every_set(
+    me: str, configuration: Configuration, answering: str, *, is_answered: bool
+) -> None:
+    seat = seat_of(me, _domain(configuration=configuration))
+    seat.hear_votes(_vote(10_000), 0)
+    at_ns = 5_000 * MILLISECOND
+    for other in answering:
+        peer = seat_of(other, _domain(configuration=configuration))
+        sealed = peer.seal(Send(me, Ack(7, 1, 0, 0, (), (), ())))
+        assert sealed is not None
+        seat.receive(sealed[1], at_ns)
+    assert seat.is_answered(at_ns) is is_answered
+    assert not seat.is_answered(at_ns + 1_000 * MILLISECOND)

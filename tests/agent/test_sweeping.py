@@ -15,12 +15,14 @@ from pyroute2 import AsyncIPRoute, IPRoute
 
 from agent import tcx
 from agent.segment import NO_DAD, VIP4, VIP6
+from agent.services import plan
 from lab.kernelcalls import entered, new_network
 from vipagent.disk import Disk, FolderTaken
 from vipagent.fence import Fence
 from vipagent.kernel import Kernel
+from vipagent.ledger import Entry, Ledger
 from vipagent.nodeview import GuardRole
-from vipagent.sweeping import sweep
+from vipagent.sweeping import still_started, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,11 +166,43 @@ def test_a_sweep_waits_for_the_keepers_end_and_lets_none_start_while_it_stays(tm
 
 
 @pytest.mark.usefixtures("links")
-def test_what_waits_at_its_start_is_ended_in_good_order(tmp_path: Path) -> None:
+def test_who_is_ended_before_the_node_is_clean_does_not_say_that_it_is(tmp_path: Path) -> None:
     """A container's first process must have a handler for that: the kernel gives it no default."""
     Disk(tmp_path).claim()
     with start(tmp_path) as sweeper:
         assert sweeper.stderr is not None
         assert "Waiting, for " in sweeper.stderr.readline()
         sweeper.send_signal(signal.SIGTERM)
-        assert sweeper.wait(10) == 0
+        assert sweeper.wait(10) == 143
+
+
+@pytest.mark.usefixtures("links")
+def test_a_keeper_that_is_there_to_stay_is_never_swept_behind_its_back(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    Disk(tmp_path).store_plan(b"plan")
+    with start(tmp_path, "--stay", "--patience=0") as sweeper:
+        assert sweeper.stderr is not None
+        assert "Waiting, for " in sweeper.stderr.readline()
+        assert "A keeper runs on" in sweeper.stderr.readline()
+        holder.communicate()
+        Disk(tmp_path).claim()
+        sweeper.send_signal(signal.SIGTERM)
+        assert sweeper.wait(10) == 143
+    assert (tmp_path / "plan.json").exists()
+
+
+def test_services_that_a_killed_keeper_left_running_are_named(tmp_path: Path) -> None:
+    ledger = tmp_path / "services.json"
+
+    async def story() -> list[str]:
+        assert await still_started(ledger) == []
+        book = Ledger(ledger)
+        book.enter(Entry(plan("web")))
+        await book.close()
+        return await still_started(ledger)
+
+    assert asyncio.run(story()) == [plan("web").title]

@@ -21,7 +21,7 @@ Object = dict[str, Any]
 Found = TypeVar("Found")
 
 API_VERSION = "vipkeeper.io/v1alpha1"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def eventually(look: Callable[[], Found | None], *, within_s: float = PATIENCE_S, what: str = "") -> Found:

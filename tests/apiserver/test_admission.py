@@ -120,7 +120,7 @@ def admin(guarded: ControlPlane, apiserver: ControlPlane) -> Api:
 
 def test_every_policy_refuses_what_it_cannot_judge_and_is_bound(rendering: Rendering) -> None:
     found = {each["metadata"]["name"]: each["spec"] for each in rendering.of(POLICY)}
-    assert len(found) == 9
+    assert len(found) == 10
     bound = {each["spec"]["policyName"]: each["spec"]["validationActions"] for each in rendering.of(BINDING)}
     assert bound == {name: ["Deny"] for name in found}
     for name, spec in found.items():
@@ -143,7 +143,7 @@ def test_a_switch_takes_away_its_policies_and_no_others(chart: Chart, rendering:
         every = {each["metadata"]["name"] for each in rendering.of(POLICY)}
         return every - {each["metadata"]["name"] for each in kept}
 
-    assert len(without(enabled=False)) == 9
+    assert len(without(enabled=False)) == 10
     assert without(addresses=[], nodeBound=False) == {
         f"vipkeeper-{n}" for n in ("addresses", "nodes", "votes")
     }
@@ -253,7 +253,9 @@ def test_a_courier_writes_votes_and_no_other_lease(admin: Api) -> None:
         pytest.param("node-a_m", 4, {"vipkeeper.io/epoch": "x"}, "must not go back", id="spoilt-epoch"),
         pytest.param("node-a_m", 4, None, "must not go back", id="forgotten"),
         pytest.param("node-a_m", 4, {"vipkeeper.io/term-ceiling": "10"}, "", id="won"),
-        pytest.param("node-c_m", 3, {}, "", id="left-as-it-is"),
+        pytest.param("node-c_m", 3, {}, "must not give a vote to `node-c_m`", id="another-kept-young"),
+        pytest.param("node-a_m", 4, {"vipkeeper.io/epoch": "9" * 18}, "not leap ahead", id="leaping"),
+        pytest.param("node-a_m", 4, {"vipkeeper.io/epoch": "7"}, "", id="epochs-under-other-witnesses"),
     ],
 )
 def test_what_a_vote_remembers_is_not_forgotten(
@@ -273,11 +275,34 @@ def test_what_a_vote_remembers_is_not_forgotten(
 
 
 @pytest.mark.usefixtures("no_votes")
+def test_a_courier_makes_no_vote_that_would_be_collected_or_has_no_next_term(admin: Api) -> None:
+    own = courier(admin, "certificate")
+    absent = {"apiVersion": "v1", "kind": "ConfigMap", "name": "none", "uid": "0"}
+    for spoilt, why in (
+        ({"ownerReferences": [absent]}, "no owners"),
+        ({"finalizers": ["example.com/held"]}, "no owners and no finalizers"),
+        ({"annotations": {"vipkeeper.io/term-ceiling": "9" * 18}}, "not leap ahead"),
+        ({"annotations": {"vipkeeper.io/epoch": "many"}}, "must be numbers"),
+    ):
+        made = lease()
+        made["metadata"] |= spoilt
+        assert why in refusal(own.request, "POST", LEASES, made)
+    remembered = lease(leaseTransitions=4)
+    remembered["metadata"]["annotations"] = {"vipkeeper.io/term-ceiling": "90", "vipkeeper.io/epoch": "3"}
+    made = own.request("POST", LEASES, remembered)
+    made["spec"] |= {"holderIdentity": "node-a_m", "leaseTransitions": 5}
+    made = own.request("PUT", f"{LEASES}/{VOTE}", made)
+    made["metadata"]["ownerReferences"] = [absent]
+    assert "no owners" in refusal(own.request, "PUT", f"{LEASES}/{VOTE}", made)
+
+
+@pytest.mark.usefixtures("no_votes")
 def test_a_vote_that_somebody_spoilt_by_hand_can_be_put_right(admin: Api) -> None:
     before = lease()
     before["metadata"]["annotations"] = {"vipkeeper.io/term-ceiling": "nine", "vipkeeper.io/epoch": "-1"}
     after = admin.request("POST", LEASES, before)
     after["metadata"]["annotations"] = {"vipkeeper.io/term-ceiling": "0", "vipkeeper.io/epoch": "0"}
+    after["spec"] |= {"holderIdentity": "node-a_m", "leaseTransitions": 1}
     courier(admin, "certificate").request("PUT", f"{LEASES}/{VOTE}", after)
 
 
@@ -368,6 +393,11 @@ def test_the_controller_changes_no_spec(admin: Api) -> None:
     )
     finalizers = {"metadata": {"finalizers": ["vipkeeper.io/release"]}}
     controller.merge(API_VERSION, "FailoverDomain", "default", finalizers)
+    owner = {"apiVersion": "v1", "kind": "Node", "name": "none", "uid": "0"}
+    refusal(
+        controller.merge, API_VERSION, "FailoverDomain", "default", {"metadata": {"ownerReferences": [owner]}}
+    )
+    controller.merge(API_VERSION, "FailoverDomain", "default", {"metadata": {"finalizers": []}})
 
 
 def test_the_controller_changes_no_program_of_a_deployment(admin: Api) -> None:
@@ -395,32 +425,86 @@ def test_the_controller_changes_no_program_of_a_deployment(admin: Api) -> None:
         {"initContainers": [{**container, "name": "before"}]},
         {"volumes": [{"name": "root", "hostPath": {"path": "/"}}]},
         {"serviceAccountName": "other"},
+        {"hostAliases": [{"ip": "192.0.2.1", "hostnames": ["db"]}]},
+        {"dnsPolicy": "Default"},
+        {"shareProcessNamespace": True},
+        {"imagePullSecrets": [{"name": "other"}]},
+        {"priorityClassName": "system-node-critical"},
+        {"schedulerName": "other"},
+        {"terminationGracePeriodSeconds": 0},
     ):
         assert "what the Pods of a Deployment run" in refusal(patch, **spec)
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "none", "uid": "0"}
+    for change in (
+        {"spec": {"template": {"metadata": {"labels": {"more": "yes"}}}}},
+        {"spec": {"template": {"metadata": {"annotations": {"inject": "yes"}}}}},
+        {"spec": {"paused": True}},
+        {"metadata": {"ownerReferences": [owner]}},
+    ):
+        refusal(controller.merge, "apps/v1", "Deployment", "app", change)
+    patch(nodeSelector={"kubernetes.io/hostname": "node-b"})
     admin.delete("apps/v1", "Deployment", "app")
 
 
 def test_the_controller_writes_only_its_own_endpoint_slices(admin: Api) -> None:
     controller = impersonated(admin, CONTROLLER)
-    label = "endpointslice.kubernetes.io/managed-by"
+    failover_uid = "2f1c9a52-8e0e-4a5e-9b2b-0d3f6c0b8a11"
 
-    def endpoints(name: str, manager: str) -> Object:
+    def endpoints(
+        name: str, manager: str = "vipkeeper.io", service: str = "db", uid: str = failover_uid
+    ) -> Object:
+        labels = {
+            "endpointslice.kubernetes.io/managed-by": manager,
+            "kubernetes.io/service-name": service,
+            "vipkeeper.io/servicefailover-uid": uid,
+        }
+        owner = {"apiVersion": API_VERSION, "kind": "ServiceFailover", "name": "db", "uid": failover_uid}
         return {
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
-            "metadata": {"name": name, "namespace": "default", "labels": {label: manager}},
+            "metadata": {
+                "name": name,
+                "namespace": "default",
+                "labels": labels,
+                "ownerReferences": [owner],
+            },
             "addressType": "IPv4",
             "endpoints": [],
         }
 
-    controller.apply(endpoints("ours", "vipkeeper.io"))
+    ours = endpoints("db-vipkeeper-ipv4")
+    controller.apply(ours)
+    for strange in (
+        endpoints("anything"),
+        endpoints("db-vipkeeper-ipv4", service="kubernetes"),
+        endpoints("db-vipkeeper-ipv4", service=""),
+        endpoints("db-vipkeeper-ipv6", uid="of-another"),
+        {**ours, "metadata": {**ours["metadata"], "name": "db-vipkeeper-ipv6", "ownerReferences": []}},
+    ):
+        assert "belong to the ServiceFailover" in refusal(controller.apply, strange)
     refusal(controller.apply, endpoints("new", "somebody"))
     admin.apply(endpoints("theirs", "somebody"))
     said = refusal(controller.delete, "discovery.k8s.io/v1", "EndpointSlice", "theirs", namespace="default")
     assert "no EndpointSlices but its own" in said
     refusal(controller.apply, endpoints("theirs", "vipkeeper.io"))
-    controller.delete("discovery.k8s.io/v1", "EndpointSlice", "ours", namespace="default")
+    controller.delete("discovery.k8s.io/v1", "EndpointSlice", "db-vipkeeper-ipv4", namespace="default")
     admin.delete("discovery.k8s.io/v1", "EndpointSlice", "theirs", namespace="default")
+
+
+def test_the_controller_makes_no_secrets_but_heartbeat_keys(admin: Api) -> None:
+    controller = impersonated(admin, CONTROLLER)
+
+    def secret(name: str, kind: str, **annotations: str) -> Object:
+        about = {"name": name, "namespace": NAMESPACE, "annotations": annotations}
+        return {"apiVersion": "v1", "kind": "Secret", "metadata": about, "type": kind}
+
+    secrets = f"/api/v1/namespaces/{NAMESPACE}/secrets"
+    token = {"kubernetes.io/service-account.name": "vipkeeper-courier"}
+    for kind in ("kubernetes.io/service-account-token", "Opaque"):
+        said = refusal(controller.request, "POST", secrets, secret("other", kind, **token))
+        assert "no Secrets but heartbeat keys" in said
+    controller.request("POST", secrets, secret("key", "vipkeeper.io/heartbeat-key"))
+    admin.delete("v1", "Secret", "key", namespace=NAMESPACE)
 
 
 # ---- who may use which addresses
@@ -460,6 +544,27 @@ def test_addresses_of_others_are_neither_taken_over_nor_deleted(admin: Api) -> N
     bob.merge(API_VERSION, "VirtualIP", "theirs", {"metadata": {"labels": {"seen": "yes"}}})
     collector = impersonated(admin, "system:serviceaccount:kube-system:generic-garbage-collector")
     collector.delete(API_VERSION, "VirtualIP", "theirs")
+
+
+def test_addresses_of_others_are_not_deleted_by_their_metadata(admin: Api) -> None:
+    theirs = virtual_ip("theirs", "198.51.100.9")
+    theirs["metadata"]["finalizers"] = ["vipkeeper.io/release"]
+    admin.apply(theirs)
+    absent = {"apiVersion": "v1", "kind": "Node", "name": "none", "uid": "0"}
+
+    def change(person: Api, **metadata: Any) -> None:
+        person.merge(API_VERSION, "VirtualIP", "theirs", {"metadata": metadata})
+
+    bob = impersonated(admin, "bob")
+    assert "203.0.113.0/24 only" in refusal(change, bob, ownerReferences=[absent])
+    refusal(change, bob, finalizers=[])
+    for account in ("controller", "cleanup"):
+        own = impersonated(admin, f"system:serviceaccount:{NAMESPACE}:vipkeeper-{account}", "system:masters")
+        change(own, finalizers=["vipkeeper.io/release", f"example.com/{account}"])
+    controller = impersonated(admin, CONTROLLER)
+    change(controller, finalizers=["vipkeeper.io/release"])
+    refusal(change, controller, ownerReferences=[absent])
+    change(admin, finalizers=[])
 
 
 def test_a_cluster_administrator_uses_every_address(admin: Api) -> None:
@@ -513,7 +618,7 @@ def namespaces(admin: Api) -> None:
 def test_what_runs_as_root_on_the_nodes_is_not_for_every_namespace(admin: Api, service: Object) -> None:
     alice = impersonated(admin, "alice")
     said = refusal(alice.apply, failover("plain", **service))
-    assert "the service `app`: must not run as root on the nodes" in said
+    assert "the service `app`: must not run or read as root on the nodes" in said
     assert "vipkeeper.io/host-workloads=allowed" in said
     alice.apply(failover("for-hosts", **service))
     alice.apply(failover("labelled", **service))
@@ -538,6 +643,10 @@ def test_hooks_and_checks_are_programs_on_the_nodes_too(admin: Api) -> None:
     edge = impersonated(admin, "alice", "edge")
     said = refusal(edge.apply, virtual_ip("web", "192.0.2.10", healthChecks=checks))
     assert "the health checks disk must not run programs" in said
+    reads = [{"name": "disk", "file": {"path": "/etc/shadow", "contentRegex": "^root:[$]6"}}]
+    refusal(edge.apply, virtual_ip("web", "192.0.2.10", healthChecks=reads))
+    with_checks["spec"]["healthChecks"] = reads
+    assert "the health check `disk`" in refusal(impersonated(admin, "alice").apply, with_checks)
     edge.apply(virtual_ip("web", "192.0.2.10", healthChecks=[{"name": "port", "tcpSocket": {"port": 80}}]))
 
 

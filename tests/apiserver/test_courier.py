@@ -312,6 +312,11 @@ def test_the_plan_reaches_the_keeper_and_its_report_the_status(stage: Stage) -> 
     # What the API server fills in by itself at the creation has a manager of its own.
     assert managers <= {"vipkeeper-courier", "before-first-apply"}
     assert node["status"]["observedGeneration"] == node["metadata"]["generation"]
+    uid = stage.api.get("v1", "Node", "node-a")["metadata"]["uid"]
+    # Without `blockOwnerDeletion`, which would need the right to update Nodes.
+    assert node["metadata"]["ownerReferences"] == [
+        {"apiVersion": "v1", "kind": "Node", "name": "node-a", "uid": uid}
+    ]
 
 
 def test_a_change_of_owner_is_in_the_api_at_once(stage: Stage) -> None:
@@ -327,7 +332,8 @@ def test_a_change_of_owner_is_in_the_api_at_once(stage: Stage) -> None:
         until(lambda wanted=state: stage.states() == {"web": wanted}, state)  # type: ignore[misc]
         took_s.append(time.monotonic() - began)
     sys.stdout.write(f"owner change to API, ms: {sorted(round(each * 1000) for each in took_s)}\n")
-    assert sorted(took_s)[5] < 2
+    # Who polls every second takes as long each time; a busy machine is quick now and then.
+    assert sorted(took_s)[2] < 0.5
 
 
 def test_an_unchanged_report_writes_nothing(stage: Stage) -> None:
@@ -542,6 +548,17 @@ def test_a_vipnode_that_was_deleted_is_made_again(stage: Stage) -> None:
     stage.api.delete(API, "VIPNode", "node-a")
     stage.keeper.report(holding("Owner"))
     until(lambda: stage.states() == {"web": "Owner"}, "the VIPNode made anew")
+
+
+def test_a_vipnode_is_made_only_once_there_is_its_node(stage: Stage) -> None:
+    stage.api.delete("v1", "Node", "node-a")
+    stage.keeper.report(holding("Standby"))
+    stage.keeper.start()
+    stage.start()
+    until(lambda: '"node-a" not found' in stage.log.read_text(), "the missing Node is told")
+    assert stage.api.list(API, "VIPNode") == []
+    stage.api.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}})
+    until(lambda: stage.ready() == ("True", "AgentReady"), "Ready")
 
 
 def test_the_courier_of_another_node_does_not_speak_for_this_one(stage: Stage) -> None:

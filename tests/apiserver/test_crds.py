@@ -120,7 +120,7 @@ def _edge_of_a_network(number: int, length: int, offset: int) -> str:
     return ".".join(str(number >> shift & 255) for shift in (24, 16, 8, 0)) + f"/{length}"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(text=ODD_ADDRESSES)
 def test_parser_and_api_server_agree_on_every_address(attempt: Attempt, text: str) -> None:
     try:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ROOT = CHART.parents[1]
 SCHEMAS = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
-RELEASES = ("1.30.0", "1.34.0")
+RELEASES = ("1.31.0", "1.34.0")
 STRICT = "{{.NormalizedKubernetesVersion}}/{{.ResourceKind}}{{.KindSuffix}}.json"
 OTHERS = "Kustomization,Component,PodMonitor,PrometheusRule,Application,GitRepository,HelmRelease"
 """Kinds of which no schema is at hand: kustomize's, the Prometheus operator's, Argo CD's and Flux's."""

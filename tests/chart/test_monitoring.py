@@ -176,13 +176,34 @@ def test_controllers_are_asked_at_the_port_that_they_declare(chart: Chart, rende
     assert endpoint["interval"] == "15s"
 
 
+def _selects(monitor: Object, pod: Object) -> bool:
+    selector, labels = monitor["spec"]["selector"], pod["metadata"]["labels"]
+    return selector["matchLabels"].items() <= labels.items() and all(
+        each["operator"] == "In" and labels[each["key"]] in each["values"]
+        for each in selector["matchExpressions"]
+    )
+
+
+def test_every_pod_of_an_agent_is_asked_and_no_controller(chart: Chart, rendered: list[Object]) -> None:
+    monitor = one(rendered, "PodMonitor", "vipkeeper-agent")
+    witnesses = {"enabled": True, "nodeSelector": {"votes": "only"}}
+    found = chart.render({"agent": {"witnessOnly": witnesses, "staticPod": {"enabled": True}}})
+    static = found.one("ConfigMap", "vipkeeper-agent-static-pod")["data"]["vipkeeper.yaml"]
+    agents = [
+        each["spec"]["template"] for each in found.of("DaemonSet") if "agent" in each["metadata"]["name"]
+    ]
+    assert len(agents) == 2
+    assert all(_selects(monitor, pod) for pod in [*agents, yaml.safe_load(static)])
+    assert not _selects(monitor, found.pod("Deployment", "vipkeeper-controller"))
+
+
 @pytest.mark.parametrize("host", ["192.0.2.7", "2001:db8::7"])
 def test_agents_are_asked_at_their_node_s_address_and_each_container_at_its_port(
     chart: Chart, rendered: list[Object], host: str
 ) -> None:
     monitor = one(rendered, "PodMonitor", "vipkeeper-agent")
     pod = chart.render().pod("DaemonSet", "vipkeeper-agent")
-    assert monitor["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert _selects(monitor, pod)
     addresses = {}
     for endpoint in monitor["spec"]["podMetricsEndpoints"]:
         assert endpoint["honorLabels"] is True

@@ -273,6 +273,17 @@ def test_one_keeper_at_a_time_is_replaced_and_there_are_never_two_on_a_node(char
     }
 
 
+def test_witnesses_wait_for_a_hand_while_the_other_agents_roll(chart: Chart) -> None:
+    def strategies(witnesses: Object) -> list[Object]:
+        rendering = chart.render({"agent": {"witnessOnly": witnesses}})
+        names = ("vipkeeper-agent", "vipkeeper-agent-witness")
+        return [rendering.one("DaemonSet", name)["spec"]["updateStrategy"] for name in names]
+
+    rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
+    assert strategies(WITNESSES) == [rolling, {"type": "OnDelete"}]
+    assert strategies(WITNESSES | {"updateStrategy": {"type": "RollingUpdate"}}) == [rolling, rolling]
+
+
 def test_agents_live_through_what_a_network_agent_has_to(chart: Chart) -> None:
     spec = chart.render().pod("DaemonSet", "vipkeeper-agent")["spec"]
     assert (spec["hostNetwork"], spec["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")
@@ -309,6 +320,7 @@ def _chosen(rendering: Rendering, name: str, labels: dict[str, str]) -> bool:
     holds = {
         "DoesNotExist": lambda each: each["key"] not in labels,
         "NotIn": lambda each: labels.get(each["key"]) not in each["values"],
+        "In": lambda each: labels.get(each["key"]) in each["values"],
     }
     return spec["nodeSelector"].items() <= labels.items() and any(
         all(holds[each["operator"]](each) for each in term["matchExpressions"]) for term in terms
@@ -337,6 +349,31 @@ def test_every_node_has_at_most_one_agent(chart: Chart, labels: dict[str, str], 
     assert found == wanted
     if "votes" not in labels:
         assert _chosen(chart.render(), "vipkeeper-agent", labels) is bool(wanted)
+
+
+def test_an_affinity_of_ones_own_brings_no_second_agent_to_a_node(chart: Chart) -> None:
+    near: Object = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1}]}
+    terms = [{"matchExpressions": [{"key": "rack", "operator": "In", "values": [each]}]} for each in "bc"]
+    of_nodes = {**near, "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    linux = {"kubernetes.io/os": "linux"}
+    taken = linux | {"rack": "c", "vipkeeper.io/agent": "systemd"}
+    witness = linux | {"rack": "a", "votes": "only"}
+
+    pods = chart.render({"agent": {"affinity": {"podAntiAffinity": near}, "witnessOnly": WITNESSES}})
+    assert pods.pod("DaemonSet", "vipkeeper-agent")["spec"]["affinity"]["podAntiAffinity"] == near
+    assert _chosen(pods, "vipkeeper-agent", linux)
+    assert not any(_chosen(pods, "vipkeeper-agent", each) for each in (taken, witness))
+
+    nodes = chart.render({"agent": {"affinity": {"nodeAffinity": of_nodes}}})
+    assert (
+        near.items() <= nodes.pod("DaemonSet", "vipkeeper-agent")["spec"]["affinity"]["nodeAffinity"].items()
+    )
+    assert _chosen(nodes, "vipkeeper-agent", linux | {"rack": "c"})
+    assert not any(_chosen(nodes, "vipkeeper-agent", each) for each in (taken, linux))
+
+    preferred = chart.render({"agent": {"affinity": {"nodeAffinity": near}}})
+    assert _chosen(preferred, "vipkeeper-agent", linux)
+    assert not _chosen(preferred, "vipkeeper-agent", taken)
 
 
 def test_a_witness_only_votes(chart: Chart) -> None:

@@ -166,7 +166,7 @@ SWITCHES = {
     "agent.keeper.realTime",
     *(f"agent.workloads.{each}" for each in ("enabled", "programs", "hooksHostPath", "mountFolders")),
     *(f"agent.checks.{each}" for each in ("processes", "processPaths")),
-    *(f"agent.witnessOnly.{each}" for each in ("enabled", "nodeSelector", "tolerations")),
+    *(f"agent.witnessOnly.{each}" for each in ("enabled", "nodeSelector", "tolerations", "updateStrategy")),
     "agent.staticPod.enabled",
 }
 ELSEWHERE = ("admission.", "monitoring.", "cleanup.")
@@ -213,6 +213,19 @@ def test_every_value_reaches_what_is_installed(chart: Chart) -> None:
         pytest.param("apiServer.host", "https://api.example", "host", id="a URL for a host"),
         pytest.param("agent.stateDir", "var/lib", "stateDir", id="a path that starts nowhere"),
         pytest.param("agent.checks.filePaths", ["/srv/app", "srv"], "filePaths", id="one such path of two"),
+        *(
+            pytest.param("agent.checks.filePaths", [each], "filePaths", id=f"{each} for files")
+            for each in ("/tmp", "/etc", "/run", "/var/lib/vipkeeper", "/var/lib/kubelet/pods")  # noqa: S108
+        ),
+        *(
+            pytest.param(
+                "agent.updateStrategy.rollingUpdate.maxUnavailable",
+                each,
+                "maxUnavailable",
+                id=f"{each} at a time",
+            )
+            for each in (0, "0%", "one")
+        ),
         pytest.param("agent.fence", "poweroff", "fence", id="a way that is none"),
         pytest.param(
             "agent.terminationGracePeriodSeconds",

@@ -50,6 +50,10 @@ def test_a_status_says_that_nobody_looks_after_it_and_keeps_what_is_in_force() -
     assert parted(after, NOW + dt.timedelta(hours=1)) is None
 
 
+def test_a_status_that_only_says_that_it_is_being_worked_on_says_so_no_more() -> None:
+    assert parted({"term": 7, "conditions": [condition("Reconciling", "True")]}, NOW) == {"term": 7}
+
+
 @pytest.mark.parametrize(
     "status",
     [

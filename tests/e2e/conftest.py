@@ -25,17 +25,18 @@ from e2e.podstage import EXAMPLES, PodStage
 from lab import binaries, enclosure, kernelcalls
 from lab.cluster import ROOT
 from lab.stage import urls_for
-from vipapi import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
+    from e2e.podstage import Move
     from lab.binaries import Binaries
     from lab.stage import Outcome
 
 ADDRESSES = {"minimal": "192.0.2.10", "web": "192.0.2.11"}
 LOG_TAIL = 3000
 TEST_S = 600  # the first test also waits for the cluster
+MOVE_MS = 60  # what a planned move may cost at most
 BUSY = {"etcd.log", "kube-apiserver.log", "ctr.log"}
 
 
@@ -45,6 +46,7 @@ class Told:
 
     times: list[tuple[str, float]] = field(default_factory=list)
     faults: list[tuple[str, Outcome, float | None]] = field(default_factory=list)
+    moves: list[tuple[str, Move]] = field(default_factory=list)
 
     def time(self, what: str, seconds: float) -> None:
         """Note how long something took."""
@@ -54,6 +56,10 @@ class Told:
         """Note what a fault cost, and return that."""
         self.faults.append((title, outcome, budget_ms))
         return outcome
+
+    def move(self, title: str, move: Move) -> None:
+        """Note what one of several moves cost."""
+        self.moves.append((title, move))
 
 
 _told = Told()
@@ -88,6 +94,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         console.print(table)
     if _told.faults:
         console.print(_fault_table())
+    if _told.moves:
+        console.print(_move_table())
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +108,7 @@ def told() -> Told:
 def programs(control_plane_binaries: Binaries, say: Callable[[str], None]) -> Programs:
     """All that a cluster is made of, built if need be. vipkeeper's images are those of `make images`."""
     with kernelcalls.entered(enclosure.outside_network()):
-        own = [images.folder() / f"{name}-{__version__}.tar" for name in ("controller", "node-agent")]
+        own = list(images.archives().values())
         missing = [str(each) for each in own if not each.exists()]
         assert not missing, f"run `make images` first: there is no {' and no '.join(missing)}"
         return Programs(
@@ -191,6 +199,24 @@ def _fault_table() -> Table:
             "" if budget_ms is None else f"≤ {budget_ms:.0f} ms",
             f"{outcome.hiccup_ms:.0f} ms",
             "YES" if outcome.overlaps else "never",
+        )
+    return table
+
+
+def _move_table() -> Table:
+    table = Table(title="what each hand-over cost a client", title_justify="left")
+    for column in ("while", "address", "from → to"):
+        table.add_column(column)
+    for column in ("outage", "budget", "control"):
+        table.add_column(column, justify="right")
+    for title, move in _told.moves:
+        table.add_row(
+            title,
+            move.virtual_ip,
+            f"{move.before} → {move.after}",
+            f"{move.outage_ms:.1f} ms",
+            f"≤ {MOVE_MS:.0f} ms",
+            f"{move.hiccup_ms:.1f} ms",
         )
     return table
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
-from e2e.chart import NAMESPACE
+from e2e.chart import NAMESPACE, RELEASE
+from e2e.conftest import ADDRESSES
 from e2e.containers import facts_of
-from lab.stage import HEARTBEAT_SECRET
+from lab.stage import HEARTBEAT_SECRET, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,6 +29,15 @@ CAPABILITIES: Final = {
     "BPF": 39,
 }
 POWERFUL = {"keeper"}
+QUIET_S = 20
+OURS = "/apis/vipkeeper.io/v1alpha1"
+AT_REST = (
+    *(f"{OURS}/{kind}" for kind in ("virtualips", "failoverdomains", "switchovers", "vipnodes")),
+    f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets",
+    f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments",
+    f"/api/v1/namespaces/{NAMESPACE}/pods",
+    f"/api/v1/namespaces/{NAMESPACE}/secrets",
+)
 
 
 def containers(chart: Chart) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any], Facts]]:
@@ -101,3 +113,45 @@ def test_the_courier_reads_the_heartbeat_key_and_nobody_reads_other_secrets(
 def test_the_first_address_answers_soon_after_it_was_asked_for(stage: PodStage) -> None:
     assert stage.owner("minimal").name in stage.lab.nodes
     assert stage.first_answer_s < FIRST_ANSWER_S
+
+
+def test_the_api_server_finds_no_fault_in_any_admission_policy(chart: Chart, cluster: Cluster) -> None:
+    assert chart.is_ready()
+    version, kind = "admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy"
+
+    def policies() -> list[dict[str, Any]]:
+        found = cluster.plane.api.list(version, kind)
+        return [each for each in found if each["metadata"]["name"].startswith(f"{RELEASE}-")]
+
+    def is_checked(policy: dict[str, Any]) -> bool:
+        seen = policy.get("status", {}).get("observedGeneration")
+        return bool(seen == policy["metadata"]["generation"])
+
+    assert policies()
+    cluster.wait_until("every policy checked", lambda: all(is_checked(each) for each in policies()))
+    warnings = {each["metadata"]["name"]: each["status"]["typeChecking"] for each in policies()}
+    assert {name: found for name, found in warnings.items() if found} == {}
+
+
+def test_helm_test_passes_and_leaves_nothing(stage: PodStage, cluster: Cluster) -> None:
+    stage.rest(*ADDRESSES)
+    said = cluster.helm("test", RELEASE, f"--namespace={NAMESPACE}", "--timeout=90s")
+    assert "Succeeded" in said
+    assert "Failed" not in said
+    assert {each["metadata"]["name"] for each in cluster.plane.api.list(VERSION, "VirtualIP")} == set(
+        ADDRESSES
+    )
+
+
+def test_at_rest_nothing_is_written(stage: PodStage, cluster: Cluster) -> None:
+    stage.rest(*ADDRESSES)
+
+    def changes_of(path: str) -> str:
+        listed = json.loads(cluster.plane.kubectl("get", "--raw", path))
+        since = listed["metadata"]["resourceVersion"]
+        query = f"watch=true&timeoutSeconds={QUIET_S}&resourceVersion={since}"
+        return cluster.plane.kubectl("get", "--raw", f"{path}?{query}")
+
+    with ThreadPoolExecutor(max_workers=len(AT_REST)) as watches:
+        changes = dict(zip(AT_REST, watches.map(changes_of, AT_REST), strict=True))
+    assert {path: said for path, said in changes.items() if said} == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 from pyroute2 import IPRoute
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from lab.topology import Host
 
 INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
-GONE_S = 60
 KINDS = ("VirtualIP", "FailoverDomain", "ServiceFailover")
 LEFT_ON_NODES = {"incarnation", "lock"}
 
@@ -83,12 +83,10 @@ def test_an_uninstallation_leaves_nothing_and_a_new_one_takes_up_where_it_ended(
         each["metadata"]["name"] for each in api.list("v1", "Secret", namespace=NAMESPACE)
     }
 
+    since_ns = time.monotonic_ns()
     chart.install()
     chart.await_ready()
-    told.time(
-        "after a new helm install, until minimal answers again",
-        cluster.wait_until(
-            "minimal answers", lambda: stage.owner("minimal").name in cluster.nodes, patience_s=GONE_S
-        ),
-    )
     stage.rest("minimal", "web")
+    probes = stage.measured.probes("minimal", since_ns=since_ns)
+    first_ns = min(each.answered_ns for each in probes if each.answered_ns is not None)
+    told.time("a new helm install, until minimal answers again", (first_ns - since_ns) / 1e9)

@@ -13,6 +13,7 @@ What a scanner reads to know the packages of an image stands in /var/lib/dpkg/st
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import shutil
 import subprocess
@@ -61,12 +62,14 @@ _DEFAULT_MIRROR: Final = "http://deb.debian.org/debian"
 _KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _ACCOUNTS: Final = "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n"
 _GROUPS: Final = "root:x:0:\nnonroot:x:65532:\n"
+_LOOKUPS: Final = "passwd: files\ngroup: files\nhosts: files dns\n"
+_UNREAD: Final = ("usr/share/man", "usr/share/locale", "usr/share/lintian")
+_STATUS: Final = "var/lib/dpkg/status.d"
 
 
 def locate(say: Say) -> tuple[Path, Path]:
     """Return the root folders of the two bases, build and run, made on first use."""
-    recipe = Path(__file__).read_bytes()
-    folder = cache_folder() / "images" / f"base-{hashlib.sha256(recipe).hexdigest()[:12]}"
+    folder = cache_folder() / "images" / f"base-{_recipe()}"
     with locked(folder, "the bases of the images", say):
         if not folder.exists():
             say(f"unpacking Debian {SUITE}'s Python into {folder} (once)")
@@ -77,6 +80,20 @@ def locate(say: Say) -> tuple[Path, Path]:
                 _unpack((packages[name] for name in RUN), made / "run")
                 made.rename(folder)
     return folder / "build", folder / "run"
+
+
+def contents(root: Path) -> str:
+    """A sum of the packages that a base was made of, and of how."""
+    sums = hashlib.sha256(_recipe().encode())
+    for package in sorted((root / _STATUS).iterdir()):
+        sums.update(f"{package.name}\0".encode() + package.read_bytes())
+    return sums.hexdigest()
+
+
+def _recipe() -> str:
+    """A sum of what makes roots out of packages; all else here may change and none is fetched again."""
+    settings = (SUITE, BUILD, RUN, _ACCOUNTS, _GROUPS, _LOOKUPS, _UNREAD, _STATUS)
+    return hashlib.sha256(f"{settings}{inspect.getsource(_unpack)}".encode()).hexdigest()[:12]
 
 
 def _mirror() -> str:
@@ -121,17 +138,17 @@ def _fetch(scratch: Path) -> dict[str, Path]:
 
 
 def _unpack(packages: Iterable[Path], root: Path) -> None:
-    status = root / "var/lib/dpkg/status.d"
+    status = root / _STATUS
     status.mkdir(parents=True)
     for package in sorted(packages):
         subprocess.run(["dpkg-deb", "--extract", package, root], check=True)  # noqa: S607
         control = subprocess.run(["dpkg-deb", "--field", package], check=True, capture_output=True)  # noqa: S607
         (status / package.name.partition("_")[0]).write_bytes(control.stdout)
-    for unread in ("usr/share/man", "usr/share/locale", "usr/share/lintian"):
+    for unread in _UNREAD:
         shutil.rmtree(root / unread, ignore_errors=True)
     (root / "etc/passwd").write_text(_ACCOUNTS)
     (root / "etc/group").write_text(_GROUPS)
-    (root / "etc/nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files dns\n")
+    (root / "etc/nsswitch.conf").write_text(_LOOKUPS)
     authorities = sorted((root / "usr/share/ca-certificates").rglob("*.crt"))
     if authorities:  # Debian's pip does not start without
         (root / "etc/ssl/certs/ca-certificates.crt").write_bytes(

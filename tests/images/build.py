@@ -8,7 +8,8 @@ plain folders (`vfs`) in a scratch folder that goes when the build is over: both
 restricted.
 
 What a build depends on is summed up in a digest beside its archive; while that is the same, the archive is
-kept. All times in an image are those of the last commit.
+kept. The same inputs on the same packages of the base give the same image, with the same digest:
+`images.inputs` says which inputs, and what an image tells of where it comes from.
 """
 
 from __future__ import annotations
@@ -24,23 +25,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from images import base
+from images import base, inputs
 from lab.gobuilds import cache_folder, locked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lab.gobuilds import Say
 
 TREE: Final = Path(__file__).parents[2]
 IMAGES: Final = ("controller", "node-agent")
-_CONTEXT: Final = (
-    "LICENSE",
-    "README.md",
-    "pyproject.toml",
-    "tests/images/build.lock",
-    "tests/images/seal.py",
-)
+_LABEL: Final = "org.opencontainers.image"
+# The same in every image, so that a node has the base once; no zip file can tell an earlier one.
+_BASES_TIME_S: Final = int(datetime(1980, 1, 1, tzinfo=UTC).timestamp())
 
 
 def version() -> str:
@@ -64,44 +59,21 @@ def build(stamped: str, say: Say) -> list[Path]:
     with locked(target, f"the images of version {stamped}", say):
         made = [archive(image, stamped) for image in IMAGES]
         for image, path in zip(IMAGES, made, strict=True):
-            inputs = _digest(image, stamped, run_root)
+            origin = inputs.origin(TREE, image)
+            basis = base.contents(build_root)
+            made_of = inputs.digest(TREE, image, (stamped, origin.revision, str(origin.time_s), basis))
             recorded = path.with_suffix(".inputs")
-            if path.exists() and recorded.exists() and recorded.read_text() == inputs:
+            if path.exists() and recorded.exists() and recorded.read_text() == made_of:
                 say(f"{path} is up to date")
                 continue
             say(f"building {path}")
             wheels = _wheels(image)
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"build-{image}-") as scratch:
-                _Builder(Path(scratch)).build(image, stamped, build_root, run_root, wheels).rename(path)
-            recorded.write_text(inputs)
+                built = _Builder(Path(scratch)).build(image, stamped, origin, (build_root, run_root), wheels)
+                recorded.unlink(missing_ok=True)
+                built.rename(path)
+            recorded.write_text(made_of)
     return made
-
-
-def _context(image: str) -> Iterator[Path]:
-    """All files that can change what an image holds."""
-    yield from (TREE / each for each in _CONTEXT)
-    yield from (TREE / image / each for each in ("Containerfile", "requirements.lock"))
-    for folder in ("controller", "node-agent"):
-        yield from sorted(
-            path for path in (TREE / folder).glob("vip*/**/*") if path.suffix in {".py", ".typed"}
-        )
-
-
-def _digest(image: str, stamped: str, run_root: Path) -> str:
-    sums = hashlib.sha256(f"{stamped} {run_root} {_commit_time()}".encode())
-    for path in (*_context(image), Path(__file__)):
-        sums.update(f"{path.relative_to(TREE)}\0".encode() + path.read_bytes())
-    return sums.hexdigest()
-
-
-def _git(*arguments: str) -> str:
-    answer = subprocess.run(["git", *arguments], cwd=TREE, check=False, capture_output=True, text=True)  # noqa: S607
-    return answer.stdout.strip() if answer.returncode == 0 else ""
-
-
-def _commit_time() -> int:
-    """When the tree was last committed; a tree without its history gets the beginning of time."""
-    return int(os.environ.get("SOURCE_DATE_EPOCH") or _git("log", "-1", "--format=%ct") or 0)
 
 
 def _wheels(image: str) -> Path:
@@ -135,36 +107,39 @@ class _Builder:
         self._policy = scratch / "policy.json"
         self._policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
 
-    def build(self, image: str, stamped: str, build_root: Path, run_root: Path, wheels: Path) -> Path:
-        """Build one image; the path of its archive in the scratch folder."""
-        time_s = _commit_time()
+    def build(
+        self, image: str, stamped: str, origin: inputs.Origin, roots: tuple[Path, Path], wheels: Path
+    ) -> Path:
+        """Build one image on the two bases; the path of its archive in the scratch folder."""
         name = f"localhost/vipkeeper/{image}:{stamped}"
+        build_root, run_root = roots
         arguments = {
-            "BUILD_BASE": self._base("build", build_root, time_s),
-            "RUN_BASE": self._base("run", run_root, time_s),
+            "BUILD_BASE": self._base("build", build_root),
+            "RUN_BASE": self._base("run", run_root),
             "WHEELS": "/wheels",
             "VERSION": stamped,
-            "REVISION": _git("rev-parse", "HEAD"),
-            "CREATED": datetime.fromtimestamp(time_s, UTC).isoformat().replace("+00:00", "Z"),
-            "SOURCE_DATE_EPOCH": str(time_s),
+            "SOURCE_DATE_EPOCH": str(origin.time_s),
         }
+        created = datetime.fromtimestamp(origin.time_s, UTC).isoformat().replace("+00:00", "Z")
+        labels = {"created": created} | ({"revision": origin.revision} if origin.revision else {})
         self._run(
             *("build", "--isolation=chroot", "--format=oci", "--pull-never", "--quiet", "--tag", name),
             *("--file", str(TREE / image / "Containerfile"), "--ignorefile", str(TREE / ".containerignore")),
-            *("--volume", f"{wheels}:/wheels:ro", f"--timestamp={time_s}"),
+            *("--volume", f"{wheels}:/wheels:ro", f"--timestamp={origin.time_s}"),
             *(f"--build-arg={key}={value}" for key, value in arguments.items()),
+            *(f"--label={_LABEL}.{key}={value}" for key, value in labels.items()),
             str(TREE),
         )
         archived = self._scratch / "archive.tar"
         self._run("push", "--quiet", "--disable-compression", name, f"oci-archive:{archived}:{name}")
         return archived
 
-    def _base(self, kind: str, root: Path, time_s: int) -> str:
+    def _base(self, kind: str, root: Path) -> str:
         """Make an image of a root folder, for a Containerfile to start from."""
         name = f"localhost/vipkeeper/base-{kind}:latest"
         container = self._run("from", "scratch")
         self._run("copy", "--quiet", container, f"{root}/", "/")
-        self._run("commit", "--quiet", "--rm", f"--timestamp={time_s}", container, name)
+        self._run("commit", "--quiet", "--rm", f"--timestamp={_BASES_TIME_S}", container, name)
         return name
 
     def _run(self, *arguments: str) -> str:

@@ -13,6 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
 from images import archive, locks
 from images.build import TREE
 from images.seal import SBOM
@@ -60,6 +63,7 @@ def check(image: str, stamped: str, path: Path) -> None:
         labels = config["config"]["Labels"]
         assert labels["org.opencontainers.image.version"] == stamped, labels
         assert labels["org.opencontainers.image.created"] == config["created"], labels
+        assert all(labels.values()), f"a label that says nothing: {labels}"
         check_contents(image, root)
         for command, its_user in COMMANDS[image].items():
             run(root, its_user, f"/{ENVIRONMENT}/bin/{command}", "--help")
@@ -85,9 +89,10 @@ def check_contents(image: str, root: Path) -> None:
     for path in _files(environment):
         contents = path.read_bytes()
         assert not any(each in contents for each in here), f"{path} has a path of the build machine"
-    listed = {
-        each["name"]: each["version"] for each in json.loads((environment / SBOM).read_text())["components"]
-    }
+    bill = (environment / SBOM).read_text()
+    wrong = JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill)
+    assert wrong is None, f"the bill of materials is not CycloneDX: {wrong}"
+    listed = {each["name"]: each["version"] for each in json.loads(bill)["components"]}
     assert listed == locks.pins(TREE / image / "requirements.lock"), "the bill of materials is not the lock"
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lab.gobuilds import Say
 
 KUBERNETES = "v1.36.3"
-OLDEST_KUBERNETES = (1, 30)
+OLDEST_KUBERNETES = (1, 31)
 MODULE = Path(__file__).parent / "controlplane"
 PROGRAMS = {
     "etcd": "go.etcd.io/etcd/server/v3",
@@ -126,7 +126,7 @@ def _in_folder(folder: Path, origin: str, say: Say) -> Binaries | None:
         return None
     version = _kubernetes_version(apiserver)
     if version is None or version < OLDEST_KUBERNETES:
-        say(f"{apiserver} is passed over: it does not run here or is older than Kubernetes 1.30")
+        say(f"{apiserver} is passed over: it does not run here or is older than Kubernetes 1.31")
         return None
     return Binaries(etcd=etcd, kube_apiserver=apiserver, kubectl=kubectl, origin=origin)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 NODES = 4
 HEARTBEATS = 7946
 ADDRESS = "192.0.2.50"
+GRANT_MS = 500  # an owner that is silent for as long has let its lease run out
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,7 @@ def undisturbed(stage: Stage, deed: Callable[[], None]) -> None:
     outcome = stage.act("web", deed, expect=owner.name)
     assert outcome.is_safe, outcome
     assert outcome.touched == (), outcome
+    assert outcome.outage_ms - outcome.hiccup_ms < GRANT_MS, outcome
     assert stage.status("web")["term"] == term
 
 

@@ -7,18 +7,21 @@ nodes share the machine: where another process takes a processor away for long e
 would on any such node.
 
 What a pytest prints is shown when it has ended, the lab's as it comes, and at the very end the names of all
-that failed, in pytest's own words, and how many passed.
+that failed, in pytest's own words, and how many passed. SIGTERM and Ctrl-C end every pytest that runs, and
+what has been found until then is still said.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +31,6 @@ LONGEST_FIRST = ("agent", "apiserver", "simulation", "model", "courier", "contro
 ELSEWHERE = ("e2e",)
 """Not among those of `make test`; pyproject.toml says so too."""
 MOST = 4
-NOTHING_COLLECTED = 5
 
 _COUNT = re.compile(r"(\d+) ([a-z]+)")
 _LAST_LINE = re.compile(r"^=+ (.*) in [\d.]+s.* =+$")
@@ -56,32 +58,58 @@ def read(folder: str, status: int, lines: list[str]) -> Report:
     totals = [match[1] for line in lines if (match := _LAST_LINE.match(line))][-1:]
     counts = Counter({kind.rstrip("s"): int(many) for many, kind in _COUNT.findall("".join(totals))})
     failures = tuple(line for line in lines if line.startswith(("FAILED tests/", "ERROR tests/")))
-    if status not in (0, NOTHING_COLLECTED) and not failures:
+    if status and not failures:
         failures = (f"ERROR tests/{folder} - pytest ended with status {status}",)
     return Report(status, counts, failures)
 
 
-def run(folder: str) -> Report:
-    """Run the tests of one folder and show what pytest prints."""
-    pytest = Path(sys.executable).with_name("pytest")
-    lines: list[str] = []
-    with subprocess.Popen(
-        [pytest, "-p", "no:cacheprovider", f"tests/{folder}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},  # pytest has its own
-        text=True,
-        errors="replace",
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line.rstrip("\n"))
-            if folder == ALONE:
-                _say(lines[-1])
-    if folder != ALONE:
-        _say("\n".join(lines))
-    return read(folder, process.returncode, lines)
+class Suites:
+    """The pytests of one checkout; `run` may be called from several threads."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._is_ending = False
+
+    def end(self) -> None:
+        """End those that run, and let no other one begin."""
+        with self._lock:
+            self._is_ending = True
+            for process in self._running:
+                process.terminate()
+
+    def run(self, folder: str) -> Report:
+        """Run the tests of one folder and show what pytest prints."""
+        lines: list[str] = []
+        with self._lock:
+            if self._is_ending:
+                return read(folder, -signal.SIGTERM, lines)
+            process = self._start(folder)
+            self._running.add(process)
+        with process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(line.rstrip("\n"))
+                if folder == ALONE:
+                    _say(lines[-1])
+        with self._lock:
+            self._running.remove(process)
+        if folder != ALONE:
+            _say("\n".join(lines))
+        return read(folder, process.returncode, lines)
+
+    def _start(self, folder: str) -> subprocess.Popen[str]:
+        pytest = Path(sys.executable).with_name("pytest")
+        return subprocess.Popen(
+            [pytest, "-p", "no:cacheprovider", f"tests/{folder}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=self._root,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},  # it has its own
+            text=True,
+            errors="replace",
+        )
 
 
 def summary(reports: list[Report], took_s: float) -> str:
@@ -98,22 +126,41 @@ def summary(reports: list[Report], took_s: float) -> str:
 
 
 def is_well(reports: list[Report]) -> bool:
-    """Tell whether nothing failed and something was tested."""
-    statuses = {report.status for report in reports}
-    return 0 in statuses and statuses <= {0, NOTHING_COLLECTED}
+    """Tell whether nothing failed; a folder of which nothing is collected (pytest's status 5) has failed."""
+    return bool(reports) and all(report.status == 0 for report in reports)
 
 
-def main() -> int:
+def main(root: Path = ROOT) -> int:
     """Run them all and return the exit status."""
     began = time.monotonic()
-    side_by_side = folders(ROOT / "tests")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
+    suites = Suites(root)
+    side_by_side = folders(root / "tests")
     many = min((os.cpu_count() or 1) + 1, MOST)
     _say(f"pytest for each of {', '.join(side_by_side)}, {many} at a time, and then for {ALONE}")
-    with ThreadPoolExecutor(many) as pool:
-        reports = list(pool.map(run, side_by_side))
-    reports.append(run(ALONE))
-    _say(summary(reports, time.monotonic() - began))
+    runs: list[Future[Report]] = []
+    reports: list[Report] = []
+    try:
+        with ThreadPoolExecutor(many) as pool:
+            try:
+                for together in (side_by_side, [ALONE]):
+                    runs += [pool.submit(suites.run, folder) for folder in together]
+                    wait(runs)
+            except SystemExit:
+                pool.shutdown(wait=False, cancel_futures=True)
+                suites.end()
+                raise
+    finally:
+        reports += [run.result() for run in runs if not run.cancelled()]
+        _say(summary(reports, time.monotonic() - began))
     return 0 if is_well(reports) else 1
+
+
+def _end(number: int, _frame: object) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)  # the end is under way
+    raise SystemExit(128 + number)
 
 
 def _say(text: str) -> None:

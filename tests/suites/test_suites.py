@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections import Counter
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +15,6 @@ from suites import (
     ALONE,
     ELSEWHERE,
     LONGEST_FIRST,
-    NOTHING_COLLECTED,
     ROOT,
     Report,
     folders,
@@ -19,9 +22,6 @@ from suites import (
     read,
     summary,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FAILED = """\
 collected 3 items
@@ -62,10 +62,52 @@ def test_a_pytest_that_ends_in_another_way_has_failed(status: int) -> None:
     assert not is_well([passed(1), report])
 
 
-def test_a_folder_of_which_nothing_is_collected_is_well_and_all_of_them_are_not() -> None:
-    none = read("api", NOTHING_COLLECTED, ["=== no tests ran in 0.01s ==="])
-    assert is_well([passed(1), none])
-    assert not is_well([none])
+def test_a_folder_of_which_nothing_is_collected_has_failed() -> None:
+    none = read("lab", int(pytest.ExitCode.NO_TESTS_COLLECTED), ["=== no tests ran in 0.01s ==="])
+    assert none.failures == ("ERROR tests/lab - pytest ended with status 5",)
+    assert not is_well([passed(1), none])
+    assert not is_well([])
+
+
+MAIN = "import pathlib, sys, suites; sys.exit(suites.main(pathlib.Path(sys.argv[1])))"
+HANGS = """
+import os, pathlib, signal
+def test_it():
+    pathlib.Path(os.environ["STARTED"]).write_text(str(os.getpid()))
+    while True:
+        signal.pause()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_is_ended_ends_every_pytest_and_still_says_what_failed(tmp_path: Path, number: int) -> None:
+    for name, text in (("first", "def test_it(): assert False"), ("hangs", HANGS), ("lab", "not run")):
+        (tmp_path / "tests" / name).mkdir(parents=True)
+        (tmp_path / "tests" / name / f"test_{name}.py").write_text(text)
+    started = tmp_path / "started"
+    os.mkfifo(started)
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, tmp_path],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "STARTED": str(started), "PYTHONPATH": str(ROOT / "tests")},
+    )
+    with process:
+        assert process.stdout is not None
+        hanging = int(started.read_text())
+        said = []
+        for line in process.stdout:
+            said.append(line.rstrip("\n"))
+            if len(said) > 1 and line.startswith("=") and " 1 failed in " in line:
+                process.send_signal(number)
+                break
+        said += process.stdout.read().splitlines()
+    assert process.returncode == 128 + number
+    assert not Path(f"/proc/{hanging}").exists()
+    assert [line.split(" - ")[0] for line in said[-3:-1]] == [
+        "FAILED tests/first/test_first.py::test_it", "ERROR tests/hangs"
+    ]  # fmt: skip
+    assert said[-1].strip("= ").startswith("1 failed in ")
 
 
 def test_every_folder_with_tests_is_run(tmp_path: Path) -> None:

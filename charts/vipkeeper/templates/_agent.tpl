@@ -257,6 +257,7 @@ volumes:
 {{- $root := .root -}}
 {{- $agent := .root.Values.agent -}}
 {{- $component := ternary "node-agent-witness" "node-agent" .witnessOnly -}}
+{{- $updateStrategy := ternary $agent.witnessOnly.updateStrategy $agent.updateStrategy .witnessOnly -}}
 apiVersion: apps/v1
 kind: DaemonSet
 metadata:
@@ -268,10 +269,10 @@ spec:
   revisionHistoryLimit: 3
   minReadySeconds: {{ $agent.minReadySeconds }}
   updateStrategy:
-    type: {{ $agent.updateStrategy.type }}
-    {{- if eq $agent.updateStrategy.type "RollingUpdate" }}
+    type: {{ $updateStrategy.type }}
+    {{- if eq $updateStrategy.type "RollingUpdate" }}
     rollingUpdate:
-      {{- $agent.updateStrategy.rollingUpdate | default (dict "maxUnavailable" 1) | toYaml | nindent 6 }}
+      {{- $updateStrategy.rollingUpdate | default (dict "maxUnavailable" 1) | toYaml | nindent 6 }}
     {{- end }}
   selector:
     matchLabels:
@@ -299,14 +300,26 @@ spec:
         {{- toYaml . | nindent 8 }}
       {{- end }}
       affinity:
-        {{- if and $agent.affinity (not .witnessOnly) }}
-        {{- toYaml $agent.affinity | nindent 8 }}
-        {{- else }}
+        {{- $own := ternary dict $agent.affinity .witnessOnly }}
+        {{- with omit $own "nodeAffinity" }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+        {{- $ofNodes := $own.nodeAffinity | default dict }}
+        {{- $required := $ofNodes.requiredDuringSchedulingIgnoredDuringExecution | default dict }}
         nodeAffinity:
+          {{- with $ofNodes.preferredDuringSchedulingIgnoredDuringExecution }}
+          preferredDuringSchedulingIgnoredDuringExecution:
+            {{- toYaml . | nindent 12 }}
+          {{- end }}
           requiredDuringSchedulingIgnoredDuringExecution:
             # One of the terms has to hold: a node is left out where all labels of a witness are there.
             nodeSelectorTerms:
-            {{- if or .witnessOnly (not $agent.witnessOnly.enabled) }}
+            {{- if $required.nodeSelectorTerms }}
+            {{- range compact $required.nodeSelectorTerms }}
+            {{- $absent := dict "key" "vipkeeper.io/agent" "operator" "DoesNotExist" }}
+            - {{- merge (dict "matchExpressions" (append (.matchExpressions | default list) $absent)) . | toYaml | nindent 14 }}
+            {{- end }}
+            {{- else if or .witnessOnly (not $agent.witnessOnly.enabled) }}
             - matchExpressions:
               - {key: vipkeeper.io/agent, operator: DoesNotExist}
             {{- else }}
@@ -316,5 +329,4 @@ spec:
               - {key: {{ $label | quote }}, operator: NotIn, values: [{{ $value | quote }}]}
             {{- end }}
             {{- end }}
-        {{- end }}
 {{- end }}
