@@ -69,9 +69,10 @@ def naps_on(app: Legacy) -> set[int]:
 
 
 def process_id(app: Legacy) -> int | None:
-    """Return the id of the server, if it runs."""
+    """Return the id of the server, if it runs and has told it: the file is there before its content."""
     file = app.folder / legacyserver.PID_FILE
-    return int(file.read_text()) if running(app.shared) and file.exists() else None
+    told = file.read_text() if running(app.shared) and file.exists() else ""
+    return int(told) if told else None
 
 
 def ask(app: Legacy, path: str) -> tuple[int, str]:
