@@ -95,5 +95,6 @@ def test_a_new_node_can_hold_an_address_and_one_that_leaves_is_forgotten(
     stage.rest("minimal", "web")
     [domain] = api.list(VERSION, "FailoverDomain")
     assert host.name not in json.dumps(domain["status"])
-    assert {each["type"]: each["status"] for each in domain["status"]["conditions"]} == {"Quorate": "True"}
+    conditions = {each["type"]: each["status"] for each in domain["status"]["conditions"]}
+    assert conditions == {"Ready": "True", "Quorate": "True"}
     assert stage.owner("minimal").name == drained.after
