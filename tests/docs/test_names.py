@@ -22,7 +22,17 @@ PAGES = [
     page for page in pages(ROOT) if page.parent.name != "reference"
 ]  # those have the names from the code
 PROGRAMS = ("vipkeeper-controller", "vipkeeper-courier", "vipkeeper-keeper")
-OF_OTHERS = {"--label", "--no-hooks", "--platform", "--server-side", "--set", "--values"}
+OF_OTHERS = {
+    "--cascade",
+    "--label",
+    "--no-hooks",
+    "--platform",
+    "--server-side",
+    "--set",
+    "--take-ownership",
+    "--timeout",
+    "--values",
+}
 PATH = re.compile(
     r"(?<![\w/.{-])((?:examples|charts|crds|node-agent|controller|tests|docs|templates)/[\w./-]*)"
 )
