@@ -215,7 +215,7 @@ def test_an_address_that_somebody_removes_is_back_at_once(at_rest: Stage) -> Non
     with kernelcalls.entered(owner.network), IPRoute() as netlink:
         [eth0] = netlink.link_lookup(ifname="eth0")
         netlink.addr("del", index=eth0, address="192.0.2.51", prefixlen=32)
-    at_rest.wait_until("the address", lambda: "192.0.2.51/32" in owner.addresses(), patience_s=10)
+    at_rest.wait_until("the address", lambda: "192.0.2.51/32" in owner.addresses(), patience_s=1)
     assert at_rest.owner("dual") is owner
 
 

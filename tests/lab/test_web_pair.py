@@ -29,6 +29,8 @@ NODES = 2
 EXAMPLES = Path(__file__).parents[2] / "examples" / "web-pair"
 ADDRESSES = {"web": "192.0.2.30", "web-by-hand": "192.0.2.31", "web-fenced": "192.0.2.32"}
 PORT, FENCED_PORT = 80, 8090
+# failureThreshold x periodMilliseconds + timeoutMilliseconds, a move, and a busy machine
+PAGE_MS = 2 * 500 + 500 + 700
 
 
 class Pair:
@@ -122,6 +124,7 @@ def test_a_page_without_status_200_moves_the_address_which_returns_by_itself_or_
     outcome = pair.stage.act("web", partial(page.wish, legacyserver.SICK), reads=HTTP, expect="node-b")
     assert outcome.is_safe, outcome
     assert "release" in outcome.said, outcome
+    assert outcome.outage_ms - outcome.hiccup_ms < PAGE_MS, outcome
     pair.stage.wait_until("the other's move", lambda: pair.owner("web-by-hand") == "node-b")
     page.unwish(legacyserver.SICK)
     pair.stage.wait_until("its return", lambda: pair.owner("web") == "node-a")
