@@ -1,5 +1,5 @@
-# Every target prepares what it needs: the Python environment, the nft command, resource agents, a control
-# plane. All of it is cached outside the tree (${XDG_CACHE_HOME:-~/.cache}/vipkeeper); the first run says what it fetches.
+# Every target prepares what it needs: the Python environment, the nft command, resource agents, promtool,
+# a control plane. All of it is cached outside the tree (${XDG_CACHE_HOME:-~/.cache}/vipkeeper); the first run says what it fetches.
 
 .PHONY: help demo test lint bench faults simulate model docs images lock e2e manifests
 .DEFAULT_GOAL := help
@@ -28,6 +28,7 @@ test: lint ## Lint, types, import rules and all tests (PYTEST='tests/api -k name
 	@environment=$$(tests/lab/environment.sh with-nft with-agents) && \
 	PYTHONPATH=tests $$environment/bin/python -m lab binaries && \
 	PYTHONPATH=tests $$environment/bin/python -m gotools > /dev/null && \
+	PYTHONPATH=tests $$environment/bin/python -m monitoring.promtool > /dev/null && \
 	$(if $(PYTEST),exec $$environment/bin/pytest $(PYTEST),PYTHONPATH=tests exec $$environment/bin/python -m suites)
 
 e2e: images ## vipkeeper, installed by its chart, on a real Kubernetes with kubelets: faults, upgrades, the end (PYTEST=-k ...)

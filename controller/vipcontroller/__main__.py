@@ -49,7 +49,7 @@ from vipcontroller.scribe import MANAGER, RESOURCES, Scribe
 from vipcontroller.steward import Steward
 from vipcontroller.world import Moment, Reader
 from vipcontroller.writes import SecretWrite
-from viphealth import server
+from viphealth import ending, server
 from viphealth.conversation import Health
 from viphealth.liveness import Pulses
 
@@ -276,8 +276,7 @@ class Controller:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the controller, or the command that ends its work for good; returns the exit status."""
-    # A container's first process gets no signal that it has no handler for: its start could not be ended.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    ending.end_at_once()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == [uninstall.COMMAND]:
         return uninstall.main(arguments[1:], lease=LEASE_NAME)

@@ -94,13 +94,14 @@ def reconcile(world: World, memory: Memory, now: Moment) -> Decisions:
             services.title(failover),
             lambda one=failover, verdict=verdict: look.failover(one, verdict),
         )
+    look.guard("World", "vitals", look.take_vitals)
     return Decisions(
         writes=tuple(look.writes),
         memory=Memory(look.better, look.silent),
         due=min(look.dues, default=None),
         problems=(*world.problems, *look.problems),
         assignments=look.assignments(accepted),
-        vitals=vitals(world, look.views, look.holdings),
+        vitals=look.vitals,
     )
 
 
@@ -127,6 +128,7 @@ class _Look:
         self.verdicts = judge(world)
         self.loads: dict[str, Counter[str]] = {}
         self.heirs: dict[str, dict[str, Counter[str]]] = {}
+        self.vitals = Vitals()
         self.switchovers: dict[str, list[Switchover]] = {}
         for switchover in world.switchovers:
             if not switchovers.is_ended(switchover):
@@ -142,6 +144,10 @@ class _Look:
             decide()
         except Exception as error:  # noqa: BLE001 - told and counted by whoever runs the decision
             self.problems.append(Problem(kind, name, f"{type(error).__name__}: {error}"))
+
+    def take_vitals(self) -> None:
+        """Count what alerts are made of; where that fails they have nothing, and every decision stands."""
+        self.vitals = vitals(self.world, self.views, self.holdings)
 
     def order(self, virtual_ip: VirtualIP) -> tuple[bool, str]:
         """Those that somebody owns come first: they stay, and the others spread around them."""

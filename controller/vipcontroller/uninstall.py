@@ -8,7 +8,9 @@ deleted, does in this order:
 1. It waits until the node agents' sweepers (`vipkeeper-keeper --clean`) have gone over every node, for a
    while: a node that cannot be reached must not keep anybody from uninstalling.
 2. It takes the controllers' Lease, as any replica would: none leads any more, and none can while it works.
-3. It says in the statuses that nobody looks after the objects any more (`parted`), takes the finalizers off,
+3. It ends without having done anything where a keeper may hold an address still (`stragglers`): on a static
+   pod or a unit, which no sweeper goes to. `--force` says that none does.
+4. It says in the statuses that nobody looks after the objects any more (`parted`), takes the finalizers off,
    and deletes the VIPNodes, which are the agents' words.
 
 A status stays but for that: what is in force there (witnesses, terms, orders) is what a new installation
@@ -20,9 +22,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import socket
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -30,10 +30,13 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from vipapi import resources
 from vipapi.conditions import Reason
-from vipapi.resources import FINALIZER
+from vipapi.resources import FINALIZER, FailoverDomain, Node, VIPNode, VirtualIP
 from vipcluster.client import (
     FAILOVER_DOMAINS,
+    NODES,
+    PODS,
     SERVICE_FAILOVERS,
     VIP_NODES,
     VIRTUAL_IPS,
@@ -47,11 +50,15 @@ from vipcluster.client import (
     connect,
 )
 from vipcluster.leader import Leadership
+from vipcontroller.kubeobjects import Pod, read
 from vipcontroller.scribe import MANAGER
+from vipcontroller.stragglers import Remains, claims, is_unheard
+from viphealth import ending
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from vipapi.resources import Kind
     from vipcluster.client import Cluster
     from vipcluster.store import Document
 
@@ -97,13 +104,28 @@ def unswept(sweepers: Document) -> int:
 
 
 class Farewell:
-    """The command's work on one cluster; `patience_s` is for the sweepers and for a leader each."""
+    """The command's work on one cluster; `patience_s` is for the sweepers and for a leader each.
 
-    def __init__(self, cluster: Cluster, *, namespace: str, lease: str, patience_s: float) -> None:
+    `sweepers` is the name of their DaemonSet, empty where there is none. With `is_forced` no keeper's word
+    that it holds an address counts.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        namespace: str,
+        lease: str,
+        patience_s: float,
+        sweepers: str = "",
+        is_forced: bool = False,
+    ) -> None:
         self._cluster = cluster
         self._namespace = namespace
         self._lease = lease
         self._patience_s = patience_s
+        self._sweepers = sweepers
+        self._is_forced = is_forced
         self._won = threading.Event()
         self._leadership = Leadership(
             cluster,
@@ -114,18 +136,22 @@ class Farewell:
             on_change=self._won.set,
         )
 
-    def wait_for(self, sweepers: str) -> None:
-        """Wait until a DaemonSet's Pods are ready on every node, or patience ends."""
+    def wait_for_sweepers(self) -> None:
+        """Wait until the DaemonSet's Pods are ready on every node, or patience ends."""
         until = time.monotonic() + self._patience_s
-        left = 1
+        left = 1 if self._sweepers else 0
+        told = 0
         while left and time.monotonic() < until:
             try:
-                left = unswept(self._cluster.get(DAEMON_SETS, sweepers, namespace=self._namespace))
+                left = unswept(self._cluster.get(DAEMON_SETS, self._sweepers, namespace=self._namespace))
             except NotFound:
-                _logger.info("There is no DaemonSet %s: nobody sweeps the nodes", sweepers)
+                _logger.info("There is no DaemonSet %s: nobody sweeps the nodes", self._sweepers)
                 return
             except Unavailable as error:
                 _logger.warning("%s", error)
+            if left != told:
+                _logger.info("Nodes that are not swept yet: %d", left)
+                told = left
             if left:
                 time.sleep(LOOK_S)
         if left:
@@ -160,6 +186,7 @@ class Farewell:
         """Go over all objects, again from the beginning where the API server does not answer."""
         for tries_left in reversed(range(TRIES)):
             try:
+                self._assert_silence()
                 with ThreadPoolExecutor(WRITERS) as pool:
                     for resource in (SERVICE_FAILOVERS, VIRTUAL_IPS, FAILOVER_DOMAINS):
                         documents = self._documents(resource)
@@ -173,6 +200,48 @@ class Farewell:
                 time.sleep(LOOK_S)
             else:
                 return
+
+    def _assert_silence(self) -> None:
+        """Raise `Unfinished` where a keeper may hold an address still."""
+        nodes = self._documents(NODES)
+        found = claims(
+            Remains(
+                agents=tuple(_parsed(VIPNode, self._documents(VIP_NODES), is_strict=not self._is_forced)),
+                nodes=tuple(_parsed(Node, nodes)),
+                virtual_ips=tuple(_parsed(VirtualIP, self._documents(VIRTUAL_IPS))),
+                domains=tuple(_parsed(FailoverDomain, self._documents(FAILOVER_DOMAINS))),
+                unheard=frozenset(each["metadata"]["name"] for each in nodes if is_unheard(each)),
+                swept=self._swept(),
+            )
+        )
+        for claim in found.void:
+            _logger.warning("It is taken for old that %s: the node is off, or has no witnesses left", claim)
+        if not found.standing:
+            return
+        said = "; ".join(map(str, found.standing))
+        if self._is_forced:
+            _logger.warning("Going on, for it is forced, though %s", said)
+            return
+        names = " ".join(sorted({claim.node for claim in found.standing}))
+        raise Unfinished(
+            f"a keeper may hold an address still: {said}. Stop the keepers there (static pods and units run "
+            "on), run `vipkeeper-keeper --clean` on these nodes, say that it is done by `kubectl delete "
+            f"vipnode {names}`, and run this again; or run it with --force"
+        )
+
+    def _swept(self) -> frozenset[str]:
+        """Name the nodes on which a sweeper has the keeper's place."""
+        if not self._sweepers:
+            return frozenset()
+        try:
+            sweepers = self._cluster.get(DAEMON_SETS, self._sweepers, namespace=self._namespace)
+        except NotFound:
+            return frozenset()
+        selector = sweepers["spec"]["selector"]["matchLabels"]
+        labels = ",".join(f"{key}={value}" for key, value in selector.items())
+        found = self._cluster.list(PODS, namespace=self._namespace, labels=labels).documents
+        pods = [read(Pod, document) for document in found]
+        return frozenset(pod.spec.node_name for pod in pods if pod.is_ready)
 
     def _documents(self, resource: Resource) -> list[Document]:
         try:
@@ -233,12 +302,23 @@ class Farewell:
             raise Unfinished(f"the Lease {self._lease} was lost: run the command again")
 
 
+def _parsed(kind: type[Kind], documents: Iterable[Document], *, is_strict: bool = False) -> Iterator[Kind]:
+    """Read objects; one that cannot be read is none, or, where nothing may be missed, `Unfinished`."""
+    for document in documents:
+        try:
+            yield resources.parse(kind, document)
+        except ValueError as error:
+            if is_strict:
+                raise Unfinished(f"{error}: delete it if its keeper has ended, or use --force") from error
+            _logger.warning("%s", error)
+
+
 def main(arguments: Sequence[str], *, lease: str) -> int:
     """Run the command; returns 0 when nothing is left to do, 1 when something is in the way, 2 as usual.
 
     Who ends it by SIGTERM gets 143.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # for it is not done
+    ending.end_unfinished()
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
@@ -246,10 +326,16 @@ def main(arguments: Sequence[str], *, lease: str) -> int:
     except BadConfiguration as error:
         _logger.error("Cannot start: %s", error)  # noqa: TRY400 - a sentence for people, not a trace
         return 2
-    farewell = Farewell(cluster, namespace=options.namespace, lease=lease, patience_s=options.patience)
+    farewell = Farewell(
+        cluster,
+        namespace=options.namespace,
+        lease=lease,
+        patience_s=options.patience,
+        sweepers=options.sweepers,
+        is_forced=options.force,
+    )
     try:
-        if options.sweepers:
-            farewell.wait_for(options.sweepers)
+        farewell.wait_for_sweepers()
         farewell.release()
     except Forbidden as error:
         _logger.error("%s: grant it, or take the finalizers off by hand", error)  # noqa: TRY400
@@ -267,7 +353,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--namespace", default="vipkeeper-system", help="where the controllers' Lease is")
     parser.add_argument(
-        "--sweepers", metavar="DAEMONSET", help="wait until its Pods are ready on every node; default: do not"
+        "--sweepers",
+        metavar="DAEMONSET",
+        default="",
+        help="wait until its Pods are ready on every node; default: do not",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="go on though an agent says that it holds an address: no keeper runs any more",
     )
     parser.add_argument(
         "--patience", type=float, default=90.0, help="seconds for the sweepers, and for a leader to end"

@@ -18,7 +18,7 @@ import selectors
 import socket
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Final, Self
 
 from viphealth.conversation import LONGEST_REQUEST, Health, answer, is_whole
@@ -32,6 +32,7 @@ PATIENCE_S: Final = 5.0
 FRESH_S: Final = 0.1
 REST_S: Final = 0.01
 TURN_S: Final = 2.0
+_ENDED: Final = Health(sick="the event loop has ended")
 
 _log = logging.getLogger(__name__)
 
@@ -61,30 +62,48 @@ def serve(place: tuple[str, int], ask: Callable[[], Health]) -> HealthServer:
     return HealthServer(listener, ask)
 
 
-def of_loop(loop: asyncio.AbstractEventLoop, look: Callable[[], Health]) -> Callable[[], Health]:
+def of_loop(loop: asyncio.AbstractEventLoop, look: Callable[[], Health]) -> LoopQuestion:
     """Return what asks an event loop: `look` is called in it, and a loop that does not call it is sick."""
+    return LoopQuestion(loop, look)
 
-    def ask() -> Health:
-        told: Future[Health] = Future()
 
-        def tell() -> None:
-            if told.set_running_or_notify_cancel():
-                try:
-                    told.set_result(look())
-                except Exception as error:  # noqa: BLE001 - who asks is told; the loop has other things to do
-                    told.set_exception(error)
+class LoopQuestion:
+    """Asks an event loop; one thread at a time may do so."""
 
+    def __init__(self, loop: asyncio.AbstractEventLoop, look: Callable[[], Health]) -> None:
+        self._loop = loop
+        self._look = look
+        self._told: Future[Health] = Future()
+        self._is_over = False
+
+    def __call__(self) -> Health:
+        """Ask, for `TURN_S` at most."""
+        told = self._told = Future()
+        if self._is_over:
+            return _ENDED
         try:
-            loop.call_soon_threadsafe(tell)
+            self._loop.call_soon_threadsafe(self._tell, told)
         except RuntimeError:
-            return Health(sick="the event loop has ended")
+            return _ENDED
         try:
             return told.result(TURN_S)
+        except CancelledError:
+            return _ENDED
         except TimeoutError:
             told.cancel()
             return Health(sick=f"the event loop has not turned for {TURN_S:.0f} s")
 
-    return ask
+    def give_up(self) -> None:
+        """Answer who waits at once: said by the loop's own thread, which waits for that one to end."""
+        self._is_over = True
+        self._told.cancel()
+
+    def _tell(self, told: Future[Health]) -> None:
+        if told.set_running_or_notify_cancel():
+            try:
+                told.set_result(self._look())
+            except Exception as error:  # noqa: BLE001 - who asks is told; the loop has other things to do
+                told.set_exception(error)
 
 
 class HealthServer:
@@ -116,6 +135,8 @@ class HealthServer:
     def __exit__(self, *_: object) -> None:
         self._is_stopping.set()
         self._waking.close()
+        if isinstance(self._ask, LoopQuestion):
+            self._ask.give_up()
         self._thread.join(TURN_S)
 
     def _keep_serving(self) -> None:

@@ -17,7 +17,6 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 from vipagent import leash_fence, leash_ocf, machine, metrics, realtime
 from vipagent.announcer import Announcer
@@ -32,8 +31,9 @@ from vipagent.probes import Probes
 from vipagent.probes_exec import HookRunner
 from vipagent.runner import Runner
 from vipagent.sweeping import claim_after_the_last_keeper, still_started, sweep
+from vipagent.tenancy import claim
 from vipapi import __version__, listen
-from viphealth import server
+from viphealth import ending, server
 
 LEDGER = "services.json"
 
@@ -42,8 +42,7 @@ _log = logging.getLogger("vipagent")
 
 def main() -> None:
     """Run the keeper until SIGTERM or SIGINT."""
-    # A container's first process gets no signal that it has no handler for: its start could not be ended.
-    signal.signal(signal.SIGTERM, _end)
+    ending.end_at_once()
     options = _options(sys.argv[1:])
     logging.basicConfig(
         level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
@@ -55,7 +54,7 @@ def main() -> None:
         sys.exit(1)
     try:
         if options.clean:
-            signal.signal(signal.SIGTERM, _end_unfinished)
+            ending.end_unfinished()
             _clean(options)
         else:
             asyncio.run(_run(options))
@@ -64,22 +63,14 @@ def main() -> None:
         sys.exit(1)
 
 
-def _end(*_: object) -> NoReturn:
-    sys.exit(0)
-
-
-def _end_unfinished(*_: object) -> NoReturn:
-    sys.exit(128 + signal.SIGTERM)
-
-
 def _clean(options: argparse.Namespace) -> None:
     disk = Disk(options.state_dir)
     if not claim_after_the_last_keeper(disk, options.patience):
         _log.critical("A keeper runs on: nothing was taken away, and nothing will be")
         while True:
-            signal.pause()  # who ended would be started again, and win the folder one day
+            signal.pause()  # who ended would be started again, and win the place one day
     asyncio.run(sweep(disk))
-    signal.signal(signal.SIGTERM, _end)
+    ending.end_at_once()
     if started := asyncio.run(still_started(options.state_dir / LEDGER)):
         _log.warning("Services that nobody stops any more: %s. Stop them by hand", ", ".join(started))
     _log.info("Nothing of vipkeeper is left on this node but promises, in %s", options.state_dir)
@@ -159,7 +150,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 async def _run(options: argparse.Namespace) -> None:
     disk = Disk(options.state_dir)
-    disk.claim()
+    claim(disk)
     incarnation = disk.next_incarnation()
     metrics.incarnation.set(incarnation)
     metrics.serve(*options.metrics)

@@ -164,15 +164,14 @@ class Kernel:
     async def unguard(self, link_index: int, fence: Fence) -> bool:
         """Take whatever is left of a fence of ours off a link; whether there was any.
 
-        Its clsact goes too, unless somebody else has a filter there.
+        Its clsact stays: the kernel deletes one with all filters that it has at that moment, and a network
+        plugin's may be among them that was not there at the look before.
         """
         try:
             stale = [(where, each) for where in _DIRECTIONS for each in await self._ours(link_index, where)]
             for parent, each in stale:
                 fence.overtake(link_index, _DIRECTIONS[parent], None, [each.program_id])
                 await self._detach(link_index, parent, each)
-            if stale and not any([await self._filter_bodies(link_index, parent) for parent in _DIRECTIONS]):
-                await _answered(self._route.tc("del", "clsact", link_index))
         except FenceRefused as refused:
             raise KernelRefused(f"cannot unguard link {link_index}: {refused}") from refused
         except (NetlinkError, OSError) as cause:
@@ -308,19 +307,16 @@ class Kernel:
 
     async def _filters(self, link_index: int, parent: int) -> list[Filter]:
         """List the filters that a packet meets, in order; a link without clsact has none."""
-        bodies = await self._filter_bodies(link_index, parent)
-        filters = [rtnetlink.read_filter(body) for body in bodies if len(body) > rtnetlink.FILTER_HEADER]
-        return [each for each in filters if each.handle and each.chain == 0]
-
-    async def _filter_bodies(self, link_index: int, parent: int) -> list[bytes]:
         question = tcmsg()
         question["index"], question["parent"] = link_index, parent
         try:
-            return await self._dump(question, _GETFILTER)
+            bodies = await self._dump(question, _GETFILTER)
         except KernelRefused as refused:
             if _code(refused.__cause__) in (errno.EINVAL, errno.ENOENT, errno.ENODEV):
                 return []
             raise
+        filters = [rtnetlink.read_filter(body) for body in bodies if len(body) > rtnetlink.FILTER_HEADER]
+        return [each for each in filters if each.handle and each.chain == 0]
 
 
 async def _answered(request: Awaitable[Any]) -> None:

@@ -5,8 +5,9 @@ plan is an error for whoever takes it, not for the connection's neighbours. A co
 read its reports is cut off rather than allowed to fill this process's memory.
 
 Who may connect is the folder's matter: the socket is for its owner and its group, which in a folder with
-the setgid bit is the folder's. That is how a courier with a user of its own gets in (in a pod `fsGroup`,
-under systemd `RuntimeDirectory` and `Group=`); the keeper needs no right to give files away.
+the setgid bit is the folder's, and otherwise the keeper's own. That is how a courier with a user of its own
+gets in (in a pod `fsGroup`, under systemd `Group=`); the keeper needs no right to give files away. Where
+that group is root's, the socket is for its owner alone: many programs that are not root have that group.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import stat
 from typing import TYPE_CHECKING, Final
 
 from vipapi.link import encode
@@ -43,7 +45,9 @@ class SocketServer:
         self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
-        mask = os.umask(0o117)
+        folder = self._path.parent.stat()
+        group = folder.st_gid if folder.st_mode & stat.S_ISGID else os.getegid()
+        mask = os.umask(0o117 if group != 0 else 0o177)
         try:
             self._server = await asyncio.start_unix_server(self._serve, self._path, limit=_LONGEST_LINE)
         finally:

@@ -8,19 +8,22 @@ node's retirement are two things, and this is the second: `vipkeeper-keeper --cl
 | what a keeper leaves | after SIGTERM | after SIGKILL |
 |---|---|---|
 | addresses with our mark | none | for 6 s at most, silent as soon as the lease has run out |
-| the fence on each guarded link, its clsact and its map | until the node restarts | the same |
+| the fence on each guarded link, and its map | until the node restarts | the same |
+| the clsact of each guarded link, in which its filters were | until the node restarts | the same |
 | the plan with the heartbeat keys, in the state folder | yes | yes |
 | promises (incarnation, terms, witness configurations), in the state folder | yes | yes |
 
-Swept are the first three. Promises stay, a few hundred bytes: a node that comes back must keep them, and
+Swept are addresses, fence and plan. An empty clsact does nothing, and nobody can tell ours from one that a
+network plugin is about to use: it stays until the node restarts, or somebody deletes it. Promises stay, a few
+hundred bytes: a node that comes back must keep them, and
 one that does not is not harmed. What services started is for a keeper to stop: it is named (`still_started`).
 Sysctls, routes, nftables and /sys/fs/bpf are never touched by a keeper.
 
-Addresses go before the fence that keeps them silent does. No keeper may run meanwhile, so the state
-folder is claimed first, for as long as that takes. A keeper with another state folder is not noticed: every
-keeper of the node must have ended.
+Addresses go before the fence that keeps them silent does. No keeper may run meanwhile, so a keeper's place
+is taken first, for as long as that takes (`tenancy`). A keeper with another state folder is waited for too,
+but its folder is not swept of its plan.
 
-Where keepers may be there to stay, the wait needs an end, after which the folder is never claimed: whoever
+Where keepers may be there to stay, the wait needs an end, after which the place is never claimed: whoever
 tried on would win it at the keeper's next restart, and keep the node without one.
 """
 
@@ -35,6 +38,7 @@ from vipagent.disk import FolderTaken
 from vipagent.fence import Fence
 from vipagent.kernel import Kernel
 from vipagent.ledger import Ledger
+from vipagent.tenancy import NetworkTaken, claim
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 
 def claim_after_the_last_keeper(disk: Disk, patience_s: float = math.inf) -> bool:
-    """Wait until no keeper runs with this state folder, and let none start; False when patience has ended.
+    """Wait until no keeper runs here or with this folder, and let none start; False when patience has ended.
 
     Raises `OSError`.
     """
@@ -55,8 +59,8 @@ def claim_after_the_last_keeper(disk: Disk, patience_s: float = math.inf) -> boo
     is_told = False
     while True:
         try:
-            disk.claim()
-        except FolderTaken as taken:
+            claim(disk)
+        except (FolderTaken, NetworkTaken) as taken:
             if not is_told:
                 _log.info("Waiting, for %s", taken)
             is_told = True
@@ -77,7 +81,7 @@ async def still_started(ledger: Path) -> list[str]:
 
 
 async def sweep(disk: Disk) -> None:
-    """Take it all away, by the owner of the state folder; raises `KernelRefused`, `FenceRefused`, `OSError`.
+    """Take it all away, by who has claimed them; raises `KernelRefused`, `FenceRefused`, `OSError`.
 
     What was refused half way is found again by the next sweep.
     """

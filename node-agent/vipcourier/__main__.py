@@ -19,15 +19,14 @@ from vipcluster.client import BadConfiguration, connect
 from vipcourier import metrics
 from vipcourier.courier import MANAGER, Blind, Courier
 from vipcourier.votes import PATIENCE_NS
-from viphealth import server
+from viphealth import ending, server
 
 _log = logging.getLogger("vipcourier")
 
 
 def main() -> None:
     """Run the courier until SIGTERM or SIGINT."""
-    # A container's first process gets no signal that it has no handler for: its start could not be ended.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    ending.end_at_once()
     options = _parser().parse_args(sys.argv[1:])
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -41,9 +42,12 @@ from vipapi.link import Vote, Votes, VotesWanted
 from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Plan, ServicePlan, Timing, VirtualIPPlan
 from vipapi.nodestatus import DomainStatus, Report, ServiceStatus
 from vipapi.workloads import Hooks, Scripts, Workload
+from viphealth.conversation import Health
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from vipagent.readiness import Facts
 
 UID = "domain-uid"
 PORT = 7946
@@ -93,6 +97,7 @@ class Courier:
     writer: asyncio.StreamWriter
     report: Report | None = None
     votes_wanted: VotesWanted = field(default_factory=VotesWanted)
+    health: Callable[[], Health] = Health
 
     def say(self, said: Plan | Votes) -> None:
         self.writer.write(link.encode(said) + b"\n")
@@ -127,6 +132,12 @@ class Courier:
     def service_check_results(self) -> list[str]:
         found = () if self.report is None else self.report.virtual_ips
         return [check.result for vip in found for check in vip.service_checks]
+
+    def complaints(self) -> list[str]:
+        """What the first address's failing checks say, by their names."""
+        found = () if self.report is None else self.report.virtual_ips[:1]
+        checks = [check for vip in found for check in vip.checks if check.result == "Failing"]
+        return [check.message for check in sorted(checks, key=lambda check: check.name)]
 
     def services(self) -> dict[str, ServiceStatus]:
         return {} if self.report is None else {each.name: each for each in self.report.services}
@@ -190,7 +201,7 @@ async def running(folder: Path) -> AsyncIterator[Courier]:
                 await until((folder / "keeper.sock").exists)
                 reader, writer = await asyncio.open_unix_connection(folder / "keeper.sock", limit=1 << 20)
                 try:
-                    yield Courier(reader, writer)
+                    yield Courier(reader, writer, health=keeper.health)
                 finally:
                     writer.close()
             finally:
@@ -222,6 +233,40 @@ def test_a_lone_witness_takes_what_it_is_planned_to_hold(tmp_path: Path) -> None
         courier.plan(planned(FIRST, WEB))
         await courier.until(lambda: courier.state() == "Owner")
         assert courier.domain().configuration == FIRST
+
+    run(tmp_path, story)
+
+
+def test_a_keeper_that_renews_too_late_is_not_live_and_one_that_renews_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loop turns, or nobody was answered: what is late is all that it has the loop for."""
+
+    def unsure(_facts: Facts) -> str:
+        raise LookupError("odd")
+
+    def in_20_s() -> int:
+        return now_ns() + 20_000_000_000
+
+    async def story(courier: Courier) -> None:
+        assert courier.health().sick == ""
+        with monkeypatch.context() as later:
+            later.setattr("vipagent.keeper.now_ns", in_20_s)
+            assert courier.health().sick == ""  # without a domain nothing is ever due
+        with monkeypatch.context() as broken:
+            broken.setattr("vipagent.readiness.missing", unsure)
+            # The kubelet would kill who is not live.
+            assert courier.health() == Health("", "whether it is ready cannot be told: LookupError('odd')")
+        courier.plan(planned(FIRST, WEB))
+        await courier.until(lambda: courier.state() == "Owner")
+        assert courier.health() == Health()
+        with monkeypatch.context() as later:
+            later.setattr("vipagent.keeper.now_ns", in_20_s)
+            said = courier.health().sick
+        found = re.fullmatch(r"its renewals are (\d+) s late", said)
+        assert found is not None, said
+        assert int(found[1]) >= 19
+        assert courier.health().sick == ""
 
     run(tmp_path, story)
 

@@ -10,6 +10,7 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from pyroute2 import IPRoute
 
@@ -25,10 +26,13 @@ from agent.test_keeper import (
 )
 from health.processes import NOBODY, answered, asked, running
 from vipapi import __version__
+from vipapi.healthchecks import File, HealthCheck
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from vipapi.nodeplan import VirtualIPPlan
 
 PORT = 9956
 LIVE = (200, "ok")
@@ -56,6 +60,15 @@ async def courier(folder: Path) -> AsyncIterator[Courier]:
         writer.close()
 
 
+def looked_into(*folders: Path) -> VirtualIPPlan:
+    """An address whose checks look at a file in each of these folders."""
+    checks = tuple(
+        HealthCheck(f"look-{place}", weight=1, file=File(str(folder / "lock")))
+        for place, folder in enumerate(folders)
+    )
+    return msgspec.structs.replace(WEB, health_checks=checks)
+
+
 def test_a_keeper_is_ready_when_it_does_its_part_and_live_all_along(
     options: list[str], tmp_path: Path
 ) -> None:
@@ -74,6 +87,10 @@ def test_a_keeper_is_ready_when_it_does_its_part_and_live_all_along(
             link.plan(planned(alone, WEB))
             await link.until(lambda: link.state() == "Owner")
             assert answered(PORT, "/readyz", "ok") == LIVE
+            link.plan(planned(alone, looked_into(tmp_path / "state", tmp_path)))
+            await link.until(lambda: len(link.complaints()) == 2)
+            for folder, said in zip((tmp_path / "state", tmp_path), link.complaints(), strict=True):
+                assert f"it lies in {folder}, where no check may look" in said
 
     with running(tmp_path / "log", "vipagent", *options) as process:
         asyncio.run(grow())

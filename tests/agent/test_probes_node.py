@@ -235,6 +235,28 @@ def test_the_keepers_own_folders_are_closed_to_checks(tmp_path: Path, pattern: s
     assert message(f"{beside}/plan.json") == ""
 
 
+def test_a_link_that_is_turned_while_it_is_looked_at_opens_no_closed_folder(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "plan.json").write_text("secret")
+    link = tmp_path / "link"
+    link.symlink_to(written(tmp_path))
+
+    class Turned(Files):
+        """Whoever may write there turns the link as soon as it was found harmless."""
+
+        def _admit(self, path: str) -> None:
+            super()._admit(path)
+            if path == str(link):
+                link.unlink()
+                link.symlink_to(tmp_path / "own" / "plan.json")
+
+    async def look() -> None:
+        with pytest.raises(OSError, match="no check may look"):
+            await Turned([tmp_path / "own"]).look(File(path=str(link), content_regex="secret"))
+
+    asyncio.run(look())
+
+
 def test_bytes_that_are_no_text_are_searched_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe up \x00")
     assert ask(File(path=str(tmp_path / "binary"), content_regex="up"), tmp_path).is_ok

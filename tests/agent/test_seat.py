@@ -25,6 +25,7 @@ def witnesses(names: str, *, has_api_vote: bool = False) -> WitnessSet:
 
 
 FIRST = Configuration(1, witnesses=witnesses("abc")).sealed(UID)
+PAIR = Configuration(1, witnesses=witnesses("ab", has_api_vote=True)).sealed(UID)
 
 
 def after(before: Configuration, **changes: object) -> Configuration:
@@ -155,6 +156,55 @@ def test_every_witness_reports_whom_it_granted_and_whom_it_hears() -> None:
         assert status.role == "Witness"
         assert status.grants == (GrantStatus(uid="web-uid", name="web", holder="b", term=1),)
         assert status.reachable_peers == NODES
+
+
+@pytest.mark.parametrize(
+    ("node", "there", "configuration", "is_answered"),
+    [
+        pytest.param("a", "abc", FIRST, True, id="by-all"),
+        pytest.param("a", "ab", FIRST, True, id="by-one-of-two-others"),
+        pytest.param("a", "ad", FIRST, False, id="by-one-that-is-no-witness"),
+        pytest.param("a", "a", FIRST, False, id="by-nobody"),
+        pytest.param("a", "a", Configuration(1, witnesses=witnesses("a")).sealed(UID), True, id="alone"),
+        pytest.param("d", "bcd", FIRST, True, id="no-witness-itself"),
+        pytest.param("d", "bd", FIRST, False, id="no-witness-itself-and-one-of-three"),
+        pytest.param("a", "ab", PAIR, True, id="by-the-other-of-two"),
+        pytest.param("a", "a", PAIR, False, id="by-the-api-server-only"),
+        pytest.param("a", "ab", JOINING, True, id="by-a-majority-of-both-sets"),
+        pytest.param("a", "ac", JOINING, False, id="by-a-majority-of-the-former-set-only"),
+        pytest.param("a", "ad", JOINING, False, id="by-a-majority-of-the-new-set-only"),
+        pytest.param("c", "ac", JOINING, False, id="on-its-way-out"),
+    ],
+)
+def test_a_seat_is_answered_by_a_majority_that_knows_it(
+    node: str, there: str, configuration: Configuration, *, is_answered: bool
+) -> None:
+    """The API server's vote counts for nothing: it answers also where no keeper does."""
+    domain = Domain(there, _domain(configuration=configuration))
+    for seat in domain.seats.values():
+        if configuration.witnesses.has_api_vote:
+            seat.hear_votes(_vote(60_000), 0)
+            seat.hear_api_server(0)
+    domain.run(2_000)
+    assert domain.seats[node].is_answered(domain.now_ns) is is_answered
+
+
+def test_a_seat_that_was_restarted_counts_itself_while_its_witness_must_be_silent() -> None:
+    domain = Domain("ab")
+    domain.run(2_000)
+    domain.seats["a"] = seat_of("a", incarnation=8, now_ns=domain.now_ns)
+    domain.run(300)
+    assert domain.seats["a"].is_answered(domain.now_ns)
+
+
+def test_a_seat_that_was_answered_long_ago_is_not() -> None:
+    domain = Domain("ab")
+    domain.run(2_000)
+    domain.away.add("b")
+    domain.run(600)
+    assert domain.seats["a"].is_answered(domain.now_ns)
+    domain.run(1_000)
+    assert not domain.seats["a"].is_answered(domain.now_ns)
 
 
 def test_a_peer_has_a_second_to_be_heard_before_it_is_called_unreachable() -> None:
@@ -289,7 +339,6 @@ def test_new_witnesses_start_above_every_term_of_the_old_ones() -> None:
 
 # The API server's vote ---------------------------------------------------------------------------
 
-PAIR = Configuration(1, witnesses=witnesses("ab", has_api_vote=True)).sealed(UID)
 PAIRED = _domain(configuration=PAIR, members=(MEMBERS["a"], MEMBERS["b"]))
 
 

@@ -7,6 +7,8 @@ import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 from vipagent.socketserver import SocketServer
 from vipapi.link import VotesWanted, VoteWanted, decode_for_courier
 from vipapi.nodestatus import Report
@@ -90,6 +92,29 @@ def test_a_courier_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
         writer.close()
 
     _with_server(tmp_path / "keeper.sock", scenario)
+
+
+@pytest.mark.parametrize(
+    ("group", "mode", "wanted"),
+    [
+        pytest.param(0, 0o755, 0o600, id="roots-folder"),
+        pytest.param(0, 0o2750, 0o600, id="roots-group"),
+        pytest.param(65532, 0o755, 0o600, id="another-group-which-files-do-not-get"),
+        pytest.param(65532, 0o2750, 0o660, id="another-group"),
+    ],
+)
+def test_a_socket_is_never_for_all_that_have_roots_group(
+    tmp_path: Path, group: int, mode: int, wanted: int
+) -> None:
+    path = tmp_path / "deep" / "keeper.sock"
+    path.parent.mkdir()
+    os.chown(path.parent, 0, group)
+    path.parent.chmod(mode)
+
+    async def scenario(_server: SocketServer, _lines: "asyncio.Queue[bytes]") -> None:
+        assert stat.S_IMODE(path.stat().st_mode) == wanted
+
+    _with_server(path, scenario)
 
 
 def test_a_socket_left_by_a_dead_keeper_is_replaced_and_is_for_nobody_but_the_folders_group(

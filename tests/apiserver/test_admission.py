@@ -618,7 +618,7 @@ def namespaces(admin: Api) -> None:
 def test_what_runs_as_root_on_the_nodes_is_not_for_every_namespace(admin: Api, service: Object) -> None:
     alice = impersonated(admin, "alice")
     said = refusal(alice.apply, failover("plain", **service))
-    assert "the service `app`: must not run or read as root on the nodes" in said
+    assert "the service `app`: must not run as root on the nodes" in said
     assert "vipkeeper.io/host-workloads=allowed" in said
     alice.apply(failover("for-hosts", **service))
     alice.apply(failover("labelled", **service))
@@ -648,6 +648,55 @@ def test_hooks_and_checks_are_programs_on_the_nodes_too(admin: Api) -> None:
     with_checks["spec"]["healthChecks"] = reads
     assert "the health check `disk`" in refusal(impersonated(admin, "alice").apply, with_checks)
     edge.apply(virtual_ip("web", "192.0.2.10", healthChecks=[{"name": "port", "tcpSocket": {"port": 80}}]))
+
+
+@pytest.mark.usefixtures("namespaces")
+@pytest.mark.parametrize(
+    "probe",
+    [{"process": {"executable": "sshd"}}, {"systemdUnit": {"unit": "sshd.service"}}],
+    ids=["process", "unit"],
+)
+def test_what_runs_on_the_nodes_is_not_for_everybody_to_ask(admin: Api, probe: Object) -> None:
+    checks = [{"name": "runs", **probe}]
+    watched = failover("plain", **UNIT)
+    watched["spec"]["healthChecks"] = checks
+    assert ", the health check `runs`: must not" in refusal(impersonated(admin, "alice").apply, watched)
+    edge = impersonated(admin, "alice", "edge")
+    said = refusal(edge.apply, virtual_ip("web", "192.0.2.10", healthChecks=checks))
+    assert "the health checks runs must not" in said
+    admin.apply(virtual_ip("web", "192.0.2.10", healthChecks=checks))
+
+
+OF_THE_NODE = (
+    *("127.0.0.1", "127.9.9.9", "::1", "169.254.169.254", "fe80::1", "0.0.0.0", "::", "0:0:0:0:0:0:0:1"),  # noqa: S104
+    *("localhost", "web.localhost", "localhost.localdomain", "ip6-loopback", "metadata.google.internal"),
+    *("LocalHost", "0x7f.1", "127.0x1"),
+)
+OF_OTHERS = ("192.0.2.7", "2001:db8::7", "db.example.com", "mylocalhost", "localhost.example.com", "10.test")
+
+
+def asking(kind: str, *hosts: str | None) -> Object:
+    """A VirtualIP with a check of each host; None is one without."""
+    probes = [{"port": 80} if host is None else {"port": 80, "host": host} for host in hosts]
+    checks = [{"name": f"port-{number}", kind: probe} for number, probe in enumerate(probes)]
+    return virtual_ip("web", "192.0.2.10", healthChecks=checks)
+
+
+def test_what_serves_a_node_alone_is_not_for_everybody_to_ask(admin: Api) -> None:
+    edge = impersonated(admin, "alice", "edge")
+    for first in range(0, len(OF_THE_NODE), 10):  # a VirtualIP has sixteen checks at most
+        hosts = OF_THE_NODE[first : first + 10]
+        said = refusal(edge.apply, asking("tcpSocket", "192.0.2.7", *hosts))
+        told = (f"port-{number} (host {host.lower()})" for number, host in enumerate(hosts, start=1))
+        assert f"the health checks {', '.join(told)} must not" in said
+        admin.apply(asking("tcpSocket", *hosts))
+    for kind in ("httpGet", "grpc"):
+        assert "port-0 (host 127.0.0.1)" in refusal(edge.apply, asking(kind, "127.0.0.1"))
+
+
+@pytest.mark.parametrize("kind", ["httpGet", "tcpSocket", "grpc"])
+def test_other_hosts_and_the_service_itself_are_for_everybody_to_ask(admin: Api, kind: str) -> None:
+    impersonated(admin, "alice", "edge").apply(asking(kind, *OF_OTHERS, None))
 
 
 @pytest.mark.usefixtures("namespaces")

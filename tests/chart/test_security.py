@@ -281,3 +281,11 @@ def test_couriers_with_certificates_have_rights_only_where_static_pods_are_on(ch
         "ClusterRoleBinding vipkeeper-courier",
         "RoleBinding vipkeeper-courier",
     }
+
+
+def test_a_namespace_whose_secrets_let_nodes_join_is_refused(chart: Chart) -> None:
+    done = chart.run("template", "vipkeeper", CHART, "--namespace", "kube-system")
+    assert done.returncode != 0
+    assert "must not be installed into kube-system" in done.stderr
+    assert "--namespace vipkeeper-system --create-namespace" in done.stderr
+    assert chart.render(namespace="kube-systems").of("Deployment")

@@ -16,7 +16,7 @@ from vipapi.configuration import API_SERVER
 from vipapi.resources import FailoverDomain
 from vipcontroller.assignments import Carried
 from vipcontroller.decisions import Decisions, Memory, reconcile
-from vipcontroller.world import Moment, Reader
+from vipcontroller.world import Moment, Reader, World
 from vipcontroller.writes import FinalizerWrite, SecretWrite, StatusWrite
 
 Object = dict[str, Any]
@@ -131,6 +131,12 @@ class Stage:
         self.settle()
 
     def _decide(self) -> Decisions:
+        return reconcile(self.world(), self.memory, self.moment())
+
+    def moment(self) -> Moment:
+        return Moment(START + dt.timedelta(seconds=self.now_s), self.now_s)
+
+    def world(self) -> World:
         def of(kind: str) -> list[Object]:
             found = [obj for (known, _), obj in self.objects.items() if known == kind]
             return found[::-1] if self.way is Way.REVERSED else found
@@ -144,9 +150,7 @@ class Stage:
             nodes=of("Node"),
         )
         wanted = {domain.spec.key.secret_name for domain in world.domains.values()}
-        moment = Moment(START + dt.timedelta(seconds=self.now_s), self.now_s)
-        world = world.lacking(frozenset(wanted - self.secrets)).with_carried(self.carried)
-        return reconcile(world, self.memory, moment)
+        return world.lacking(frozenset(wanted - self.secrets)).with_carried(self.carried)
 
     def _carry_out(self, write: StatusWrite | FinalizerWrite | SecretWrite) -> None:
         if isinstance(write, SecretWrite):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 import pytest
 
 from controller.stage import Object, Stage, Way
+from vipapi.selectors import LabelSelector
+from vipcontroller.decisions import Memory, reconcile
+from vipcontroller.vitals import Vitals
 
 
 @pytest.fixture(params=list(Way), ids=lambda way: way.value)
@@ -621,3 +625,21 @@ def test_a_broken_invariant_in_one_object_leaves_its_neighbours_alone(stage: Sta
     assert stage.reasons("db")["Accepted"] == "True Accepted"
     assert stage.last is not None
     assert [problem.kind for problem in stage.last.problems] == ["VIPNode"]
+
+
+def test_what_cannot_be_counted_for_the_metrics_keeps_nothing_from_being_decided(stage: Stage) -> None:
+    """A node whose labels cannot be compared breaks what looks at them: its domain, and the numbers."""
+    web_owned_by_a(stage)
+    assert stage.last is not None
+    assert stage.last.vitals.holders == {"web": 1}
+    world = stage.world()
+    node = world.nodes["node-a"]
+    unlabelled = msgspec.structs.replace(node.metadata, labels=None)
+    broken = {**world.nodes, "node-a": msgspec.structs.replace(node, metadata=unlabelled)}
+    zoned = LabelSelector(match_labels={"zone": "1"})
+    domain = world.domains["default"]
+    spec = msgspec.structs.replace(domain.spec, node_selector=zoned)
+    domains = {"default": msgspec.structs.replace(domain, spec=spec)}
+    found = reconcile(msgspec.structs.replace(world, nodes=broken, domains=domains), Memory(), stage.moment())
+    assert found.vitals == Vitals()
+    assert ("World", "vitals") in {(problem.kind, problem.name) for problem in found.problems}

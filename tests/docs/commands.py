@@ -48,7 +48,8 @@ _EXIT = {
         "configuration that cannot work, 3 when the API server refuses what it needs."
     ),
     "vipkeeper-controller release-finalizers": (
-        "0 when nothing is left to do, 1 when something is in the way, 2 for options that cannot work."
+        "0 when nothing is left to do, 1 when something is in the way, 2 for options that cannot work, 143 "
+        "when it was told to end before."
     ),
     "vipkeeper-keeper": _USUAL,
     "vipkeeper-courier": _USUAL,

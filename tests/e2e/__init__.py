@@ -10,4 +10,5 @@ is measured as in the lab, by the same client and the same detector of two owner
     office      the control plane with its controllers
     cluster     all of it, put together
     podstage    `lab.stage` for keepers that are containers
+    pulse       how long the API server takes to answer meanwhile
 """

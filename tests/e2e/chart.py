@@ -19,6 +19,7 @@ CHART = ROOT / "charts" / "vipkeeper"
 RELEASE = "vipkeeper"
 NAMESPACE = "vipkeeper-system"
 REGISTRY = "localhost"
+NEXT = "0.1.999"  # a version that no release has
 READY_S = 90
 
 

@@ -1,6 +1,7 @@
 """The cluster of all tests of this folder, what is in it, and what is told at the end.
 
-There is one cluster for the whole run, and a test leaves it as it found it. When a test fails, the cluster's
+There is one cluster for all modules in a row that want as many nodes: three, or as many as a module's `NODES`
+says. A test leaves it as it found it, and before another one starts it ends. When a test fails, the cluster's
 events and the ends of its logs are shown, those of the containers too.
 """
 
@@ -19,7 +20,7 @@ from rich.table import Table
 
 import gotools
 from e2e import images
-from e2e.chart import Chart
+from e2e.chart import NEXT, REGISTRY, Chart
 from e2e.cluster import Cluster, Programs
 from e2e.podstage import EXAMPLES, PodStage
 from lab import binaries, enclosure, kernelcalls
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from lab.binaries import Binaries
     from lab.stage import Outcome
 
+NODES = 3
 ADDRESSES = {"minimal": "192.0.2.10", "web": "192.0.2.11"}
 LOG_TAIL = 3000
 TEST_S = 600  # the first test also waits for the cluster
@@ -81,6 +83,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.timeout(TEST_S))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "cluster" in metafunc.fixturenames:
+        nodes = getattr(metafunc.module, "NODES", NODES)
+        ids = [pytest.HIDDEN_PARAM]
+        metafunc.parametrize("cluster", [nodes], indirect=True, ids=ids, scope="session")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -133,16 +142,17 @@ def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session")
-def cluster(programs: Programs, told: Told) -> Iterator[Cluster]:
-    """Three nodes with kubelets, which are Ready; nothing is installed."""
+def cluster(programs: Programs, told: Told, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Nodes with kubelets, which are Ready, as many as the module wants; nothing is installed."""
+    nodes: int = request.param
     folder = Path(tempfile.mkdtemp(dir=enclosure.scratch_folder()))
     started = time.monotonic()
-    running = Cluster(programs, folder, nodes=3)
+    running = Cluster(programs, folder, nodes=nodes)
     try:
         _running.append(running)
         running.start()
         told.time(
-            "a cluster from nothing: three nodes Ready, images in their stores", time.monotonic() - started
+            f"a cluster from nothing: {nodes} nodes Ready, images in their stores", time.monotonic() - started
         )
         yield running
     finally:
@@ -157,7 +167,7 @@ def chart(cluster: Cluster, told: Told) -> Chart:
     release = Chart(cluster)
     started = time.monotonic()
     release.install()
-    told.time("helm install --wait", time.monotonic() - started)
+    told.time(f"helm install --wait, on {len(cluster.nodes)} nodes", time.monotonic() - started)
     release.await_ready()
     return release
 
@@ -180,6 +190,19 @@ def stage(cluster: Cluster, chart: Chart, told: Told) -> PodStage:
     told.time("kubectl apply of the examples, until both addresses answer", made.first_answer_s)
     made.rest(*ADDRESSES)
     return made
+
+
+@pytest.fixture(scope="session")
+def next_version(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return vipkeeper's next version, whose images every node has."""
+    folder = tmp_path_factory.mktemp("next-version")
+    made: list[Path] = []
+    for name, archive in images.archives().items():
+        made.append(folder / archive.name)
+        image = f"{REGISTRY}/vipkeeper/{name}:{NEXT}"
+        images.write_next_version(archive, made[-1], name=image, version=NEXT)
+    cluster.load(made)
+    return NEXT
 
 
 def _fault_table() -> Table:

@@ -95,3 +95,10 @@ class PodStage(Stage):
                 )
             )
         return moves
+
+    def bindings(self, virtual_ip: str, *, since_ns: int) -> list[str]:
+        """Return the nodes whose kernels were given an address since then, in that order."""
+        events = self._address_events(virtual_ip, since_ns=since_ns)
+        return [
+            event.node for event in sorted(events, key=lambda event: event.at_ns) if event.event == "added"
+        ]

@@ -7,36 +7,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from e2e import images
 from e2e.chart import REGISTRY
 from e2e.conftest import ADDRESSES
 from lab.stage import VERSION
 from vipapi import __version__
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from e2e.chart import Chart
     from e2e.cluster import Cluster
     from e2e.conftest import Told
     from e2e.podstage import PodStage
 
 NAMES = ("controller", "node-agent")
-NEXT = "0.1.999"
 UPGRADED_S = 180
-
-
-@pytest.fixture(scope="module")
-def next_version(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return vipkeeper's next version, whose images every node has."""
-    folder = tmp_path_factory.mktemp("next-version")
-    made: list[Path] = []
-    for name, archive in images.archives().items():
-        made.append(folder / archive.name)
-        image = f"{REGISTRY}/vipkeeper/{name}:{NEXT}"
-        images.write_next_version(archive, made[-1], name=image, version=NEXT)
-    cluster.load(made)
-    return NEXT
 
 
 @pytest.mark.parametrize("is_upgrade", [True, False], ids=["to-the-next", "and-back"])

@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -174,6 +175,32 @@ def test_a_loop_that_has_ended_is_not_live() -> None:
     loop = asyncio.new_event_loop()
     loop.close()
     assert of_loop(loop, Health)() == Health(sick="the event loop has ended")
+
+
+class StandingLoop(asyncio.SelectorEventLoop):
+    """A loop that does not turn, and tells when it was asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.was_asked = threading.Event()
+
+    def call_soon_threadsafe(self, *arguments: Any, **more: Any) -> asyncio.Handle:
+        self.was_asked.set()
+        return super().call_soon_threadsafe(*arguments, **more)
+
+
+def test_a_loop_that_waits_for_the_servers_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "TURN_S", 60.0)
+    loop = StandingLoop()
+    question = of_loop(loop, Health)
+    with ExitStack() as stack:
+        with serve(("127.0.0.1", free_port()), question) as serving:
+            client = stack.enter_context(connected(serving.port))
+            client.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            assert loop.was_asked.wait(60)
+        assert b"the event loop has ended" in client.recv(1000)
+    assert question() == Health(sick="the event loop has ended")
+    loop.close()
 
 
 def test_a_look_that_breaks_ends_no_loop() -> None:

@@ -83,20 +83,25 @@ def _wheels(image: str) -> Path:
     folder = cache_folder() / "images" / f"wheels-{image}-{sums.hexdigest()[:12]}"
     if folder.exists():
         return folder
-    machine = platform.machine()
-    compact = base.PYTHON.replace(".", "")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="wheels-") as scratch:
         fetched = Path(scratch) / "wheels"
         for lock in locks:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-            command += ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
-            command += ["--python-version", base.PYTHON, "--implementation", "cp"]
-            command += [f"--abi={abi}" for abi in (f"cp{compact}", "abi3", "none")]
-            command += [f"--platform=manylinux_{glibc}_{machine}" for glibc in ("2_34", "2_28", "2_17")]
-            command += [f"--platform={kind}_{machine}" for kind in ("manylinux2014", "linux")]
-            subprocess.run([*command, "--requirement", lock, "--dest", fetched], check=True)
+            command += [*of_the_bases(), "--requirement", str(lock), "--dest", str(fetched)]
+            subprocess.run(command, check=True)
         fetched.rename(folder)
     return folder
+
+
+def of_the_bases() -> list[str]:
+    """What has pip choose wheels, checked against a lock, for the bases' Python on this machine."""
+    machine = platform.machine()
+    compact = base.PYTHON.replace(".", "")
+    options = ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
+    options += ["--python-version", base.PYTHON, "--implementation", "cp"]
+    options += [f"--abi={abi}" for abi in (f"cp{compact}", "abi3", "none")]
+    options += [f"--platform=manylinux_{glibc}_{machine}" for glibc in ("2_34", "2_28", "2_17")]
+    return [*options, *(f"--platform={kind}_{machine}" for kind in ("manylinux2014", "linux"))]
 
 
 class _Builder:

@@ -83,6 +83,8 @@ def check_contents(image: str, root: Path) -> None:
         assert not (libraries / tool).exists(), f"{tool} is installed"
     sources = [path for path in libraries.rglob("*.py") if not compiled(path)]
     assert not sources, f"not compiled: {sources[:5]}"
+    timed = [path for path in libraries.rglob("*.pyc") if not path.read_bytes()[4] & 1]  # PEP 552
+    assert not timed, f"compiled for a time of its source, so each build is another: {timed[:5]}"
     for told in (*environment.rglob("direct_url.json"), *root.rglob("pip.conf")):
         raise AssertionError(f"{told} tells where things came from")
     here = tuple(str(each).encode() for each in (TREE, cache_folder()))

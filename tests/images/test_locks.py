@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -72,3 +73,12 @@ def test_the_containerfiles_stamp_the_version_of_the_tree() -> None:
     for image in build.IMAGES:
         text = (build.TREE / image / "Containerfile").read_text()
         assert text.count(f"ARG VERSION={build.version()}\n") == text.count("ARG VERSION=") == 2
+
+
+def test_the_default_bases_are_one_image_by_its_digest() -> None:
+    texts = [(build.TREE / image / "Containerfile").read_text() for image in build.IMAGES]
+    bases = {
+        base for text in texts for base in re.findall(r"^ARG (?:BUILD|RUN)_BASE=(.*)$", text, re.MULTILINE)
+    }
+    assert len(bases) == 1
+    assert re.fullmatch(r"python:3\.13-slim-trixie@sha256:[0-9a-f]{64}", *bases)
