@@ -14,6 +14,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from vipapi.healthchecks import Exec, HealthCheck, Pods, Selector
+from vipapi.nodestatus import DomainStatus
 from vipapi.resources import Failback, Service, ServiceFailoverSpec, VirtualIPRef
 from vipapi.workloads import Hooks, Ocf, Systemd, Workload
 
@@ -105,7 +106,12 @@ def _field(kind: Any, name: str, longest_text: int) -> st.SearchStrategy[Any]:
 
 
 def _key(item: Any) -> Any:
-    """Return what is unique among an item's neighbours: the key of its list-map."""
+    """Return what is unique among an item's neighbours: the key of its list-map.
+
+    A domain's status has a UID too, but a node is in one domain of each name.
+    """
+    if isinstance(item, DomainStatus):
+        return item.name
     for name in ("type", "uid", "node_name", "node", "name"):
         if hasattr(item, name):
             return getattr(item, name)
