@@ -5,8 +5,8 @@ the DaemonSet's controller deletes every old pod that is not ready at once, so a
 that it misses the other would be taken away too.
 
 What is judged follows from the API server's own record of the pods, from the kernels' of the addresses, and
-from what the keepers said to each other. Only a machine on which the API server does not answer in time for a
-vote may cost an owner its lease; what is told at the end has its slowest answer.
+from what the keepers said to each other. A machine so busy that the API server does not answer in time for a
+vote costs an owner its lease, as the docs say, and fails here.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from e2e.chart import NAMESPACE, REGISTRY, is_ready
 from e2e.conftest import ADDRESSES
-from e2e.pulse import Pulse
 from lab.stage import VERSION
-from vipcourier.votes import PATIENCE_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -84,16 +82,14 @@ def test_one_keeper_of_two_is_always_there_and_an_address_moves_only_when_its_ow
     before = json.loads(cluster.plane.kubectl("get", "--raw", AGENTS))
     since_ns = time.monotonic_ns()
 
-    with Pulse(api) as pulse:
-        chart.upgrade({"image": {"registry": REGISTRY, "tag": next_version}}, f"--timeout={UPGRADED_S}s")
-        chart.await_ready()
+    chart.upgrade({"image": {"registry": REGISTRY, "tag": next_version}}, f"--timeout={UPGRADED_S}s")
 
+    chart.await_ready()
     changes = changes_since(cluster, before["metadata"]["resourceVersion"])
     stage.rest(*ADDRESSES)
     until_ns = stage.measured.settle()
     title = f"helm upgrade of two nodes to {next_version}"
     told.time(f"{title}, one after the other", (until_ns - since_ns) / 1e9)
-    told.time("the API server's slowest answer meanwhile", pulse.slowest_s)
     assert {each["status"]["version"] for each in api.list(VERSION, "VIPNode")} == {next_version}
     ended = list(ends(before["items"], changes))
     stopped = [node for node, _, _ in ended]
@@ -109,15 +105,13 @@ def test_one_keeper_of_two_is_always_there_and_an_address_moves_only_when_its_ow
         assert moves[name]
         assert not stage.measured.overlaps(name, since_ns=since_ns)
         assert stage.status(name)["term"] > terms[name]
-    if pulse.slowest_s < PATIENCE_NS / 1e9:
         # Nobody was taken for dead, and nobody lost a lease and took it again: each owner told the next.
-        for name in ADDRESSES:
-            assert all(move.was_handed_over for move in moves[name])
-            assert stage.bindings(name, since_ns=since_ns) == [move.after for move in moves[name]]
-            assert stage.status(name)["lastFailover"]["reason"] != "LeaseExpired"
-        expected = []
-        for node in stopped:
-            if node == owner:
-                [owner] = set(cluster.nodes) - {node}
-                expected.append((node, owner))
-        assert path_of(moves["minimal"]) == expected
+        assert all(move.was_handed_over for move in moves[name])
+        assert stage.bindings(name, since_ns=since_ns) == [move.after for move in moves[name]]
+        assert stage.status(name)["lastFailover"]["reason"] != "LeaseExpired"
+    expected = []
+    for node in stopped:
+        if node == owner:
+            [owner] = set(cluster.nodes) - {node}
+            expected.append((node, owner))
+    assert path_of(moves["minimal"]) == expected
