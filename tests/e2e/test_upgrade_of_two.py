@@ -105,9 +105,8 @@ def test_one_keeper_of_two_is_always_there_and_an_address_moves_only_when_its_ow
         assert moves[name]
         assert not stage.measured.overlaps(name, since_ns=since_ns)
         assert stage.status(name)["term"] > terms[name]
-        # Nobody was taken for dead, and nobody lost a lease and took it again: each owner told the next.
+        # Nobody was taken for dead: each owner told the next.
         assert all(move.was_handed_over for move in moves[name])
-        assert stage.bindings(name, since_ns=since_ns) == [move.after for move in moves[name]]
         assert stage.status(name)["lastFailover"]["reason"] != "LeaseExpired"
     expected = []
     for node in stopped:
@@ -115,3 +114,5 @@ def test_one_keeper_of_two_is_always_there_and_an_address_moves_only_when_its_ow
             [owner] = set(cluster.nodes) - {node}
             expected.append((node, owner))
     assert path_of(moves["minimal"]) == expected
+    # Nor did its kernel lose and get it in between. (`web` may fail back by itself at any moment.)
+    assert stage.bindings("minimal", since_ns=since_ns) == [after for _, after in expected]
