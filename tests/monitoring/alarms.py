@@ -226,7 +226,6 @@ _ERRORS: Final = Firing("VipkeeperControllerErrors", {})
 _NOT_TOLD: Final = Firing("VipkeeperNotificationsFailing", {"target": "mail"})
 
 STORIES: Final = (
-    # ---- what is no trouble
     Story("all is well", {}, _CALM),
     Story("nobody fetches the agents' metrics", dict.fromkeys(of_agents()), _CALM),
     Story(
@@ -289,7 +288,6 @@ STORIES: Final = (
     ),
     Story("a domain has no witnesses yet", {_domain("spare_witnesses"): None}, _CALM),
     Story("a node that held addresses gave them up", margins("node-a", (0, 0.2), (3, None)), _CALM),
-    # ---- addresses
     Story(
         "an address has no owner",
         {_vip("ready"): until(2, 1, 0, (9, 1))},
@@ -348,7 +346,6 @@ STORIES: Final = (
         {_vip("observed_term"): until(2, 3, 4, (8, 5), (14, 6), (20, 7), (26, 8))},
         _CALM,
     ),
-    # ---- nodes
     Story(
         "of three witnesses one is silent",
         {_domain("heard_witnesses"): until(2, 3, 2), _domain("spare_witnesses"): until(2, 1, 0)},
@@ -405,7 +402,6 @@ STORIES: Final = (
         {**margins("node-a", (0, 0.2), (5, 0.08), (8, 0.2))},
         _CALM,
     ),
-    # ---- services
     Story(
         "a service has failed",
         {controller("vipkeeper_servicefailover_degraded", **_failover()): until(2, 0, 1)},
@@ -419,7 +415,6 @@ STORIES: Final = (
         },
         {"1m45s": _SILENT, "2m": [_STOP_FAILED]},
     ),
-    # ---- controllers
     Story("one of two controllers does not answer", {controller("up", 1): until(2, 1, 0)}, _CALM),
     Story(
         "no controller answers",
