@@ -1,7 +1,7 @@
 # Every target prepares what it needs: the Python environment, the nft command, resource agents, promtool,
 # a control plane. All of it is cached outside the tree (${XDG_CACHE_HOME:-~/.cache}/vipkeeper); the first run says what it fetches.
 
-.PHONY: help demo test lint bench faults simulate model docs images lock e2e manifests
+.PHONY: help demo test lint bench comparison scale faults endurance fuzz simulate model docs images lock e2e manifests
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -11,14 +11,32 @@ demo: ## Eight faults on three real nodes, with what each cost a client (KEEP=1 
 	@environment=$$(tests/lab/environment.sh with-nft) && \
 	PYTHONPATH=tests exec $$environment/bin/python -m lab demo $(if $(KEEP),--keep)
 
-bench: ## How long failovers take, over many runs, and what the processes cost (RUNS=40 runs of each)
-	@environment=$$(tests/lab/environment.sh with-nft) && \
-	PYTHONPATH=tests exec $$environment/bin/python -m lab bench $(if $(RUNS),--runs $(RUNS))
+bench: ## How long failovers take, beside keepalived (RUNS=40, ONLY='power', PART=comparison, PEERS=Fast, LOAD=cpu, RECORD=FILE)
+	@environment=$$(tests/lab/environment.sh with-nft with-keepalived) && \
+	PYTHONPATH=tests exec $$environment/bin/python -m lab bench \
+		$(if $(RUNS),--runs $(RUNS)) $(if $(ONLY),--only '$(ONLY)') $(if $(PART),--part $(PART)) \
+		$(if $(PEERS),--peers '$(PEERS)') $(if $(LOAD),--load $(LOAD)) $(if $(RECORD),--record '$(RECORD)')
 
-faults: ## Every fault to a service that follows its address, on a busy machine (TIMES=4 each, BUSY=2 processes)
+comparison: ## The tables, the picture and the page's part of what `make bench RECORD=FILE` wrote (RECORD=FILE)
+	@environment=$$(tests/lab/environment.sh) && \
+	PYTHONPATH=tests exec $$environment/bin/python -m lab compare '$(or $(RECORD),$(error RECORD=FILE says where the figures are))'
+
+scale: ## The controller with 1,000 VirtualIPs and 100 agents: until all is settled, memory, writes (ONLY='named 500')
+	@environment=$$(tests/lab/environment.sh with-nft) && \
+	PYTHONPATH=tests exec $$environment/bin/python -m lab scale $(if $(ONLY),--only '$(ONLY)')
+
+faults: ## Every fault, to addresses and to services (KIND=addresses, TIMES=4, PAIRS=20, SEED=1, FAULT=one or one+other)
 	@environment=$$(tests/lab/environment.sh with-nft) && \
 	PYTHONPATH=tests exec $$environment/bin/python -m lab faults \
-		$(if $(TIMES),--times $(TIMES)) $(if $(BUSY),--busy $(BUSY))
+		$(if $(KIND),--kind $(KIND)) $(if $(FAULT),--fault $(FAULT)) $(if $(ONLY),--only $(ONLY)) \
+		$(if $(TIMES),--times $(TIMES),$(if $(FAULT),--times 1)) $(if $(PAIRS),--pairs $(PAIRS)) \
+		$(if $(SEED),--seed $(SEED)) $(if $(LOAD),--load $(LOAD)) $(if $(BUSY),--busy $(BUSY)) \
+		$(if $(MINUTES),--minutes $(MINUTES))
+
+endurance: ## 5,000 real take-overs and what has grown since (TAKEOVERS=1500), or a soak of SOAK=70 minutes at 1 % loss
+	@environment=$$(tests/lab/environment.sh with-nft) && \
+	PYTHONPATH=tests exec $$environment/bin/python -m lab endurance \
+		$(if $(TAKEOVERS),--take-overs $(TAKEOVERS)) $(if $(SOAK),--soak $(SOAK))
 
 model: ## Every state of the protocol within bounds, and each rule broken: minutes (`make test` has a short form)
 	@environment=$$(tests/lab/environment.sh) && \
@@ -54,6 +72,11 @@ manifests: ## Write what is made from crds/ and the chart anew (the chart's copi
 	@environment=$$(tests/lab/environment.sh) && \
 	PYTHONPATH=tests exec $$environment/bin/python -m chart.manifests
 
+fuzz: ## Every byte from outside, guided by coverage (TARGET=plan: that alone, MINUTES=1 for each, INPUT=FILE: once more)
+	@environment=$$(tests/lab/environment.sh) && \
+	PYTHONPATH=controller:node-agent:tests exec $$environment/bin/python -m fuzz $(TARGET) \
+		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(INPUT),--input $(INPUT))
+
 docs: ## Write the generated pages of docs/reference anew
 	@environment=$$(tests/lab/environment.sh) && \
 	PYTHONPATH=controller:node-agent:tests $$environment/bin/python -m docs && \
@@ -70,4 +93,5 @@ lock: ## Choose the newest allowed versions anew and write all locks (needs uv o
 		--output-file controller/requirements.lock
 	$(UV_COMPILE) --constraint requirements.lock --upgrade pyproject.toml --extra node-agent \
 		--output-file node-agent/requirements.lock
+	$(UV_COMPILE) --constraint requirements.lock --upgrade --group fuzz --output-file tests/fuzz/engine.lock
 	echo hatchling | $(UV_COMPILE) --constraint requirements.lock --upgrade - --output-file tests/images/build.lock

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class VirtualAddress:
         return f"{self.ip}/{self.network.prefixlen}"
 
 
+@lru_cache(maxsize=4096)  # the controller reads all addresses at each look
 def parse(text: str) -> VirtualAddress:
     """Read `address` or `address/prefix length`; raises `ValueError` that says what to write instead."""
     host, slash, length = text.partition("/")
@@ -44,7 +46,7 @@ def parse(text: str) -> VirtualAddress:
         )
     if not slash:
         return VirtualAddress(ip, ipaddress.ip_network(ip))
-    prefix_length = _prefix_length(length, text)
+    prefix_length = _prefix_length(length, text, ip)
     network = ipaddress.ip_network((ip, prefix_length), strict=False)
     if not _is_host_of(ip, network):
         raise ValueError(
@@ -144,10 +146,10 @@ def _is_host_unicast(ip: IPAddress) -> bool:
     return not (ip.is_multicast or ip.is_loopback or ip.is_link_local or ip.is_unspecified or is_broadcast)
 
 
-def _prefix_length(length: str, text: str) -> int:
-    longest = 128 if ":" in text else 32
+def _prefix_length(length: str, text: str, ip: IPAddress) -> int:
+    longest = ip.max_prefixlen
     if (
-        not (length.isascii() and length.isdigit())
+        not (length.isascii() and length.isdigit() and len(length) <= len(str(longest)))
         or length != str(int(length))
         or not 1 <= int(length) <= longest
     ):
@@ -158,8 +160,7 @@ def _prefix_length(length: str, text: str) -> int:
 def _range_length(length: str, text: str, ip: IPAddress) -> int:
     if length == "0":
         return 0
-    assert ip.max_prefixlen == (128 if ":" in text else 32)
-    return _prefix_length(length, text)
+    return _prefix_length(length, text, ip)
 
 
 def _is_host_of(ip: IPAddress, network: IPNetwork) -> bool:

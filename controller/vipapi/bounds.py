@@ -101,12 +101,16 @@ def _domain(domain: DomainStatus) -> DomainStatus:
 
 
 def _holding(holding: HoldingStatus) -> HoldingStatus:
+    conflict = holding.conflict
+    if conflict is not None:
+        conflict = msgspec.structs.replace(conflict, message=clip(conflict.message))
     return msgspec.structs.replace(
         holding,
         message=clip(holding.message),
         bound=holding.bound[:CHECKS],
         checks=_checks(holding.checks[:CHECKS]),
         service_checks=_checks(holding.service_checks[:SERVICE_CHECKS]),
+        conflict=conflict,
     )
 
 

@@ -9,7 +9,7 @@ that the domain does not select, is kept in the answer and marked: somebody want
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -38,24 +38,41 @@ class Nominee(msgspec.Struct, frozen=True, kw_only=True):
         return self.is_present and self.is_in_domain
 
 
+class Roster(NamedTuple):
+    """A cluster's nodes as one domain sees them: the names of all, and by name those that it selects."""
+
+    everywhere: frozenset[str]
+    inside: Mapping[str, Node]
+
+
+def roster(domain: FailoverDomainSpec, nodes: Iterable[Node]) -> Roster:
+    """Return what `nominate` asks of the nodes, once for all the VirtualIPs of a domain."""
+    everywhere = {node.metadata.name: node for node in nodes}
+    inside = {node.metadata.name: node for node in members(domain, everywhere.values())}
+    return Roster(frozenset(everywhere), inside)
+
+
 def members(domain: FailoverDomainSpec, nodes: Iterable[Node]) -> tuple[Node, ...]:
     """Return the nodes that the domain selects, by name."""
     selected = (node for node in nodes if domain.node_selector.matches(node.metadata.labels))
     return tuple(sorted(selected, key=lambda node: node.metadata.name))
 
 
-def nominate(spec: VirtualIPSpec, domain: FailoverDomainSpec, nodes: Iterable[Node]) -> tuple[Nominee, ...]:
+def nominate(spec: VirtualIPSpec, nodes: Roster) -> tuple[Nominee, ...]:
     """Return every node that the spec means, by name."""
-    everywhere = {node.metadata.name: node for node in nodes}
-    inside = {node.metadata.name: node for node in members(domain, everywhere.values())}
     if not spec.candidates:
-        return tuple(Nominee(node=name, priority=DEFAULT_PRIORITY) for name in inside)
+        return tuple(Nominee(node=name, priority=DEFAULT_PRIORITY) for name in nodes.inside)
     priorities: dict[str, int] = {}
     for candidate in spec.candidates:
-        for name in _meant(candidate.node_name, candidate.node_selector, inside):
+        for name in _meant(candidate.node_name, candidate.node_selector, nodes.inside):
             priorities.setdefault(name, candidate.priority)
     return tuple(
-        Nominee(node=name, priority=priority, is_present=name in everywhere, is_in_domain=name in inside)
+        Nominee(
+            node=name,
+            priority=priority,
+            is_present=name in nodes.everywhere,
+            is_in_domain=name in nodes.inside,
+        )
         for name, priority in sorted(priorities.items())
     )
 

@@ -70,7 +70,9 @@ class Reason(enum.StrEnum):
     NO_CONFLICT = "NoConflict"
     """Nobody else uses or claims the addresses."""
     FOREIGN_HOST = "ForeignHost"
-    """A machine outside vipkeeper answers for one of the addresses."""
+    """A machine outside vipkeeper has one of the addresses."""
+    FOREIGN_VRRP = "ForeignVRRP"
+    """A VRRP router (keepalived, a hardware router) announces one of the addresses."""
 
     # Ready, Owned, Bound, Redundant, Reconciling and Stalled of a VirtualIP
     HELD = "Held"

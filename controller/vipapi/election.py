@@ -80,6 +80,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def obstacle(self) -> Obstacle | None:
         """Why the node cannot own the address: the first of the obstacles, or None."""
+        if self.is_eligible:
+            return None
         for stands, reason, message in _OBSTACLES:
             if stands(self):
                 return Obstacle(reason, message.format(node=self.node))
@@ -87,9 +89,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
             return Obstacle(
                 self.reason or "Unfit", self.message or f"the keeper of {self.node} says that it cannot"
             )
-        if self.is_cordoned:
-            return Obstacle(Reason.CORDONED, f"node {self.node} is cordoned")
-        return None
+        return Obstacle(Reason.CORDONED, f"node {self.node} is cordoned")
 
     @property
     def is_eligible(self) -> bool:
@@ -238,10 +238,8 @@ def elect(facts: Facts, now: float) -> Election:
     better = _better(facts, current, ranked, now)
     choice = _choose(facts, current, ranked, better, now)
     succession = _succession(facts, choice.owner, ranked)
-    rows = sorted(
-        facts.candidates,
-        key=lambda c: (not c.is_eligible, *_place(facts.name, c)),
-    )
+    others = (candidate for candidate in facts.candidates if not candidate.is_eligible)
+    rows = (*ranked, *sorted(others, key=lambda c: _place(facts.name, c)))
     return Election(
         owner=None if choice.owner is None else choice.owner.node,
         succession=succession,

@@ -9,11 +9,15 @@ CLOCK_BOOTTIME nanoseconds, which all processes of a machine share.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
-from vipapi import nodeplan
+from vipapi import documents, nodeplan
 from vipapi.nodeplan import Plan
 from vipapi.nodestatus import Report
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=nodeplan.MOST_TERM)]
 
 
 class VoteWanted(msgspec.Struct, frozen=True, rename="camel"):
@@ -22,16 +26,20 @@ class VoteWanted(msgspec.Struct, frozen=True, rename="camel"):
     `incarnation` is that of the keeper that asks: one that was restarted remembers no terms, so it is told
     only of a vote that was renewed for itself. The vote is asked for under the witness configuration
     `epoch`, and no term above `term_ceiling` will be asked for under it. While it is not `is_needed` it is
-    only to be known well enough to be won at once.
+    only to be known well enough to be won at once. `is_given_back` says that no lease rests any more on a
+    vote that was won for this keeper, or for one before it, with a lower `since_ns`: nobody needs to wait for
+    its end.
     """
 
     domain_uid: str
     domain_name: str
     holder: str
     incarnation: int
-    term_ceiling: int
+    term_ceiling: Count
     epoch: int
     is_needed: bool
+    since_ns: int = 0
+    is_given_back: bool = False
 
 
 class VotesWanted(msgspec.Struct, frozen=True, rename="camel", tag="votesWanted"):
@@ -44,15 +52,17 @@ class Vote(msgspec.Struct, frozen=True, rename="camel"):
     """A vote that was won or renewed: good until `until_ns`.
 
     It grants terms above `term_floor` up to `term_ceiling`, and after it nobody gets it who is two epochs
-    behind `epoch`. `transitions` grows whenever the vote goes to another holder.
+    behind `epoch`. `transitions` grows whenever the vote goes to another holder. It was wanted with this
+    `since_ns`: who has given it back and wants it again is not meant.
     """
 
     domain_uid: str
     until_ns: int
-    term_floor: int
-    term_ceiling: int
-    transitions: int
-    epoch: int
+    term_floor: Count
+    term_ceiling: Count
+    transitions: Count
+    epoch: Count
+    since_ns: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True, rename="camel"):
@@ -73,6 +83,8 @@ ToKeeper = Plan | Votes
 ToCourier = Report | VotesWanted
 
 _encoder = msgspec.json.Encoder()
+_for_keeper: msgspec.json.Decoder[ToKeeper] = msgspec.json.Decoder(ToKeeper)
+_for_courier: msgspec.json.Decoder[ToCourier] = msgspec.json.Decoder(ToCourier)
 
 
 def encode(line: ToKeeper | ToCourier) -> bytes:
@@ -82,7 +94,7 @@ def encode(line: ToKeeper | ToCourier) -> bytes:
 
 def decode_for_keeper(line: bytes) -> ToKeeper:
     """Read what a courier says; raises `ValueError` with the place and the reason."""
-    said: ToKeeper = msgspec.json.decode(line, type=ToKeeper)
+    said = documents.read(_for_keeper, line)
     if isinstance(said, Plan):
         nodeplan.check(said)
     return said
@@ -90,5 +102,4 @@ def decode_for_keeper(line: bytes) -> ToKeeper:
 
 def decode_for_courier(line: bytes) -> ToCourier:
     """Read what a keeper says; raises `ValueError` with the place and the reason."""
-    said: ToCourier = msgspec.json.decode(line, type=ToCourier)
-    return said
+    return documents.read(_for_courier, line)

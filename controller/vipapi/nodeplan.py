@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from vipapi import documents, routing
 from vipapi.configuration import Configuration, Member
 from vipapi.healthchecks import HealthCheck, Pods
+from vipapi.routing import Route, Rule
 from vipapi.workloads import Hooks, Workload
 
 if TYPE_CHECKING:
@@ -21,6 +23,16 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 MOST_ADDRESSES = 4096
+MOST_TERM = 1 << 62
+"""As high as keepers can count (`vipagent.messages`)."""
+MOST_CEILING = MOST_TERM - (1 << 31)
+"""The highest ceiling of terms that is written, and so the highest that is read back."""
+MOST_FLOOR = MOST_TERM - (1 << 32)
+"""The highest term that is believed to have been where nobody here saw it granted.
+
+Every later term is above it. One that left no room would stop every take-over of its domain for good.
+"""
+MOST_MS = 1 << 31
 MOST_VIRTUAL_IPS = 2500
 """As many of one domain fit into a heartbeat, one node holding them all, whatever the nodes are called."""
 
@@ -89,7 +101,7 @@ class VirtualIPPlan(msgspec.Struct, frozen=True, rename="camel"):
     is the newest term that the API knows of, a floor for the witnesses' memory. `is_held_alone`
     (`onQuorumLoss: Hold`) lets a candidate that hears no other witness go on with its own vote.
     `services` are in the order in which they start; `service_checks` are run on the owner only, while its
-    services are active.
+    services are active. `routes` and `rules` come and go with the addresses.
     """
 
     uid: str
@@ -107,6 +119,8 @@ class VirtualIPPlan(msgspec.Struct, frozen=True, rename="camel"):
     is_held_alone: bool = False
     services: tuple[ServicePlan, ...] = ()
     service_checks: tuple[HealthCheck, ...] = ()
+    routes: tuple[Route, ...] = ()
+    rules: tuple[Rule, ...] = ()
 
 
 class DomainPlan(msgspec.Struct, frozen=True, rename="camel"):
@@ -154,6 +168,9 @@ class Plan(msgspec.Struct, frozen=True, rename="camel", tag="plan"):
     format: int = FORMAT
 
 
+_decoder = msgspec.json.Decoder(Plan)
+
+
 def encode(plan: Plan) -> bytes:
     """Return the plan as one line of JSON without a newline."""
     return msgspec.json.encode(plan)
@@ -165,7 +182,7 @@ def decode(line: bytes) -> Plan:
     Raises `ValueError` (msgspec's errors are ValueErrors) with the place and the reason for anything
     that is not a whole, valid plan of a known format.
     """
-    plan = msgspec.json.decode(line, type=Plan)
+    plan = documents.read(_decoder, line)
     check(plan)
     return plan
 
@@ -187,32 +204,65 @@ def checks(plan: Plan) -> Iterator[None]:
     addresses = 0
     services: set[str] = set()
     for domain in plan.domains:
-        for member in (*domain.configuration.members, *domain.members):
-            ipaddress.ip_address(member.address)
-        if not 0 < domain.port < 1 << 16:
-            raise ValueError(f"domain {domain.name}: there is no port {domain.port}")
-        if any(not 0 < key.key_id < 1 << 8 for key in domain.keys):
-            raise ValueError(f"domain {domain.name}: a key's id must be from 1 to 255")
-        if len(domain.virtual_ips) > MOST_VIRTUAL_IPS:
-            raise ValueError(
-                f"domain {domain.name}: {len(domain.virtual_ips)} VirtualIPs are more than the "
-                f"{MOST_VIRTUAL_IPS} that fit into its heartbeats: spread them over domains"
-            )
+        _check_domain(domain)
         for vip in domain.virtual_ips:
             yield
-            addresses += _count(vip)
-            _check_services(vip.services, services)
+            check_virtual_ip(vip, services)
+            addresses += len(vip.addresses)
     if addresses > MOST_ADDRESSES:
         raise ValueError(f"{addresses} addresses are more than the {MOST_ADDRESSES} that one node can guard")
 
 
-def _count(vip: VirtualIPPlan) -> int:
-    """Return how many addresses a VirtualIP has; raises `ValueError` if one is none, or there is none."""
+def _check_domain(domain: DomainPlan) -> None:
+    for member in (*domain.configuration.members, *domain.members):
+        ipaddress.ip_address(member.address)
+    if not 0 < domain.port < 1 << 16:
+        raise ValueError(f"domain {domain.name}: there is no port {domain.port}")
+    if any(not 0 < key.key_id < 1 << 8 for key in domain.keys):
+        raise ValueError(f"domain {domain.name}: a key's id must be from 1 to 255")
+    if not all(0 < milliseconds <= MOST_MS for milliseconds in msgspec.structs.astuple(domain.timing)):
+        raise ValueError(f"domain {domain.name}: there is no such timing as {domain.timing}")
+    if len(domain.virtual_ips) > MOST_VIRTUAL_IPS:
+        raise ValueError(
+            f"domain {domain.name}: {len(domain.virtual_ips)} VirtualIPs are more than the "
+            f"{MOST_VIRTUAL_IPS} that fit into its heartbeats: spread them over domains"
+        )
+
+
+def check_virtual_ip(vip: VirtualIPPlan, services: set[str]) -> None:
+    """Raise `ValueError` if one cannot be acted on; `services` are the ids of those before, and grow."""
+    _check_addresses(vip)
+    _check_services(vip.services, services)
+    _check_times(vip)
+    for each in (*vip.health_checks, *vip.service_checks):
+        _check_probe(vip, each)
+
+
+def _check_addresses(vip: VirtualIPPlan) -> None:
     if not vip.addresses:
         raise ValueError(f"VirtualIP {vip.name} has no address")
     for text in vip.addresses:
         ipaddress.ip_interface(text)
-    return len(vip.addresses)
+    routing.check(vip.routes, vip.rules)
+
+
+def _check_times(vip: VirtualIPPlan) -> None:
+    if vip.announcement_count < 1 or vip.announcement_refresh_s < 1:
+        raise ValueError(f"VirtualIP {vip.name} is to be announced without a pause, or never")
+    if not 0 <= vip.observed_term <= MOST_FLOOR:
+        raise ValueError(
+            f"VirtualIP {vip.name} was observed at a term that there is not: {vip.observed_term}"
+        )
+
+
+def _check_probe(vip: VirtualIPPlan, check: HealthCheck) -> None:
+    if len(check.probes) != 1:
+        raise ValueError(
+            f"VirtualIP {vip.name}: the health check {check.name} has no probe that this keeper knows, or "
+            "several: upgrade the keeper"
+        )
+    if not 0 < check.period_ms <= MOST_MS or not 0 < check.timeout_ms <= MOST_MS:
+        raise ValueError(f"VirtualIP {vip.name}: the health check {check.name} has no usable times")
 
 
 def _check_services(services: tuple[ServicePlan, ...], seen: set[str]) -> None:

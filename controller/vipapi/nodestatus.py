@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from vipapi import documents
 from vipapi.configuration import Configuration
 
 
@@ -36,7 +37,7 @@ class Takeover(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
     `started_at` is wall-clock time, RFC 3339 in UTC. `duration_milliseconds` runs from the last sign
     of the old owner (its last renewal that a witness told of, or its release) until the first
-    announcement left.
+    announcement left; and not from before a machine outside vipkeeper gave the address up.
     """
 
     reason: str
@@ -45,12 +46,20 @@ class Takeover(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     from_node: str | None = msgspec.field(name="from", default=None)
 
 
+class Problem(msgspec.Struct, frozen=True, rename="camel"):
+    """Something that is in this keeper's way, and what to do about it."""
+
+    reason: str
+    message: str
+
+
 class HoldingStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """One VirtualIP as this node's keeper stands to it.
 
     `fitness` is whether this node could hold it now; `reason` and `message` say why not. `score` is
     the candidate's priority with its weighted checks, 1 to 254. `bound` is what the kernel shows.
-    `service_checks` are those of the services that follow it, which only the owner runs.
+    `service_checks` are those of the services that follow it, which only the owner runs. `conflict` tells of
+    a machine outside vipkeeper that has one of the addresses, which only the owner knows.
     """
 
     uid: str
@@ -66,6 +75,7 @@ class HoldingStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     checks: tuple[CheckStatus, ...] = ()
     takeover: Takeover | None = None
     service_checks: tuple[CheckStatus, ...] = ()
+    conflict: Problem | None = None
 
 
 State = Literal["Stopped", "Waiting", "Starting", "Active", "Stopping", "Failed", "StopFailed"]
@@ -137,17 +147,11 @@ class DomainStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
     is_sound: bool = True
 
 
-class Problem(msgspec.Struct, frozen=True, rename="camel"):
-    """Something that keeps this keeper from doing its work, and what to do about it."""
-
-    reason: str
-    message: str
-
-
 class Report(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, tag="report"):
     """What one keeper reports. `incarnation` grows with every start of the keeper.
 
-    `candidacy` is `WitnessOnly` for a keeper that never holds an address. `services` are those of the
+    `candidacy` is `WitnessOnly` for a keeper that never holds an address. `fence` is what keeps addresses
+    silent that it does not hold; empty for a keeper that does not tell. `services` are those of the
     VirtualIPs that it owns, and whatever else is not plainly stopped.
     """
 
@@ -155,11 +159,15 @@ class Report(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, ta
     version: str
     incarnation: int
     candidacy: Literal["Candidate", "WitnessOnly"] = "Candidate"
+    fence: Literal["", "BPF", "Nftables"] = ""
     interfaces: tuple[InterfaceStatus, ...] = ()
     domains: tuple[DomainStatus, ...] = ()
     virtual_ips: tuple[HoldingStatus, ...] = msgspec.field(name="virtualIPs", default=())
     services: tuple[ServiceStatus, ...] = ()
     problems: tuple[Problem, ...] = ()
+
+
+_decoder = msgspec.json.Decoder(Report)
 
 
 def encode(report: Report) -> bytes:
@@ -169,4 +177,4 @@ def encode(report: Report) -> bytes:
 
 def decode(line: bytes) -> Report:
     """Read a report; raises `ValueError` with the place and the reason."""
-    return msgspec.json.decode(line, type=Report)
+    return documents.read(_decoder, line)

@@ -34,6 +34,7 @@ from vipapi.nodestatus import (
     ServiceStatus,
     State,
 )
+from vipapi.routing import Route, Rule
 from vipapi.selectors import LabelSelector
 from vipapi.workloads import Hooks, Workload
 
@@ -119,6 +120,8 @@ class VirtualIPSpec(msgspec.Struct, frozen=True, rename="camel"):
     on_quorum_loss: Literal["Release", "Hold"] = "Release"
     suspend: bool = False
     allowed_namespaces: AllowedNamespaces | None = None
+    routes: tuple[Route, ...] = ()
+    rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self.health_checks)
@@ -516,6 +519,7 @@ class VIPNodeStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     version: str = ""
     incarnation: int = 0
     candidacy: Literal["Candidate", "WitnessOnly"] | None = None
+    fence: Literal["BPF", "Nftables"] | None = None
     interfaces: tuple[InterfaceStatus, ...] = ()
     domains: tuple[DomainStatus, ...] = ()
     virtual_ips: tuple[HoldingStatus, ...] = msgspec.field(name="virtualIPs", default=())
@@ -539,6 +543,7 @@ def node_status(report: Report, *, generation: int, conditions: tuple[Condition,
         version=bounded.version,
         incarnation=bounded.incarnation,
         candidacy=bounded.candidacy,
+        fence=bounded.fence or None,
         interfaces=bounded.interfaces,
         domains=bounded.domains,
         virtual_ips=bounded.virtual_ips,

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import kopf
 
-from vipcluster.client import ApiError, Forbidden, NotFound
+from vipcluster.client import ApiError, Forbidden, NotFound, lean
 from vipcluster.store import Shelf
 
 if TYPE_CHECKING:
@@ -116,14 +116,14 @@ class Watch:
             return self._failure
 
     def documents(self, resource: Resource) -> tuple[Document, ...]:
-        """Return every object of a resource, in the order of their names. Not to be modified."""
+        """Return every object of a resource, in the order of their names, `lean`. Not to be modified."""
         with self._changed:
             return self._shelves[resource].documents()
 
     def put(self, resource: Resource, document: Document) -> None:
         """Take in an object that the API server answered a write with, ahead of the watch."""
         with self._changed:
-            if self._shelves[resource].put(document):
+            if self._shelves[resource].put(lean(document)):
                 self._tell()
 
     def wait(self, timeout_s: float) -> bool:
@@ -180,7 +180,7 @@ class Watch:
                 refused_since, is_interrupted = None, False
 
     def _list(self, resource: Resource) -> None:
-        listing = self._cluster.list(resource, namespace=self._namespace_of(resource))
+        listing = self._cluster.list(resource, namespace=self._namespace_of(resource), is_lean=True)
         with self._changed:
             self._failure = None
             if self._shelves[resource].replace(listing.documents, listing.version):
@@ -274,7 +274,7 @@ class Watch:
     def _seer(self, resource: Resource) -> Callable[..., Any]:
         async def see(event: kopf.RawEvent, **_: Any) -> None:
             with self._changed:
-                self._see(resource, event["type"], dict(event["object"]))
+                self._see(resource, event["type"], lean(dict(event["object"])))
 
         return see
 

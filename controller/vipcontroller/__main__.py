@@ -42,6 +42,7 @@ from vipcluster.client import (
 from vipcluster.leader import Leadership
 from vipcluster.watch import Watch
 from vipcontroller import notifications, uninstall
+from vipcontroller.crier import Crier
 from vipcontroller.decisions import Memory, reconcile
 from vipcontroller.metrics import Metrics
 from vipcontroller.notifier import Notifier
@@ -63,6 +64,9 @@ if TYPE_CHECKING:
 WATCHED = (VIRTUAL_IPS, SERVICE_FAILOVERS, FAILOVER_DOMAINS, SWITCHOVERS, VIP_NODES, NODES)
 LEASE_NAME = "vipkeeper-controller"
 IDLE_S = 1.0
+IDLE_SHARE = 0.05
+LONGEST_IDLE_S = 10.0
+LONGEST_REST_S = 0.5
 WRITING_S = 2.0
 WRITERS = 4
 SECRETS_S = 60.0
@@ -100,6 +104,7 @@ class Controller:
             on_turn=lambda: self._pulses.beat(ELECTION, time.monotonic()),
         )
         self._scribe = Scribe(cluster, namespace=namespace, instance=identity)
+        self._crier = Crier(self._scribe.tell, count=metrics.told)
         self._steward = Steward(
             cluster, may_write=lambda: self._leadership.is_held, on_change=self._watch.wake
         )
@@ -109,6 +114,8 @@ class Controller:
         self._told: frozenset[Problem] = frozenset()
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="writer")
         self._is_stopping = threading.Event()
+        self._rest_s = 0.0
+        self._has_failed = False
 
     def stop(self) -> None:
         """Make `run` return 0 soon; may be called from a signal handler."""
@@ -132,6 +139,7 @@ class Controller:
         self._watch.start()
         self._leadership.start()
         self._steward.start()
+        self._crier.start()
         if self._notifier is not None:
             self._notifier.start()
         try:
@@ -142,13 +150,15 @@ class Controller:
             if self._notifier is not None:
                 self._notifier.stop()
             self._leadership.stop()
+            self._crier.stop()
             self._watch.stop()
 
     def _loop(self) -> int:
         pause_s, was_leader = 0.0, False
         while not self._is_stopping.is_set():
             self._turn()
-            self._watch.wait(pause_s)
+            if self._watch.wait(pause_s) and pause_s and not self._is_stopping.wait(self._rest_s):
+                self._watch.wait(0.0)
             is_leader = self._leadership.is_held
             if is_leader != was_leader:
                 self._metrics.led(is_leader=is_leader)
@@ -182,24 +192,31 @@ class Controller:
         decisions = reconcile(world, self._memory, now)
         self._memory = decisions.memory
         self._steward.assign(decisions.assignments)
-        self._metrics.looked(time.perf_counter() - started, problems=len(decisions.problems))
+        took_s = time.perf_counter() - started
+        self._rest_s = rest_s(took_s)
+        self._metrics.looked(took_s, problems=len(decisions.problems))
         self._metrics.show(world.virtual_ips, world.failovers, decisions.vitals)
         self._tell_problems(decisions.problems)
+        self._has_failed = False
         if not self._write_all(decisions.writes):
             return 0.0
-        return IDLE_S if decisions.due is None else max(0.0, min(IDLE_S, decisions.due - time.monotonic()))
+        idle_s = longest_idle_s(took_s, has_failed=self._has_failed)
+        return idle_s if decisions.due is None else max(0.0, min(idle_s, decisions.due - time.monotonic()))
 
     def _write_all(self, writes: Sequence[Write]) -> bool:
         """Write for a while; returns False when there is more to write, about which to decide anew first."""
         until = time.monotonic() + WRITING_S
-        for first in range(0, len(writes), WRITERS):
-            if not self._leadership.is_held or self._is_stopping.is_set():
+
+        def write(each: Write) -> bool:
+            if self._is_stopping.is_set():
                 return True
             if time.monotonic() >= until:
                 return False
-            # Each write is to another object, so their order does not matter; most of it is waiting.
-            list(self._writers.map(self._write, writes[first : first + WRITERS]))
-        return True
+            self._write(each)
+            return True
+
+        # Each is to another object, so several at a time may be under way; most of it is waiting.
+        return all(list(self._writers.map(write, writes)))
 
     def _world(self) -> World:
         world = self._reader.read(
@@ -244,6 +261,7 @@ class Controller:
             self._metrics.wrote(kind, "conflict")
             return
         except ApiError as error:
+            self._has_failed = True
             self._metrics.wrote(kind, "error")
             _logger.warning("Could not write %s %s: %s", kind, name, error)
             return
@@ -257,14 +275,8 @@ class Controller:
         if self._notifier is not None:
             self._notifier.offer(notifications.of(write))
         for telling in write.tellings:
-            self._turn()
             _logger.info("%s %s: %s", kind, name, telling.note)
-            try:
-                self._scribe.tell(write, telling)
-                self._metrics.told(telling.type, "ok")
-            except ApiError as error:
-                self._metrics.told(telling.type, "error")
-                _logger.warning("Could not tell an Event about %s %s: %s", kind, name, error)
+        self._crier.tell(write)
 
     def _tell_problems(self, problems: Sequence[Problem]) -> None:
         """Log what is wrong with objects, once while it lasts."""
@@ -272,6 +284,26 @@ class Controller:
             if problem not in self._told:
                 _logger.warning("Could not decide %s %s: %s", problem.kind, problem.name, problem.message)
         self._told = frozenset(problems)
+
+
+def longest_idle_s(look_s: float, *, has_failed: bool = False) -> float:
+    """Return after how long to look anew though nothing is new and nothing due, if a look takes so long.
+
+    Such a look is for what nobody foresaw: it may not cost much of a core, however big the world is. A write
+    that failed is missing still, and nothing else would have it tried again.
+    """
+    if has_failed:
+        return IDLE_S
+    return min(max(IDLE_S, look_s / IDLE_SHARE), LONGEST_IDLE_S)
+
+
+def rest_s(look_s: float) -> float:
+    """Return how long to let news gather before the next look, if a look takes so long.
+
+    While news keep coming, looking costs at most half of a core then, and what a hundred nodes report one
+    after another is decided on, and written, together.
+    """
+    return min(look_s, LONGEST_REST_S)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ import datetime as dt
 from typing import TYPE_CHECKING, NamedTuple
 
 from vipapi import addresses, conditions
-from vipapi.candidates import MOST_THAT_HOLD, is_held_alone, nominate
+from vipapi.candidates import MOST_THAT_HOLD, is_held_alone, nominate, roster
 from vipapi.conditions import Reason
 from vipapi.resources import FINALIZER
 from vipcontroller.retirement import bare
@@ -165,7 +165,7 @@ def _hold(virtual_ip: VirtualIP, world: World) -> Verdict | None:
     spec, domain = virtual_ip.spec, world.domains.get(virtual_ip.spec.domain)
     if spec.on_quorum_loss != "Hold" or domain is None or virtual_ip.metadata.is_deleting:
         return None
-    candidates = nominate(spec, domain.spec, world.nodes.values())
+    candidates = nominate(spec, roster(domain.spec, world.nodes.values()))
     is_accepted = _was_accepted(virtual_ip)
     if len(candidates) == MOST_THAT_HOLD or (is_accepted and is_held_alone(spec, candidates)):
         return None

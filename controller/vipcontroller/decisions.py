@@ -28,13 +28,14 @@ from vipcontroller import (
     releases,
     servicefailovers,
     switchovers,
+    urgency,
     virtualips,
 )
 from vipcontroller.assignments import Assignments
 from vipcontroller.claims import judge
 from vipcontroller.observation import View, view
 from vipcontroller.retirement import retire
-from vipcontroller.sheets import gather, might_improve
+from vipcontroller.sheets import field, gather, might_improve
 from vipcontroller.vitals import Vitals, vitals
 from vipcontroller.world import Moment, Problem, World, holdings, running
 from vipcontroller.writes import FinalizerWrite, SecretWrite, StatusWrite, Write
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from vipapi.resources import FailoverDomain, ServiceFailover, Switchover, VirtualIP
     from vipcontroller.assignments import Assignment
     from vipcontroller.observation import Grant
+    from vipcontroller.sheets import Field
 
 SETTLE_S = 3.0
 """How long a first choice waits for keepers that have just learned of the address or of their domain."""
@@ -96,7 +98,7 @@ def reconcile(world: World, memory: Memory, now: Moment) -> Decisions:
         )
     look.guard("World", "vitals", look.take_vitals)
     return Decisions(
-        writes=tuple(look.writes),
+        writes=urgency.in_order(look.writes, world.virtual_ips),
         memory=Memory(look.better, look.silent),
         due=min(look.dues, default=None),
         problems=(*world.problems, *look.problems),
@@ -119,6 +121,7 @@ class _Look:
         self.problems: list[Problem] = []
         self.adopting: set[str] = set()
         self.views = {domain.metadata.name: view(world, domain) for domain in world.domains.values()}
+        self.fields: dict[str, Field] = {}
         self.alive = frozenset[str]().union(*(view_.alive for view_ in self.views.values()))
         self.holdings = holdings(world)
         self.running = running(world) if world.failovers else {}
@@ -295,11 +298,12 @@ class _Look:
         self._count_heir(virtual_ip, order, -1)
         candidates = gather(
             virtual_ip,
-            domain,
             self.world,
+            field=self._field(domain),
             view=view_,
             holdings=findings.holdings,
             loads=self.loads.get(group, {}),
+            observed=observed,
         )
         findings = findings._replace(candidates=candidates)
         target = self._steer(virtual_ip, findings)
@@ -325,6 +329,13 @@ class _Look:
         self._count(virtual_ip, election.owner, 1)
         self._count_heir(virtual_ip, election, 1)
         return findings._replace(election=election)
+
+    def _field(self, domain: FailoverDomain) -> Field:
+        """Return what is the same for all VirtualIPs of a domain, found out once."""
+        found = self.fields.get(domain.metadata.name)
+        if found is None:
+            found = self.fields[domain.metadata.name] = field(domain, self.world)
+        return found
 
     def _has_to_wait(
         self, virtual_ip: VirtualIP, domain: FailoverDomain, candidates: tuple[Candidate, ...]

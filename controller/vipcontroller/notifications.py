@@ -159,6 +159,13 @@ def read(text: bytes) -> Settings:
         raise ValueError(f"it is no YAML{place}") from None
     except UnicodeDecodeError:
         raise ValueError("it is not written in UTF-8") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        # A tag such as `!!bool`, or what looks like a date: the reader's own words tell of the contents.
+        raise ValueError(
+            "it has a value that is not of the type that it is said, or looks, to be of"
+        ) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     twice = [name for name, times in Counter(target.name for target in settings.targets).items() if times > 1]
     if twice:
         raise ValueError(f"two targets have the name {twice[0]!r}")

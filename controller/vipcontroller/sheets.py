@@ -1,26 +1,28 @@
 """The fact sheets that the election decides on: one for every candidate of a VirtualIP.
 
 This is where what was reported (VIPNodes), what the cluster says (Nodes) and what a majority of the
-witnesses hears come together. The score is the keeper's own; what its failing weighted checks cost is
-reckoned from the spec, so that a fall by failure can be told from a low priority.
+witnesses hears come together. A node to which the witnesses granted the address was fit when it took it:
+where its own report does not know of that yet, and says that it is getting ready, it is older than they
+are, and no reason to move the address away again. The score is the keeper's own; what its failing weighted
+checks cost is reckoned from the spec, so that a fall by failure can be told from a low priority.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from vipapi.candidates import nominate
+from vipapi.candidates import nominate, roster
 from vipapi.conditions import Reason
 from vipapi.election import Candidate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from vipapi.candidates import Nominee
+    from vipapi.candidates import Nominee, Roster
     from vipapi.healthchecks import HealthCheck
-    from vipapi.nodestatus import HoldingStatus
+    from vipapi.nodestatus import DomainStatus, HoldingStatus
     from vipapi.resources import FailoverDomain, VirtualIP
-    from vipcontroller.observation import View
+    from vipcontroller.observation import Grant, View
     from vipcontroller.world import World
 
 SETTLING = frozenset({Reason.AGENT_UNREACHABLE, Reason.NOT_REPORTED, Reason.CHECK_PENDING, Reason.NOT_ARMED})
@@ -29,19 +31,45 @@ SETTLING = frozenset({Reason.AGENT_UNREACHABLE, Reason.NOT_REPORTED, Reason.CHEC
 HIGHEST_SCORE = 254
 
 
+class Field(NamedTuple):
+    """What is the same for all VirtualIPs of a domain: its nodes, and what they report of it, by node."""
+
+    roster: Roster
+    reports: Mapping[str, DomainStatus]
+
+
+def field(domain: FailoverDomain, world: World) -> Field:
+    """Return it, to be used for one look: to find it out takes as long as to elect."""
+    return Field(roster(domain.spec, world.nodes.values()), world.reports(domain))
+
+
 def gather(
     virtual_ip: VirtualIP,
-    domain: FailoverDomain,
     world: World,
     *,
+    field: Field,
     view: View,
     holdings: Mapping[str, HoldingStatus],
     loads: Mapping[str, int],
+    observed: Grant | None,
 ) -> tuple[Candidate, ...]:
-    """Return a sheet for each node that the VirtualIP's spec means."""
+    """Return a sheet for each node that the VirtualIP's spec means; `field` is that of its domain.
+
+    `observed` is to whom the witnesses granted it.
+    """
+    holder = None if observed is None else observed.holder
     return tuple(
-        _sheet(nominee, virtual_ip, domain, world, view=view, holding=holdings.get(nominee.node), loads=loads)
-        for nominee in nominate(virtual_ip.spec, domain.spec, world.nodes.values())
+        _sheet(
+            nominee,
+            virtual_ip,
+            world,
+            field,
+            view=view,
+            holding=holdings.get(nominee.node),
+            loads=loads,
+            is_holder=nominee.node == holder,
+        )
+        for nominee in nominate(virtual_ip.spec, field.roster)
     )
 
 
@@ -60,15 +88,17 @@ def might_improve(candidates: Sequence[Candidate], checks: Sequence[HealthCheck]
 def _sheet(
     nominee: Nominee,
     virtual_ip: VirtualIP,
-    domain: FailoverDomain,
     world: World,
+    field: Field,
     *,
     view: View,
     holding: HoldingStatus | None,
     loads: Mapping[str, int],
+    is_holder: bool,
 ) -> Candidate:
     node, vip_node = world.nodes.get(nominee.node), world.vip_nodes.get(nominee.node)
-    report = world.domain_report(nominee.node, domain)
+    report = field.reports.get(nominee.node)
+    is_behind = is_holder and (holding is None or (holding.state != "Owner" and holding.reason in SETTLING))
     return Candidate(
         node=nominee.node,
         priority=nominee.priority,
@@ -83,9 +113,9 @@ def _sheet(
         is_witness_only=vip_node is not None and vip_node.status.candidacy == "WitnessOnly",
         is_cordoned=node is not None and node.is_cordoned,
         is_sound=report is None or report.is_sound,
-        fitness=None if holding is None else holding.fitness,
-        reason="" if holding is None else holding.reason,
-        message="" if holding is None else holding.message,
+        fitness="Fit" if is_behind else None if holding is None else holding.fitness,
+        reason="" if holding is None or is_behind else holding.reason,
+        message="" if holding is None or is_behind else holding.message,
         group_load=loads.get(nominee.node, 0),
     )
 

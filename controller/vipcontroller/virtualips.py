@@ -44,6 +44,13 @@ if TYPE_CHECKING:
     from vipcontroller.retirement import Addresses
 
 _LONGEST_MESSAGE = 1024
+_WORTH_A_WARNING = (
+    ("Accepted", "False"),
+    ("Stalled", "True"),
+    ("Ready", "False"),
+    ("Conflict", "True"),
+    ("Redundant", "False"),
+)
 
 
 class Findings(NamedTuple):
@@ -119,7 +126,7 @@ def tell(before: VirtualIPStatus, after: VirtualIPStatus, election: Election | N
             f"Moved from {last.from_node or 'nobody'} to {last.to} with term {last.term}{took}: {last.reason}"
         )
         tellings.append(Telling(type="Normal", action="Move", reason="OwnerChanged", note=note))
-    for kind, bad in (("Accepted", "False"), ("Stalled", "True"), ("Ready", "False"), ("Redundant", "False")):
+    for kind, bad in _WORTH_A_WARNING:
         telling = _warning(kind, bad, before, after)
         if telling is not None and all(telling.note != other.note for other in tellings):
             tellings.append(telling)
@@ -232,11 +239,13 @@ def _bound(findings: Findings) -> _Finding:
     holding = findings.holdings.get(observed.holder)
     shown = set() if holding is None else {_ip(text) for text in holding.bound}
     missing = [text for text in findings.virtual_ip.spec.addresses if _ip(text) not in shown]
-    if missing:
-        return _Finding(
-            "False", Reason.NOT_BOUND, f"the kernel of {observed.holder} lacks {', '.join(missing)}"
-        )
-    assert holding is not None
+    if missing and holding is not None and holding.conflict is not None:
+        message = f"{observed.holder} sees that {holding.conflict.message}"
+        return _Finding("False", holding.conflict.reason, message)
+    if missing or holding is None:
+        # Of a spec that cannot be read the addresses may be unknown.
+        lacking = ", ".join(missing) or "the addresses"
+        return _Finding("False", Reason.NOT_BOUND, f"the kernel of {observed.holder} lacks {lacking}")
     return _Finding(
         "True", Reason.BOUND, f"{observed.holder} has every address on {holding.interface or 'its link'}"
     )
@@ -255,9 +264,9 @@ def standbys(findings: Findings) -> tuple[str, ...]:
     owner = findings.observed.holder if findings.observed is not None else None
     if election is not None:
         owner = owner or election.owner
-    eligible = [c.node for c in findings.candidates if c.is_eligible and c.node != owner]
+    eligible = {c.node for c in findings.candidates if c.is_eligible and c.node != owner}
     known = [] if election is None else [node for node in election.succession if node in eligible]
-    return (*known, *(node for node in sorted(eligible) if node not in known))
+    return (*known, *sorted(eligible.difference(known)))
 
 
 def _redundant(findings: Findings) -> _Finding:
@@ -272,9 +281,11 @@ def _conflict(findings: Findings) -> _Finding:
     verdict = findings.verdict
     if verdict.reason == Reason.ADDRESS_CONFLICT:
         return _Finding("True", verdict.reason, verdict.message)
-    for node, holding in sorted(findings.holdings.items()):
-        if holding.reason == Reason.FOREIGN_HOST:
-            return _Finding("True", Reason.FOREIGN_HOST, f"{node}: {holding.message}")
+    observed = findings.observed
+    holding = None if observed is None else findings.holdings.get(observed.holder)
+    if observed is not None and holding is not None and holding.conflict is not None:
+        message = f"{observed.holder} sees that {holding.conflict.message}"
+        return _Finding("True", holding.conflict.reason, message)
     return _Finding("False", Reason.NO_CONFLICT, "nobody else uses or claims the addresses")
 
 

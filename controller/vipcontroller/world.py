@@ -7,7 +7,7 @@ field, and with its problem.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -219,7 +219,7 @@ class Reader:
 def _remains(document: Mapping[str, Any]) -> VirtualIP:
     """What can be read of an unreadable VirtualIP: who it is, which addresses it means, what was decided."""
     spec = _mapping(document.get("spec"))
-    texts = [text for text in spec.get("addresses") or () if isinstance(text, str)]
+    texts = [text for text in _list(spec.get("addresses")) if isinstance(text, str)]
     return VirtualIP(
         metadata=msgspec.convert(document["metadata"], type=ObjectMeta),
         spec=_legible(VirtualIPSpec, {"addresses": texts}, spec),
@@ -232,7 +232,7 @@ def _remains_of_failover(document: Mapping[str, Any]) -> tuple[ServiceFailover, 
     spec, uid = _mapping(document.get("spec")), document["metadata"]["uid"]
     services: list[Mapping[str, Any]] = []
     lost: list[str] = []
-    for each in map(_mapping, spec.get("services") or ()):
+    for each in map(_mapping, _list(spec.get("services"))):
         # No other service has this workload, so nobody is refused for its sake.
         skeleton = {name: each.get(name) for name in ("name", "virtualIPRef", "primary", "standbys")}
         skeleton["workload"] = {"systemd": {"unit": f"{uid}/{each.get('name')}"}}
@@ -259,7 +259,7 @@ def _unread_in_force(document: Mapping[str, Any], failover: ServiceFailover) -> 
     if (accepted.observed_generation or 0) >= failover.metadata.generation:
         return None
     services = _mapping(_mapping(found).get("spec")).get("services")
-    references = (_mapping(_mapping(each).get("virtualIPRef")) for each in services or ())
+    references = (_mapping(_mapping(each).get("virtualIPRef")) for each in _list(services))
     return tuple(str(reference.get("name")) for reference in references)
 
 
@@ -284,6 +284,10 @@ def _legible_fields(
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: object) -> Sequence[Any]:
+    return value if isinstance(value, list) else ()
 
 
 def _status(kind: type[Struct], document: Mapping[str, Any]) -> Struct:

@@ -18,13 +18,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from vipagent import leash_fence, leash_ocf, machine, metrics, realtime
+from vipagent import fences, leash_fence, leash_ocf, machine, metrics, realtime
 from vipagent.announcer import Announcer
 from vipagent.disk import Disk
-from vipagent.fence import Fence, FenceRefused
+from vipagent.fence import FenceRefused
 from vipagent.keeper import Keeper
 from vipagent.kernel import Kernel, KernelRefused
 from vipagent.leash_cgroups import default_cgroup
+from vipagent.listener import Listener
 from vipagent.node import Node
 from vipagent.preflight import inspect, look
 from vipagent.probes import Probes
@@ -47,7 +48,7 @@ def main() -> None:
     logging.basicConfig(
         level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    missing = inspect(look(options.state_dir))
+    missing = inspect(look(options.state_dir, options.fence_backend))
     for problem in missing:
         _log.critical("%s: %s", problem.reason, problem.message)
     if missing:
@@ -114,6 +115,13 @@ def _parser() -> argparse.ArgumentParser:
         "(the machine restarts at once), namespace (the node is itself a container); absent: not at all",
     )
     parser.add_argument(
+        "--fence-backend",
+        choices=fences.BACKENDS,
+        default="auto",
+        help="what keeps addresses silent that this node does not hold: bpf, nftables, or auto, which is "
+        "nftables where BPF is not to be had",
+    )
+    parser.add_argument(
         "--metrics", type=listen.parse, default=("127.0.0.1", 9946), help="address:port of the metrics"
     )
     parser.add_argument(
@@ -155,10 +163,14 @@ async def _run(options: argparse.Namespace) -> None:
     metrics.incarnation.set(incarnation)
     metrics.serve(*options.metrics)
     async with contextlib.AsyncExitStack() as stack:
-        fence = stack.enter_context(Fence.load())
+        fence = fences.load(options.fence_backend)
+        stack.callback(fence.release)
+        metrics.fence.labels(fences.kind(fence)).set(1)
         kernel = await stack.enter_async_context(Kernel.open())
-        announcer = Announcer.open()
+        announcer = Announcer.open(disk=disk)
         stack.callback(announcer.close)
+        listener = Listener()
+        stack.callback(listener.close)
         node = Node(kernel=kernel, fence=fence, announcer=announcer)
         probes = Probes(
             hooks_dir=options.hooks_dir,
@@ -176,6 +188,7 @@ async def _run(options: argparse.Namespace) -> None:
             incarnation=incarnation,
             is_witness_only=options.witness_only,
             node=node,
+            listener=listener,
             run_probe=probes.run,
             runner_for=partial(
                 Runner,
@@ -192,6 +205,7 @@ async def _run(options: argparse.Namespace) -> None:
         )
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+        metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         if options.health is not None:
             stack.enter_context(server.serve(options.health, server.of_loop(loop, keeper.health)))
         for refusal in realtime.claim_real_time():

@@ -27,12 +27,12 @@ from typing import Final, Literal
 
 import msgspec
 
-from vipagent.messages import Message, Sender
+from vipagent.messages import Count, Message, Sender
 from vipapi.configuration import Relation, Stamp, relation
 
 Refusal = Literal[
     "Truncated", "NotOurs", "Version", "UnknownKey", "Forged", "Garbage",
-    "Domain", "Receiver", "Sender", "Incarnation", "Replayed",
+    "Domain", "Receiver", "Sender", "Incarnation", "Replayed", "Unasked",
 ]  # fmt: skip
 
 MAXIMUM_SIZE: Final = 65_507
@@ -63,10 +63,10 @@ class DatagramRefused(ValueError):  # noqa: N818 - it reads as what happened
 class _Body(msgspec.Struct, frozen=True, array_like=True):
     sender: str
     machine: bytes
-    incarnation: int
+    incarnation: Count
     newest_key: int
     receiver: str
-    sequence: int
+    sequence: Count
     message: Message
 
 
@@ -210,7 +210,7 @@ def _body(sealed: bytes) -> _Body:
         if sealed[:2] == _MAGIC_DEFLATED:
             packed = zlib.decompressobj().decompress(packed, _LONGEST_BODY)
         return _decoder.decode(packed)
-    except (msgspec.MsgspecError, UnicodeDecodeError, zlib.error) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, zlib.error) as error:
         raise DatagramRefused("Garbage") from error
 
 

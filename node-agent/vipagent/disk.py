@@ -1,9 +1,9 @@
-"""The door to the state folder: the last plan, the incarnation, and what must never go back.
+"""The door to the state folder: the last plan, the incarnation, what must never go back, and built frames.
 
-That is for each domain the newest witness configuration and a ceiling of the terms that were granted. A
-file is written beside the old one, synced and renamed over it, so that a crash or a full disk leaves the
-old one. One that cannot be read is an error with a reason, never a reason to stop: the courier brings the
-next plan, and with it a configuration.
+What must not go back is for each domain the newest witness configuration and a ceiling of the terms that
+were granted. A file is written beside the old one, synced and renamed over it, so that a crash or a full
+disk leaves the old one. One that cannot be read is an error with a reason, never a reason to stop: the
+courier brings the next plan, and with it a configuration, and frames are built anew.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from vipagent import stock
 from vipagent.epochs import flaw
-from vipapi import nodeplan
+from vipapi import documents, nodeplan
 from vipapi.configuration import Configuration
+from vipapi.nodeplan import MOST_CEILING, MOST_TERM
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
+    from vipagent.stock import Built
     from vipapi.nodeplan import Plan
 
 
@@ -34,9 +38,20 @@ class ConfigurationUnreadable(ValueError):  # noqa: N818 - it reads as what happ
     """The stored witness configuration of a domain is damaged; the message says where."""
 
 
+class TermsUnreadable(ValueError):  # noqa: N818 - it reads as what happened
+    """How high the terms of a domain went cannot be read; the message says where."""
+
+
+class FramesUnreadable(ValueError):  # noqa: N818 - it reads as what happened
+    """The stored frames are damaged; the message says where and what happens next."""
+
+
 class _KeptConfiguration(msgspec.Struct, frozen=True, rename="camel"):
     domain_uid: str
     configuration: Configuration
+
+
+_configuration = msgspec.json.Decoder(_KeptConfiguration)
 
 
 class FolderTaken(OSError):  # noqa: N818 - it reads as what happened
@@ -50,6 +65,7 @@ class Disk:
         self._folder = folder
         self._plan = folder / "plan.json"
         self._incarnation = folder / "incarnation"
+        self._frames = folder / "frames"
 
     def claim(self) -> None:
         """Make this process the folder's only keeper, until it ends; raises `FolderTaken` if another one is.
@@ -76,7 +92,7 @@ class Disk:
         bring back an old number. Raises `OSError` if it cannot be kept.
         """
         try:
-            before = int(self._incarnation.read_text(encoding="ascii"))
+            before = _number(self._incarnation, most=MOST_TERM)
         except (FileNotFoundError, ValueError):
             before = 0
         incarnation = max(before + 1, time.time_ns() // 1_000_000)
@@ -115,7 +131,7 @@ class Disk:
         """
         path = self._of_domain("configuration", domain_uid)
         try:
-            kept = msgspec.json.decode(path.read_bytes(), type=_KeptConfiguration)
+            kept = documents.read(_configuration, path.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -133,15 +149,37 @@ class Disk:
         self._replace(self._of_domain("configuration", domain_uid), msgspec.json.encode(kept))
 
     def load_term_ceiling(self, domain_uid: str) -> int:
-        """Return a number that no term of this domain's witness has passed yet; 0 at the very first start."""
+        """Return a number that no term of this domain's witness has passed yet; 0 at the very first start.
+
+        Raises `TermsUnreadable`.
+        """
+        path = self._of_domain("terms", domain_uid)
         try:
-            return int(self._of_domain("terms", domain_uid).read_text(encoding="ascii"))
-        except (FileNotFoundError, ValueError):
+            return _number(path, most=MOST_CEILING)
+        except FileNotFoundError:
             return 0
+        except (OSError, ValueError) as error:
+            raise TermsUnreadable(f"{path} cannot be read ({error})") from error
 
     def store_term_ceiling(self, domain_uid: str, ceiling: int) -> None:
         """Keep it; when it returns, it survives a power cut. Raises `OSError`."""
         self._replace(self._of_domain("terms", domain_uid), str(ceiling).encode())
+
+    def load_frames(self, maker: str) -> tuple[Built, ...]:
+        """Return the frames that were kept of those that this maker built; raises `FramesUnreadable`."""
+        try:
+            with self._frames.open("rb") as file:
+                return stock.decode(file.read(stock.MOST_BYTES + 1), maker)
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError) as error:
+            raise FramesUnreadable(
+                f"{self._frames} is damaged ({error}): it is left unused, and frames are built anew"
+            ) from error
+
+    def store_frames(self, built: Iterable[Built], maker: str) -> None:
+        """Keep these frames instead of those that were kept. Raises `OSError`."""
+        self._replace(self._frames, stock.encode(built, maker))
 
     def _of_domain(self, what: str, domain_uid: str) -> Path:
         digest = hashlib.blake2b(domain_uid.encode(), digest_size=8).hexdigest()
@@ -161,3 +199,11 @@ class Disk:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _number(path: Path, *, most: int) -> int:
+    """Return the number that a file has; raises `ValueError` for one that no keeper writes, and `OSError`."""
+    number = int(path.read_text(encoding="ascii"))
+    if not 0 <= number <= most:
+        raise ValueError(f"{number} is out of range")
+    return number

@@ -8,7 +8,7 @@ epoch were not written by one controller: the one in force stays, and people are
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vipapi.configuration import Configuration, fingerprint
 from vipapi.nodestatus import Problem
@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     from vipapi.nodeplan import DomainPlan
 
 
+HIGHEST_EPOCH: Final = (1 << 32) - 1
+"""As high as a datagram can count (`vipagent.datagrams`)."""
+
+
 def flaw(domain_uid: str, configuration: Configuration) -> str:
     """Return why a configuration cannot be used, empty if it can."""
+    if configuration.epoch > HIGHEST_EPOCH:
+        return f"there is no epoch above {HIGHEST_EPOCH}"
     if configuration.hash != fingerprint(domain_uid, configuration):
         return "its hash is not that of its content"
     try:

@@ -159,6 +159,11 @@ class Fence:
                 raise _refusal(cause, f"forget the fence of {address}") from cause
         self._keys.pop(address, None)
 
+    def forget_all(self, addresses: Iterable[IPAddress]) -> None:
+        """Forget addresses."""
+        for address in addresses:
+            self.forget(address)
+
     def deadline_ns(self, address: IPAddress) -> int | None:
         """Return what the kernel has for an address: 0 is closed, None is unknown to the fence."""
         self._key.raw = _key(address)
@@ -221,6 +226,14 @@ class Fence:
     def release(self) -> None:
         """Close the descriptors; attached programs go on with the deadlines they have."""
         self._resources.close()
+
+
+def has_tcx_programs(link_index: int, direction: Direction) -> bool | None:
+    """Whether a link has tcx programs, anybody's; None where the kernel does not let this process ask."""
+    try:
+        return bool(_tcx_programs(link_index, direction))
+    except FenceRefused:
+        return None
 
 
 def _key(address: IPAddress) -> bytes:

@@ -6,10 +6,13 @@ Override and the target's link-layer address, hop limit 255, to all nodes (RFC 4
 gateway also a question: an ARP request or neighbour solicitation for the gateway's own address, which
 makes it renew what it knows of the asker even where it ignores announcements.
 
+And a probe, the question whether somebody has the address, from nobody: an ARP request whose sender address
+is zero (RFC 5227, 2.1.1) or a neighbour solicitation from `::` (RFC 4862, 5.4.2). It changes no table.
+
 Importing scapy costs a second and more than 40 MB, so the keeper does not: it runs this module as
 `python -m vipagent.frames`, a process that reads one JSON object a line
 (`{"mac": …, "address": …, "gateway": … or null}`), prints one JSON line for each
-(`{"frames": [hex, …], "question": hex or null}`, or `{"error": …}`) and ends with its input.
+(`{"frames": [hex, …], "question": hex or null, "probe": hex}`, or `{"error": …}`) and ends with its input.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import re
 import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
 
 from scapy.layers.inet6 import (
     ICMPv6ND_NA,
@@ -34,15 +38,20 @@ _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 _EVERYONE = "ff:ff:ff:ff:ff:ff"
 _ALL_NODES, _ALL_NODES_MAC = "ff02::1", "33:33:00:00:00:01"
 _NO_MAC = "00:00:00:00:00:00"
+_NOBODY4, _NOBODY6 = "0.0.0.0", "::"  # noqa: S104 - the sender of a probe, no address to listen on
 _HOP_LIMIT = 255
 _LAST_24_BITS = 0xFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What to send for an address: `frames` at each announcement, `question` to the gateway once."""
+    """What to send for an address: `frames` at each announcement, `question` to the gateway once.
+
+    `probe` asks whether another has it.
+    """
 
     frames: tuple[bytes, ...]
+    probe: bytes
     question: bytes | None = None
 
 
@@ -66,10 +75,11 @@ def _build_arp(mac: str, address: str, gateway: str | None) -> Announcement:
     frame = Ether(src=mac, dst=_EVERYONE)
     request = ARP(op="who-has", hwsrc=mac, psrc=address, hwdst=_NO_MAC, pdst=address)
     reply = ARP(op="is-at", hwsrc=mac, psrc=address, hwdst=_EVERYONE, pdst=address)
+    probe = ARP(op="who-has", hwsrc=mac, psrc=_NOBODY4, hwdst=_NO_MAC, pdst=address)
     question = None
     if gateway is not None:
         question = bytes(frame / ARP(op="who-has", hwsrc=mac, psrc=address, hwdst=_NO_MAC, pdst=gateway))
-    return Announcement((bytes(frame / request), bytes(frame / reply)), question)
+    return Announcement((bytes(frame / request), bytes(frame / reply)), bytes(frame / probe), question)
 
 
 def _build_ndp(mac: str, address: str, gateway: IPv6Address | None) -> Announcement:
@@ -79,17 +89,21 @@ def _build_ndp(mac: str, address: str, gateway: IPv6Address | None) -> Announcem
         / ICMPv6ND_NA(R=0, S=0, O=1, tgt=address)
         / ICMPv6NDOptDstLLAddr(lladdr=mac)
     )
+    probe = _solicitation(mac, _NOBODY6, IPv6Address(address))
     question = None
     if gateway is not None:
-        low = int(gateway) & _LAST_24_BITS
-        group = IPv6Address(int(IPv6Address("ff02::1:ff00:0")) | low)  # solicited-node, RFC 4291, 2.7.1
-        question = bytes(
-            Ether(src=mac, dst=f"33:33:{group.packed[-4:].hex(':')}")
-            / IPv6(src=address, dst=str(group), hlim=_HOP_LIMIT)
-            / ICMPv6ND_NS(tgt=str(gateway))
-            / ICMPv6NDOptSrcLLAddr(lladdr=mac)
-        )
-    return Announcement((bytes(advertisement),), question)
+        question = bytes(_solicitation(mac, address, gateway) / ICMPv6NDOptSrcLLAddr(lladdr=mac))
+    return Announcement((bytes(advertisement),), bytes(probe), question)
+
+
+def _solicitation(mac: str, source: str, target: IPv6Address) -> Any:
+    low = int(target) & _LAST_24_BITS
+    group = IPv6Address(int(IPv6Address("ff02::1:ff00:0")) | low)  # solicited-node, RFC 4291, 2.7.1
+    return (
+        Ether(src=mac, dst=f"33:33:{group.packed[-4:].hex(':')}")
+        / IPv6(src=source, dst=str(group), hlim=_HOP_LIMIT)
+        / ICMPv6ND_NS(tgt=str(target))
+    )
 
 
 def answer(line: str) -> str:
@@ -107,6 +121,7 @@ def answer(line: str) -> str:
         {
             "frames": [frame.hex() for frame in announcement.frames],
             "question": None if question is None else question.hex(),
+            "probe": announcement.probe.hex(),
         }
     )
 

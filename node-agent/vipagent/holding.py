@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vipagent.effects import Phase
+from vipapi.nodeplan import MOST_TERM
 
 if TYPE_CHECKING:
     from vipagent.effects import Order, Origin
@@ -56,3 +57,8 @@ class Holding:
     is_standby_sound: bool = False
     handing: Handing | None = None
     successor: str | None = None
+
+    def learn(self, term: int) -> None:
+        """Take note of a term that was granted; above the highest that there is nothing could be proposed."""
+        if term < MOST_TERM:
+            self.known_term = max(self.known_term, term)

@@ -24,19 +24,19 @@ import contextlib
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from random import Random
 from typing import TYPE_CHECKING, Final, Protocol
 
 from vipagent import access, health, lines, metrics, readiness, realtime, reports, standing
 from vipagent.ballots import Ballots
+from vipagent.bindings import Bindings
 from vipagent.checks import Checks
+from vipagent.contests import Contests
 from vipagent.datagrams import DatagramRefused, domain_tag
-from vipagent.effects import MILLISECOND, Adopt, Close, Extend, Inquired, Observed, Open, Send, Told
+from vipagent.effects import Adopt, Close, Extend, Inquired, Observed, Open, Send, Told
 from vipagent.intake import Intake
 from vipagent.memory import Memories
-from vipagent.observing import Held, Observing
+from vipagent.observing import Observing
 from vipagent.orphans import Orphans
 from vipagent.reports import Facts, Keeping
 from vipagent.seats import Seats
@@ -44,7 +44,7 @@ from vipagent.socketserver import SocketServer
 from vipagent.standing import stand
 from vipagent.tasks import Tasks
 from vipagent.wires import Wires
-from vipagent.workloads import Tenure, Workloads
+from vipagent.workloads import Workloads
 from vipapi import nodeplan
 from vipapi.healthchecks import Link, Pods
 from vipapi.link import Votes
@@ -59,15 +59,16 @@ if TYPE_CHECKING:
     from vipagent.effects import Effect
     from vipagent.eventhooks import RunHook
     from vipagent.health import Result
+    from vipagent.listener import Listener
     from vipagent.messages import Inquire, Key
     from vipagent.node import Node
     from vipagent.runner import Runner
+    from vipagent.runs import Outcome
     from vipagent.seats import Seated
     from vipagent.standing import Standing
-    from vipagent.workload import Outcome
     from vipapi.healthchecks import Probe
-    from vipapi.nodeplan import DomainPlan, Plan, PodsFact, VirtualIPPlan
-    from vipapi.nodestatus import CheckStatus, Problem, Report, Takeover
+    from vipapi.nodeplan import DomainPlan, Plan, PodsFact
+    from vipapi.nodestatus import CheckStatus, Problem, Report
 
 _LATE_S: Final = 0.020
 _LOOK_S: Final = 0.2
@@ -82,21 +83,6 @@ _log = logging.getLogger(__name__)
 def now_ns() -> int:
     """CLOCK_BOOTTIME: it also runs while the machine is suspended, and the fence compares with it."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-
-@dataclass(slots=True)
-class Opened:
-    """An address set that is held: how it was won, until when, and whether its addresses are to be bound.
-
-    `turns` counts how often that has changed.
-    """
-
-    seated: Seated
-    vip: VirtualIPPlan
-    effect: Open
-    deadline_ns: int
-    is_taken: bool = False
-    turns: int = 0
 
 
 class RunnerFor(Protocol):
@@ -118,6 +104,7 @@ class Keeper:
         incarnation: int,
         is_witness_only: bool,
         node: Node,
+        listener: Listener,
         run_probe: Callable[[Probe, float], Awaitable[Result]],
         runner_for: RunnerFor,
         run_hook: RunHook,
@@ -131,6 +118,14 @@ class Keeper:
         self._memories = Memories(disk)
         self._intake = Intake(node=name, disk=disk, memories=self._memories, apply=self._apply)
         self._seats = Seats(node=name, machine=machine, incarnation=incarnation, random=Random())
+        self._contests = Contests(
+            node=node,
+            listener=listener,
+            now_ns=now_ns,
+            lasts_until=lambda key: self._bindings.lasts_until_ns(key),  # noqa: PLW0108 - made below
+            may_cede=lambda key: self._bindings.may_cede(key),  # noqa: PLW0108 - made below
+            on_change=lambda keys: self._bindings.contests_changed(keys),  # noqa: PLW0108 - made below
+        )
         self._ballots = Ballots(lambda: self._seats.votes_wanted(now_ns()), self._server.publish)
         self._wires = Wires(self._take_datagram, self._arm)
         self._workloads = Workloads(
@@ -139,15 +134,25 @@ class Keeper:
             runner=runner_for(on_outcome=self._on_outcome),
             now_ns=now_ns,
             on_change=self._on_services,
-            on_bindable=self._on_bindable,
+            on_bindable=lambda uid: self._bindings.workloads_changed(uid),  # noqa: PLW0108 - made below
             ask=self._inquire,
             run_hook=run_hook,
+        )
+        self._tasks = Tasks()
+        self._bindings = Bindings(
+            node=node,
+            workloads=self._workloads,
+            contests=self._contests,
+            tasks=self._tasks,
+            now_ns=now_ns,
+            on_left=self._on_left,
+            on_change=self._report_soon,
         )
         self._observing = Observing(
             node=name,
             incarnation=incarnation,
             seats=self._seats,
-            held=self._held,
+            held=self._bindings.held,
             active=lambda: self._workloads.active,
             fitness=self._checks.fitness,
             send=self._send,
@@ -161,12 +166,10 @@ class Keeper:
         self._has_gateway = False
         self._places: dict[str, Place] = {}
         self._standings: dict[str, Standing] = {}
-        self._takeovers: dict[Key, Takeover] = {}
-        self._opened: dict[Key, Opened] = {}
-        self._tasks = Tasks()
         self._orphans = Orphans()
         self._timer: asyncio.TimerHandle | None = None
         self._due_ns = 0
+        self._reporting: asyncio.Handle | None = None
         self._last_report: Report | None = None
         self._started_ns = now_ns()
         self._is_serving = False
@@ -178,8 +181,6 @@ class Keeper:
     def facts(self) -> tuple[PodsFact, ...]:
         """What the courier found of Pods, as the plan that is acted on has it."""
         return self._plan.facts
-
-    # Life ----------------------------------------------------------------------------------------
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then hand everything over. Raises if a part of it broke."""
@@ -266,8 +267,6 @@ class Keeper:
             if await self._memories.keep_terms(seated.seat.domain.uid, ceiling, tries_again=tries_again):
                 seated.seat.witness.keep(ceiling)
 
-    # What the courier says -----------------------------------------------------------------------
-
     async def take_line(self, line: bytes) -> None:
         """Take what a courier says: votes at once, a plan in a task of its own, for it waits for the disk."""
         try:
@@ -281,8 +280,6 @@ class Keeper:
         else:
             self._intake.offer(said, line)
             self._tasks.spawn(self._intake.take())
-
-    # Plan ----------------------------------------------------------------------------------------
 
     async def _apply(self, plan: Plan) -> None:
         async with self._applying:
@@ -301,9 +298,10 @@ class Keeper:
         """
         if not self._is_stopping:
             self._node.plan(vip for domain in plan.domains for vip in domain.virtual_ips)
+            self._contests.plan(vip for domain in plan.domains for vip in domain.virtual_ips)
             self._workloads.assign(
                 (vip for domain in plan.domains for vip in domain.virtual_ips),
-                {won.vip.uid: self._tenure(won) for won in self._opened.values()},
+                self._bindings.tenures,
                 frozenset(node for domain in plan.domains for node in domain.out_of_service),
             )
             self._configure()
@@ -354,8 +352,6 @@ class Keeper:
             self._perform(seated, effects)
         return problem
 
-    # Heartbeats ----------------------------------------------------------------------------------
-
     def _connect(self) -> None:
         """Give each seat the socket of this node's heartbeat address; again and again until it has one."""
         self._places = access.places(self._plan, self._seats, self._node.view)
@@ -369,6 +365,9 @@ class Keeper:
         """Hear and say nothing more."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._reporting is not None:
+            self._reporting.cancel()
+        self._contests.stop()
         self._ballots.close()
         self._wires.keep({})
 
@@ -385,13 +384,11 @@ class Keeper:
             return
         self._perform(seated, effects)
 
-    # The loop ------------------------------------------------------------------------------------
-
     def _arm(self) -> None:
         """Set the one timer to the earliest deadline of all seats; tell when all is given up at the end."""
         if self._is_stopping and self._seats.is_at_rest:
             self._rested.set()
-        self._follow()
+        self._bindings.follow()
         due_ns = self._seats.deadline_ns
         self._ballots.look()
         if due_ns is None or (self._timer is not None and due_ns == self._due_ns):
@@ -419,6 +416,7 @@ class Keeper:
         """Health or the kernel's state has changed: look at everything again."""
         self._connect()
         self._judge()
+        self._contests.follow()
         self._report()
 
     def _judge(self) -> None:
@@ -430,6 +428,7 @@ class Keeper:
                     self._checks.fitness(uid),
                     off or obstacle or self._workloads.obstacle(uid) or self._observing.obstacle(uid),
                     is_witness_only=self._keeping.is_witness_only,
+                    doubt=self._node.doubt(uid),
                 ),
             )
             for uid, obstacle in self._node.obstacles().items()
@@ -454,6 +453,14 @@ class Keeper:
             self._tasks.end(error)
             raise
 
+    def _extend(self, first: Extend, queue: deque[Effect]) -> None:
+        """Extend what a round extends to one deadline, in one change: nftables take long for each."""
+        keys = [first.key]
+        while queue and isinstance(more := queue[0], Extend) and more.deadline_ns == first.deadline_ns:
+            keys.append(more.key)
+            queue.popleft()
+        self._bindings.extend(keys, first.deadline_ns)
+
     def _carry_out(self, seated: Seated, effects: list[Effect]) -> None:
         queue = deque(effects)
         while queue:
@@ -462,83 +469,26 @@ class Keeper:
                     queue.extend(seated.seat.deliver(send, now_ns()))
                 case Send() as send:
                     self._send(seated, send)
-                case Extend(key, deadline_ns):
-                    former_deadline_ns = self._node.extend(key, deadline_ns)
-                    self._opened[key].deadline_ns = deadline_ns
-                    self._workloads.extend(self._opened[key].vip.uid, deadline_ns)
-                    metrics.lease_margin.observe((former_deadline_ns - now_ns()) / 1e9)
+                case Extend() as first:
+                    self._extend(first, queue)
                 case Open() as opened:
-                    vip = seated.seat.vip(opened.key)
-                    assert vip is not None, opened
-                    self._node.open(opened.key, vip, opened.deadline_ns)
-                    self._opened[opened.key] = won = Opened(seated, vip, opened, opened.deadline_ns)
-                    self._workloads.own(vip.uid, self._tenure(won))
-                    self._bind_or_not(opened.key)
+                    self._bindings.open(seated, opened)
                 case Close(key):
-                    self._node.close(key)
-                    uid = self._opened.pop(key).vip.uid
-                    self._workloads.lose(uid)
-                    self._tasks.spawn(self._leave(seated, key, uid))
+                    self._bindings.close(key)
                 case Inquired() | Told() | Observed() as said:
                     queue.extend(self._converse(seated, said))
                 case Adopt(configuration):
                     if self._memories.offer(seated.seat.domain.uid, configuration):
                         self._tasks.spawn(self._take_over_configurations())
 
-    def _held(self, key: Key) -> Held | None:
-        won = self._opened.get(key)
-        return None if won is None else Held(won.effect.term, won.is_taken and key in self._takeovers)
-
     def _send(self, seated: Seated, send: Send) -> None:
         sealed = seated.seat.seal(send)
         if sealed is None or not self._wires.send(seated.seat.domain.uid, *sealed):
             metrics.lost_datagrams.inc()
 
-    async def _take(self, key: Key) -> None:
-        """Bind and announce what the lease has won, and what services were waited for."""
-        won = self._opened.get(key)
-        if won is None:
-            return
-        vip, opened, turn = won.vip, won.effect, won.turns
-        started_at = datetime.now(tz=UTC)
-        await self._node.take(key)
-        if self._opened.get(key) is not won or won.turns != turn:
-            return
-        self._workloads.bound(vip.uid)
-        if key in self._takeovers:
-            return
-        origin = opened.origin
-        took_ns = now_ns() - origin.since_ns
-        self._takeovers[opened.key] = reports.takeover(origin, started_at=started_at, took_ns=took_ns)
-        metrics.took(vip.name, new_term=opened.term, reason=origin.reason, seconds=took_ns / 1e9)
-        _log.info(
-            "Took %s in term %d from %s (%s) in %d ms",
-            vip.name, opened.term, origin.former, origin.reason, took_ns // MILLISECOND,
-        )  # fmt: skip
-        self._report()
-
-    async def _leave(self, seated: Seated, key: Key, uid: str) -> None:
-        """Unbind what the lease has lost, wait until nothing runs that followed it, then let it say so."""
-        name = await self._node.leave(key)
-        await self._workloads.vacated(uid)
-        self._takeovers.pop(key, None)
-        if all(won.vip.uid != uid for won in self._opened.values()):
-            metrics.left(name)
-        _log.info("Left %s", name)
+    def _on_left(self, seated: Seated, key: Key) -> None:
         self._perform(seated, seated.seat.lease.closed(key, now_ns()))
         self._arm()
-        self._unbound(uid)
-        self._report()
-
-    # Services ------------------------------------------------------------------------------------
-
-    def _tenure(self, won: Opened) -> Tenure:
-        # Another set of this VirtualIP's addresses excludes nobody from this one: its lease may still run.
-        since_ns = now_ns() + won.seated.seat.domain.timing.grant_ms * MILLISECOND
-        origin = won.effect.origin
-        return Tenure(
-            won.effect.term, origin.former, won.deadline_ns, since_ns, won.is_taken, seen_ns=origin.since_ns
-        )
 
     def _converse(self, seated: Seated, said: Inquired | Told | Observed) -> list[Effect]:
         """Tell another node what runs here, or hear what runs there, or what is seen from there."""
@@ -560,40 +510,9 @@ class Keeper:
         self._judge()
         self._report()
 
-    def _on_bindable(self, uid: str) -> None:
-        for key, won in tuple(self._opened.items()):
-            if won.vip.uid == uid:
-                self._bind_or_not(key)
-
-    def _follow(self) -> None:
-        """Stop what runs where the lease is to go elsewhere, or go on with it."""
-        for key, won in tuple(self._opened.items()):
-            self._workloads.leave(won.vip.uid, is_leaving=won.seated.seat.lease.is_leaving(key))
-
-    def _bind_or_not(self, key: Key) -> None:
-        """Bind the addresses of a set that is held when its services are ready for them, and only then."""
-        won = self._opened[key]
-        may_bind = self._workloads.may_bind(won.vip.uid)
-        if may_bind != won.is_taken:
-            won.is_taken = may_bind
-            won.turns += 1
-            self._tasks.spawn(self._take(key) if may_bind else self._put_down(key, won.vip.uid))
-
-    async def _put_down(self, key: Key, uid: str) -> None:
-        """Unbind what is held still, for what stands beneath it is to stop."""
-        await self._node.put_down(key)
-        self._unbound(uid)
-
-    def _unbound(self, uid: str) -> None:
-        if not any(won.is_taken for won in self._opened.values() if won.vip.uid == uid):
-            self._workloads.unbound(uid)
-
     def _inquire(self, uid: str, node: str, inquiry: Inquire) -> None:
-        for won in self._opened.values():
-            if won.vip.uid == uid:
-                self._send(won.seated, Send(node, inquiry))
-
-    # Health --------------------------------------------------------------------------------------
+        for seated in self._bindings.seated(uid):
+            self._send(seated, Send(node, inquiry))
 
     def health(self) -> Health:
         """Say how this keeper is, to be called from its loop.
@@ -638,7 +557,14 @@ class Keeper:
             is_answered=seated.seat.is_answered(now),
         )
 
-    # Report --------------------------------------------------------------------------------------
+    def _report_soon(self) -> None:
+        """Report once for all that changes in this turn of the loop: a report goes through everything."""
+        if self._reporting is None:
+            self._reporting = self._loop.call_soon(self._report_now)
+
+    def _report_now(self) -> None:
+        self._reporting = None
+        self._report()
 
     def _report(self) -> None:
         facts = Facts(
@@ -646,17 +572,21 @@ class Keeper:
             seats=self._seats,
             places=self._places,
             standings=self._standings,
-            takeovers=self._takeovers,
+            takeovers=self._bindings.takeovers,
             interfaces=self._node.interfaces(),
             interface_of=self._node.interface_of,
             bound=self._node.bound,
+            conflict=self._contests.conflict,
             service_checks=self._service_checks,
             services=self._workloads.statuses(),
             problems=self._problems(),
+            fence=self._node.fence(),
         )
         report = reports.report(self._keeping, facts, now_ns())
         self._workloads.heard({peer for domain in report.domains for peer in domain.reachable_peers})
         if report != self._last_report:
+            if self._last_report is not None and reports.has_reunited(self._last_report, report):
+                self._node.announce_again()
             self._last_report = report
             self._server.publish(report)
 

@@ -2,8 +2,8 @@
 
 It speaks rtnetlink in the keeper's own loop (`AsyncIPRoute`: pyroute2's synchronous classes refuse to
 run inside one). Verbs: `observe` looks at everything, `bind` and `unbind` add and remove an address,
-`guard` and `guarded` attach the fence and read it back, `unguard` takes it off for good, `watch` tells when
-to look again.
+`install` and `withdraw` a route or rule, `guard` and `guarded` attach the fence and read it back, `unguard`
+takes it off for good, `watch` tells when to look again.
 
 An address is bound as /32 or /128 with `noprefixroute`, so that it brings no subnet along; IPv6 with
 `nodad`, so that it answers at once, and a preferred lifetime of 0, so that it is never chosen as a
@@ -28,29 +28,31 @@ import errno
 import struct
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from socket import AF_INET, AF_INET6
+from socket import AF_INET, AF_INET6, if_indextoname
 from typing import TYPE_CHECKING, Any, Final
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.nlsocket import NetlinkRequest
+from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from vipagent import rtnetlink
-from vipagent.fence import FenceRefused
-from vipagent.nodeview import BoundAddress, GuardRole, LinkIndex, NodeView, Refusal
+from vipagent.fence import FenceRefused, has_tcx_programs
+from vipagent.nftfence import NftFence
+from vipagent.nodeview import BoundAddress, GuardRole, LinkIndex, NodeView, Refusal, Rule
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from vipagent.fence import Direction, Fence
-    from vipagent.nodeview import IPAddress
+    from vipagent.nodeview import Gateway, IPAddress, RoutingEntry
     from vipagent.rtnetlink import Filter
 
-_GETLINK, _GETADDR, _GETROUTE, _GETFILTER = 18, 22, 26, 46
+_GETLINK, _GETADDR, _GETROUTE, _GETRULE, _GETFILTER = 18, 22, 26, 34, 46
 _REQUEST_DUMP: Final = 0x301
 _DUMP_INTERRUPTED: Final = 0x10
 _MESSAGE_ERROR, _MESSAGE_DONE = 2, 3
@@ -60,8 +62,11 @@ _ANSWER_S: Final = 1.0
 
 _NO_PREFIX_ROUTE, _NO_DAD = 0x200, 0x02
 
-# linux/rtnetlink.h: RTMGRP_LINK, _TC, _IPV4_IFADDR, _IPV6_IFADDR
-_GROUPS: Final = 0x1 | 0x8 | 0x10 | 0x100
+# linux/rtnetlink.h: RTMGRP_LINK, _TC, _IPV4_IFADDR, _IPV6_IFADDR, RTNLGRP_IPV4_RULE, _IPV6_RULE. Not the
+# routes: a node with a routing daemon has thousands, and each change of one would be a look.
+_GROUPS: Final = 0x1 | 0x8 | 0x10 | 0x100 | 1 << 7 | 1 << 18
+
+_SCOPE_LINK: Final = 253
 
 _CLSACT: Final = 0xFFFF0000
 _INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
@@ -69,10 +74,18 @@ _DIRECTIONS: Final[dict[int, Direction]] = {_INGRESS: "ingress", _EGRESS: "egres
 _PRIORITY: Final = 1
 _HANDLES: Final = (0x76, 0x77)
 _NAME: Final = "vipkeeper"
+_WITHOUT_CLASSIFIER: Final = (
+    "this kernel's tc has no BPF. Use one with CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF, or start the "
+    "keeper with --fence-backend nftables"
+)
 
 
 class KernelRefused(Exception):  # noqa: N818 - a failure of the outside, told with its cause
     """The kernel did not do or tell what it was asked; the cause is chained."""
+
+
+class InTheWay(KernelRefused):
+    """What was to be installed is there already, or another in its place."""
 
 
 class Kernel:
@@ -96,20 +109,28 @@ class Kernel:
             raise KernelRefused(f"cannot open rtnetlink: {cause}") from cause
 
     async def observe(self) -> NodeView:
-        """Look at every link, address and default gateway."""
+        """Look at every link, address and default gateway, and at the routes and rules with our mark."""
+        try:
+            return await self._observe()
+        except rtnetlink.Unreadable as cause:
+            raise KernelRefused(f"cannot look at the kernel: {cause}") from cause
+
+    async def _observe(self) -> NodeView:
         links = [rtnetlink.read_link(body) for body in await self._dump(ifinfmsg(), _GETLINK)]
         addresses: dict[LinkIndex, list[BoundAddress]] = {}
         for body in await self._dump(ifaddrmsg(), _GETADDR):
             index, address = rtnetlink.read_address(body)
             addresses.setdefault(index, []).append(address)
-        routes = []
+        routes: list[Gateway | None] = []
+        entries: set[RoutingEntry] = set()
         for family in (AF_INET, AF_INET6):
-            question = rtmsg()
-            question["family"] = family
-            routes += [rtnetlink.read_default_route(body) for body in await self._dump(question, _GETROUTE)]
+            bodies = await self._route_bodies(family)
+            routes += [rtnetlink.read_default_route(body) for body in bodies]
+            entries |= await self._own_entries(family, bodies)
         return NodeView(
             links=tuple(replace(link, addresses=tuple(addresses.get(link.index, ()))) for link in links),
             gateways=tuple(sorted((r for r in routes if r is not None), key=lambda each: each.metric)),
+            entries=frozenset(entries),
         )
 
     async def bind(self, address: IPAddress, link_index: int, *, lifetime_s: int) -> None:
@@ -143,9 +164,63 @@ class Kernel:
             if _code(cause) not in (errno.EADDRNOTAVAIL, errno.ENODEV):
                 raise KernelRefused(f"cannot unbind {address} on link {link_index}: {_why(cause)}") from cause
 
-    async def guard(self, link_index: int, fence: Fence, role: GuardRole) -> None:
+    async def install(self, entry: RoutingEntry) -> None:
+        """Add a route or rule with our mark; `InTheWay` where its place is taken.
+
+        By another, or by itself: the next `observe` tells, and to ask here would be to list whole tables.
+        """
+        try:
+            await _answered(self._route_or_rule("add", entry))
+        except (NetlinkError, OSError) as cause:
+            if _code(cause) == errno.EEXIST:
+                raise InTheWay(
+                    f"cannot install the {entry}: another is in its place already: remove that one, or give "
+                    "this one another metric"
+                ) from cause
+            raise KernelRefused(f"cannot install the {entry}: {_why(cause)}") from cause
+
+    async def withdraw(self, entry: RoutingEntry) -> None:
+        """Remove a route or rule that was added by `install`, no other; an absent one, or link, is fine."""
+        try:
+            await _answered(self._route_or_rule("del", entry))
+        except (NetlinkError, OSError) as cause:
+            if _code(cause) not in (errno.ESRCH, errno.ENOENT, errno.ENODEV):
+                raise KernelRefused(f"cannot withdraw the {entry}: {_why(cause)}") from cause
+
+    async def _route_or_rule(self, command: str, entry: RoutingEntry) -> None:
+        if isinstance(entry, Rule):
+            await self._route.rule(
+                command,
+                family=_family(entry),
+                src=str(entry.source),
+                src_len=entry.source.max_prefixlen,
+                table=entry.table,
+                priority=entry.priority,
+                protocol=rtnetlink.ADDRESS_MARK,
+            )
+            return
+        facts: dict[str, Any] = {
+            "family": _family(entry),
+            "dst": str(entry.destination),
+            "oif": entry.link_index,
+            "table": entry.table,
+            "priority": entry.metric,
+            "proto": rtnetlink.ADDRESS_MARK,
+        }
+        if entry.source is not None:
+            facts["prefsrc"] = str(entry.source)
+        if entry.via is not None:
+            facts["gateway"] = str(entry.via)
+        elif facts["family"] == AF_INET:
+            facts["scope"] = _SCOPE_LINK
+        await self._route.route(command, **facts)
+
+    async def guard(self, link_index: int, fence: Fence | NftFence, role: GuardRole) -> None:
         """Attach the fence to a link for its role, in place of what an earlier keeper left there."""
         try:
+            if isinstance(fence, NftFence):
+                fence.guard(link_index, role)
+                return
             await self._add_clsact(link_index)
             if role is GuardRole.CARRIER:
                 await self._attach(link_index, _INGRESS, fence, fence.ingress_fd)
@@ -159,17 +234,28 @@ class Kernel:
         except FenceRefused as refused:
             raise KernelRefused(f"cannot guard link {link_index}: {refused}") from refused
         except (NetlinkError, OSError) as cause:
-            raise KernelRefused(f"cannot guard link {link_index}: {_why(cause)}") from cause
+            # Such a kernel loads the programs all the same, so the choice of a fence does not notice it.
+            why = _WITHOUT_CLASSIFIER if _code(cause) == errno.ENOENT else _why(cause)
+            raise KernelRefused(f"cannot guard link {link_index}: {why}") from cause
 
-    async def unguard(self, link_index: int, fence: Fence) -> bool:
-        """Take whatever is left of a fence of ours off a link; whether there was any.
+    async def unguard(self, link_index: int, fence: Fence | None) -> bool:
+        """Take whatever is left of a BPF fence of ours off a link; whether there was any.
 
         Its clsact stays: the kernel deletes one with all filters that it has at that moment, and a network
-        plugin's may be among them that was not there at the look before.
+        plugin's may be among them that was not there at the look before. Where BPF is not to be had
+        (`fence` is None) it all stays, and this is a refusal: what was attached by tcx too could not be
+        detached, and nobody could tell whose it is without the filter that has the same program.
         """
         try:
             stale = [(where, each) for where in _DIRECTIONS for each in await self._ours(link_index, where)]
+            if stale and fence is None:
+                raise KernelRefused(
+                    f"cannot remove the BPF fence of a former keeper from link {link_index}: give this "
+                    "keeper the capability BPF and a seccomp profile that allows bpf(2), if only for once, "
+                    "or restart the node"
+                )
             for parent, each in stale:
+                assert fence is not None
                 fence.overtake(link_index, _DIRECTIONS[parent], None, [each.program_id])
                 await self._detach(link_index, parent, each)
         except FenceRefused as refused:
@@ -178,8 +264,14 @@ class Kernel:
             raise KernelRefused(f"cannot unguard link {link_index}: {_why(cause)}") from cause
         return bool(stale)
 
-    async def guarded(self, link_index: int, fence: Fence, role: GuardRole) -> Refusal | None:
+    async def guarded(self, link_index: int, fence: Fence | NftFence, role: GuardRole) -> Refusal | None:
         """Read the fence back: None if it is attached for this role and first, else what is wrong."""
+        if isinstance(fence, NftFence):
+            try:
+                missing = fence.guarded(link_index, role)
+            except FenceRefused as refused:
+                raise KernelRefused(f"cannot look at nftables: {refused}") from refused
+            return missing or (await self._bypass(link_index) if role is GuardRole.CARRIER else None)
         wanted = {_EGRESS: fence.other_egress_fd}
         if role is GuardRole.CARRIER:
             wanted = {_INGRESS: fence.ingress_fd, _EGRESS: fence.egress_fd}
@@ -205,6 +297,35 @@ class Kernel:
         if role is GuardRole.OTHER and await self._ours(link_index, _INGRESS):
             return Refusal("FenceMissing", f"link {link_index} is still guarded as a carrier")
         return None
+
+    async def _bypass(self, link_index: int) -> Refusal | None:
+        """Name the tc or tcx programs of others by which packets of a carrier may pass nftables by.
+
+        A former keeper's BPF, which has a filter of ours, is none; tcx programs beside it are not told apart.
+        """
+        for parent, direction in _DIRECTIONS.items():
+            filters = await self._filters(link_index, parent)
+            foreign = next((each for each in filters if not _is_ours(each)), None)
+            if foreign is not None:
+                what = f"a tc filter ({foreign.kind} {foreign.program_name})"
+            elif not filters and has_tcx_programs(link_index, direction):
+                what = "a tcx program"
+            else:
+                continue
+            return Refusal(
+                "FenceBypassed",
+                f"{what} on link {link_index} ({direction}) may send packets past nftables: give the keeper "
+                "the capability BPF, for a fence that comes before it, or remove it",
+            )
+        return None
+
+    def has_link(self, link_index: int) -> bool:
+        """Whether a link is there at this moment."""
+        try:
+            if_indextoname(link_index)
+        except OSError:
+            return False
+        return True
 
     async def watch(self) -> AsyncIterator[None]:
         """Yield after each change of a link, an address or a filter; several changes may yield once.
@@ -315,8 +436,41 @@ class Kernel:
             if _code(refused.__cause__) in (errno.EINVAL, errno.ENOENT, errno.ENODEV):
                 return []
             raise
-        filters = [rtnetlink.read_filter(body) for body in bodies if len(body) > rtnetlink.FILTER_HEADER]
+        try:
+            filters = [rtnetlink.read_filter(body) for body in bodies if len(body) > rtnetlink.FILTER_HEADER]
+        except rtnetlink.Unreadable as cause:
+            raise KernelRefused(f"cannot read the filters of link {link_index}: {cause}") from cause
         return [each for each in filters if each.handle and each.chain == 0]
+
+    async def _route_bodies(self, family: int) -> list[bytes]:
+        question = rtmsg()
+        question["family"] = family
+        return await self._dump(question, _GETROUTE)
+
+    async def _own_entries(self, family: int, route_bodies: list[bytes]) -> set[RoutingEntry]:
+        """Pick the routes with our mark, and list the rules that have it."""
+        rule_bodies = await self._rule_bodies(family)
+        found = (
+            *(rtnetlink.read_own_route(body) for body in route_bodies),
+            *(rtnetlink.read_own_rule(body) for body in rule_bodies),
+        )
+        return {each for each in found if each is not None}
+
+    async def _rule_bodies(self, family: int) -> list[bytes]:
+        """List the rules; a kernel without policy routing has none."""
+        question = fibmsg()
+        question["family"] = family
+        try:
+            return await self._dump(question, _GETRULE)
+        except KernelRefused as refused:
+            if _code(refused.__cause__) == errno.EOPNOTSUPP:
+                return []
+            raise
+
+
+def _family(entry: RoutingEntry) -> int:
+    subject = entry.source if isinstance(entry, Rule) else entry.destination
+    return AF_INET if subject.version == 4 else AF_INET6  # noqa: PLR2004 - the IP version
 
 
 async def _answered(request: Awaitable[Any]) -> None:

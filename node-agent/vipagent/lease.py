@@ -63,6 +63,7 @@ from vipagent.messages import (
 )
 from vipagent.releases import Releases
 from vipapi.configuration import API_SERVER, is_majority
+from vipapi.nodeplan import MOST_FLOOR, MOST_TERM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -177,6 +178,15 @@ class Lease:
     def is_asking(self) -> bool:
         """Whether it holds anything, or is on its way to."""
         return any(h.phase in _ASKS for h in self._holdings.values())
+
+    def leans_on(self, witness: str, since_ns: int) -> bool:
+        """Whether something is held that without that witness no majority grants, of what was asked since."""
+
+        def others(holding: Holding) -> set[str]:
+            return {name for name, at_ns in holding.acks_ns.items() if at_ns > since_ns and name != witness}
+
+        owned = (holding for holding in self._holdings.values() if holding.phase is Phase.OWNER)
+        return any(not is_majority(others(holding), self._quorums) for holding in owned)
 
     @property
     def highest_term(self) -> int:
@@ -442,7 +452,8 @@ class Lease:
         if holding.try_at_ns is None or try_at_ns < holding.try_at_ns:
             holding.try_at_ns = try_at_ns
             self._wake_by(try_at_ns)
-        holding.known_term = max(holding.known_term, *(said.term for said in fresh))
+        for said in fresh:
+            holding.learn(said.term)
         holding.origin = self._origin(fresh, now_ns)
 
     def _freshly_free(self, holding: Holding, now_ns: int) -> list[Free]:
@@ -476,7 +487,7 @@ class Lease:
         holding = self._holdings.get(message.key)
         if holding is None or holding.phase is not Phase.STANDBY or not self._is_ready(holding):
             return
-        holding.known_term = max(holding.known_term, message.term)
+        holding.learn(message.term)
         holding.origin = Origin("Moved", sender, now_ns)
         self._try(message.key, holding, now_ns)
 
@@ -565,7 +576,10 @@ class Lease:
     def _on_ack(self, witness: str, ack: Ack, now_ns: int) -> list[Effect]:
         if ack.incarnation != self._incarnation or witness not in self._witnesses:
             return []
-        self._term_floor = max(self._term_floor, ack.term_floor)
+        if not self.has_asked(ack, now_ns):
+            return []
+        if ack.term_floor <= MOST_FLOOR:
+            self._term_floor = max(self._term_floor, ack.term_floor)
         effects: list[Effect] = []
         for granted in ack.granted:
             effects += self._on_granted(witness, ack, granted, now_ns)
@@ -574,6 +588,13 @@ class Lease:
         for free in ack.free:
             self._on_free(witness, free, now_ns)
         return effects
+
+    def has_asked(self, ack: Ack, now_ns: int) -> bool:
+        """Whether an answer may be one to a request of this node's.
+
+        A deadline made of an answer to what was never asked would outlast the grants (rule 1).
+        """
+        return ack.incarnation != self._incarnation or (ack.round <= self._round and ack.sent_at_ns <= now_ns)
 
     def _on_granted(self, witness: str, ack: Ack, granted: Granted, now_ns: int) -> list[Effect]:
         holding = self._holdings.get(granted.key)
@@ -615,9 +636,10 @@ class Lease:
         if holding.phase is Phase.OWNER:
             is_beaten = (denied.holder_term, denied.holder or "") > (holding.term, self._me)
             return self._give_up(denied.key, holding, now_ns) if holding.is_alone and is_beaten else []
-        holding.known_term = max(holding.known_term, denied.term)
+        holding.learn(denied.term)
         if denied.holder is None:
-            if denied.term >= holding.term:  # else it was about an earlier proposal of this attempt
+            # else it was about an earlier proposal of this attempt, or nothing can be proposed above it
+            if holding.term <= denied.term < MOST_TERM:
                 self._propose(holding, denied.term + 1)
                 self._attempt(denied.key, holding, now_ns)
             return []

@@ -30,7 +30,7 @@ It speaks JSON lines on its standard input, a socket:
                                                     `isInDoubt`, of one that could not be stopped
     {"run": 7, "stop": true}
     {"hello": true}                                 its own first line: from now on it takes orders
-    {"run": 7, "kind": "Died", "message": "…"}      the answers, of the kinds of `workload.Outcome`
+    {"run": 7, "kind": "Died", "message": "…"}      the answers, of the kinds of `runs.Outcome`
     {"close": true}                                 kill everything, and end; what fences is stopped first
 
 It goes on when the keeper is gone, until all that it started has ended; SIGTERM asks it to stop everything

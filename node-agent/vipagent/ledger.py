@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from vipagent.probes_threads import Threads
+from vipapi import documents
 from vipapi.nodeplan import ServicePlan
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ class Entry(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 class _Kept(msgspec.Struct, frozen=True, rename="camel"):
     boot_id: str
     entries: tuple[Entry, ...]
+
+
+_decoder: Final = msgspec.json.Decoder(_Kept)
 
 
 class Ledger:
@@ -125,7 +129,7 @@ class Ledger:
             content = self._path.read_bytes()
         except FileNotFoundError:
             return ()
-        kept = msgspec.json.decode(content, type=_Kept)
+        kept = documents.read(_decoder, content)
         return kept.entries if kept.boot_id == _boot_id() else ()
 
     def _replace(self, entries: Iterable[Entry]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from vipapi import nodeplan
+from vipapi import documents, nodeplan
 from vipapi.link import Votes
 from vipapi.nodeplan import DomainPlan, Plan, VirtualIPPlan
 
@@ -36,15 +36,14 @@ class _DomainOutline(DomainPlan, frozen=True, rename="camel", kw_only=True):
     )
 
 
-_line = msgspec.json.Decoder(PlanOutline | Votes)
+_line: msgspec.json.Decoder[PlanOutline | Votes] = msgspec.json.Decoder(PlanOutline | Votes)
 _domain = msgspec.json.Decoder(_DomainOutline)
 _virtual_ip = msgspec.json.Decoder(VirtualIPPlan)
 
 
 def outline(line: bytes) -> PlanOutline | Votes:
     """Read as much of a line as tells what it is; raises `ValueError` with the place and the reason."""
-    said: PlanOutline | Votes = _line.decode(line)
-    return said
+    return documents.read(_line, line)
 
 
 def read(sketch: PlanOutline) -> Generator[None, None, Plan]:
@@ -52,12 +51,12 @@ def read(sketch: PlanOutline) -> Generator[None, None, Plan]:
     domains: list[DomainPlan] = []
     for raw_domain in sketch.domains:
         yield
-        domain = _domain.decode(raw_domain)
+        domain = documents.read(_domain, raw_domain)
         virtual_ips: list[VirtualIPPlan] = []
         for raw_virtual_ip in domain.virtual_ips:
             yield
             try:
-                virtual_ips.append(_virtual_ip.decode(raw_virtual_ip))
+                virtual_ips.append(documents.read(_virtual_ip, raw_virtual_ip))
             except ValueError as error:
                 raise ValueError(
                     f"domain {domain.name}, VirtualIP number {len(virtual_ips) + 1}: {error}"

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from vipagent import epochs
-from vipagent.disk import ConfigurationUnreadable
+from vipagent.disk import ConfigurationUnreadable, TermsUnreadable
 from vipapi.configuration import Configuration
 from vipapi.nodestatus import Problem
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vipapi.nodeplan import DomainPlan
 
 _TERMS: Final = "TermsNotKept"
+_TERMS_LOST: Final = "TermsUnreadable"
 _NOT_KEPT: Final = "ConfigurationNotKept"
 _UNREADABLE: Final = "ConfigurationUnreadable"
 _REFUSED: Final = "ConfigurationRefused"
@@ -78,7 +79,16 @@ class Memories:
 
     def _recall(self, domain: DomainPlan) -> Memory:
         """Read what the disk has of a domain; in a thread."""
-        memory = Memory(domain.name, self._disk.load_term_ceiling(domain.uid))
+        memory = Memory(domain.name, term_ceiling=0)
+        try:
+            memory.term_ceiling = self._disk.load_term_ceiling(domain.uid)
+        except TermsUnreadable as unreadable:
+            memory.note(
+                _TERMS_LOST,
+                f"{unreadable}: this node's witness of domain {domain.name} goes by the terms that the API "
+                "server and other witnesses tell it, and terms repeat only if those are lost too; it is told "
+                "until the node-agent is started again",
+            )
         try:
             memory.configuration = self._disk.load_configuration(domain.uid) or _NONE
         except ConfigurationUnreadable as unreadable:

@@ -24,13 +24,21 @@ incarnation, which the datagram carries, it orders all that one agent ever said.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
 from vipapi.configuration import Configuration
+from vipapi.nodeplan import MOST_TERM
 
 Key = bytes
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=MOST_TERM)]
+"""A number that grows, or a time.
+
+What is beyond is nonsense, and one keeper's nonsense must not become what all others count on from: no
+datagram could carry it any more, nor the API's status.
+"""
 
 
 class Sender(NamedTuple):
@@ -45,7 +53,7 @@ class Want(msgspec.Struct, frozen=True, array_like=True):
     """An address set that the sender holds (`is_held`: renew it), or wants to hold, under `term`."""
 
     key: Key
-    term: int
+    term: Count
     is_held: bool
 
 
@@ -56,9 +64,9 @@ class Request(msgspec.Struct, frozen=True, array_like=True, tag="request"):
     reaches its gateway.
     """
 
-    round: int
-    sent_at_ns: int
-    term_floor: int
+    round: Count
+    sent_at_ns: Count
+    term_floor: Count
     is_sound: bool
     wants: tuple[Want, ...]
     polls: tuple[Key, ...]
@@ -68,7 +76,7 @@ class Granted(msgspec.Struct, frozen=True, array_like=True):
     """A want that was granted; `standby` is the best candidate that now stands by, for hand-overs."""
 
     key: Key
-    term: int
+    term: Count
     standby: str | None
     is_standby_sound: bool
 
@@ -81,8 +89,8 @@ class Denied(msgspec.Struct, frozen=True, array_like=True):
 
     key: Key
     holder: str | None
-    term: int
-    holder_term: int
+    term: Count
+    holder_term: Count
 
 
 class Free(msgspec.Struct, frozen=True, array_like=True):
@@ -93,10 +101,10 @@ class Free(msgspec.Struct, frozen=True, array_like=True):
     """
 
     key: Key
-    rank: int
-    term: int
+    rank: Count
+    term: Count
     former: str | None
-    lapsed_ns: int
+    lapsed_ns: Count
     was_released: bool
 
 
@@ -106,10 +114,10 @@ class Ack(msgspec.Struct, frozen=True, array_like=True, tag="ack"):
     `term_floor` is what this witness asks every new term to be above, whatever the address set.
     """
 
-    incarnation: int
-    round: int
-    sent_at_ns: int
-    term_floor: int
+    incarnation: Count
+    round: Count
+    sent_at_ns: Count
+    term_floor: Count
     granted: tuple[Granted, ...]
     denied: tuple[Denied, ...]
     free: tuple[Free, ...]
@@ -118,7 +126,7 @@ class Ack(msgspec.Struct, frozen=True, array_like=True, tag="ack"):
 class Release(msgspec.Struct, frozen=True, array_like=True, tag="release"):
     """The sender no longer uses the address set: its fence is closed. `successor` is to have it next."""
 
-    round: int
+    round: Count
     key: Key
     successor: str | None
 
@@ -126,8 +134,8 @@ class Release(msgspec.Struct, frozen=True, array_like=True, tag="release"):
 class Released(msgspec.Struct, frozen=True, array_like=True, tag="released"):
     """A witness has seen that release."""
 
-    incarnation: int
-    round: int
+    incarnation: Count
+    round: Count
     key: Key
 
 
@@ -140,7 +148,7 @@ class Offer(msgspec.Struct, frozen=True, array_like=True, tag="offer"):
 class Prepare(msgspec.Struct, frozen=True, array_like=True, tag="prepare"):
     """The owner asks whether the receiver could take the address set over right now."""
 
-    incarnation: int
+    incarnation: Count
     key: Key
     is_sound: bool
 
@@ -148,7 +156,7 @@ class Prepare(msgspec.Struct, frozen=True, array_like=True, tag="prepare"):
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     """The answer to a Prepare of that incarnation: yes."""
 
-    incarnation: int
+    incarnation: Count
     key: Key
 
 
@@ -156,7 +164,7 @@ class Handover(msgspec.Struct, frozen=True, array_like=True, tag="handover"):
     """The owner has closed its fence and released the address set for the receiver; `term` was its term."""
 
     key: Key
-    term: int
+    term: Count
 
 
 class GetConfig(msgspec.Struct, frozen=True, array_like=True, tag="getConfig"):
@@ -176,8 +184,8 @@ class Inquire(msgspec.Struct, frozen=True, array_like=True, tag="inquire"):
     another name. A keeper that does not know the field goes by the ids.
     """
 
-    incarnation: int
-    term: int
+    incarnation: Count
+    term: Count
     services: tuple[str, ...]
     programs: tuple[str, ...] = ()
 
@@ -191,12 +199,12 @@ class Vacant(msgspec.Struct, frozen=True, array_like=True, tag="vacant"):
     `programs` are those of the Inquire, by service: what a service runs may have changed since it was asked.
     """
 
-    incarnation: int
-    term: int
+    incarnation: Count
+    term: Count
     vacant: tuple[str, ...]
     running: tuple[str, ...]
     stuck: tuple[str, ...]
-    fencing: tuple[tuple[str, int], ...] = ()
+    fencing: tuple[tuple[str, Count], ...] = ()
     programs: tuple[tuple[str, str], ...] = ()
 
 
@@ -206,9 +214,9 @@ class Observe(msgspec.Struct, frozen=True, array_like=True, tag="observe"):
     `is_announced`: it answers there by now. `is_active`: so do all services that follow.
     """
 
-    incarnation: int
+    incarnation: Count
     key: Key
-    term: int
+    term: Count
     is_announced: bool
     is_active: bool
 
@@ -216,9 +224,9 @@ class Observe(msgspec.Struct, frozen=True, array_like=True, tag="observe"):
 class Observation(msgspec.Struct, frozen=True, array_like=True, tag="observation"):
     """What the sender sees of the owner of that incarnation and term: checks by their digests."""
 
-    incarnation: int
+    incarnation: Count
     key: Key
-    term: int
+    term: Count
     failing: tuple[bytes, ...]
     passing: tuple[bytes, ...]
 

@@ -23,17 +23,19 @@ late_rounds = Counter(
     "vipkeeper_late_rounds_total", "Wake-ups of the lease loop more than 20 ms after they were due."
 )
 held = Gauge(
-    "vipkeeper_virtualip_held", "1 while this node holds the VirtualIP; absent if it does not.", ["virtualip"]
+    "vipkeeper_virtualip_held",
+    "1 while this node owns the VirtualIP and has bound its addresses; absent if it does not.",
+    ["virtualip"],
 )
 term = Gauge(
     "vipkeeper_virtualip_term",
-    "The term under which this node holds the VirtualIP; absent if it does not.",
+    "The term under which this node owns the VirtualIP whose addresses it has bound; absent if it does not.",
     ["virtualip"],
 )
 takeovers = Counter("vipkeeper_takeovers_total", "VirtualIPs that came to this node.", ["reason"])
 takeover_seconds = Histogram(
     "vipkeeper_takeover_seconds",
-    "From the last sign of the former owner until the first announcement.",
+    "From the last sign of the former owner, or of another machine with it, until the first announcement.",
     buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0, 2.0, 5.0),
 )
 refused_datagrams = Counter(
@@ -44,6 +46,25 @@ refused_plans = Counter("vipkeeper_refused_plans_total", "Plans that could not b
 failed_actions = Counter(
     "vipkeeper_failed_kernel_actions_total", "Kernel actions that failed and are tried again.", ["action"]
 )
+foreign_claims = Counter(
+    "vipkeeper_foreign_claims_total",
+    "Frames by which another machine claimed an address while this node had its lease.",
+    ["kind"],
+)
+lost_frames = Counter(
+    "vipkeeper_lost_frames_total", "Claims of addresses that came faster than they were read."
+)
+conflict = Gauge(
+    "vipkeeper_virtualip_conflict",
+    "1 while a machine outside vipkeeper has an address of the VirtualIP that this node owns; else absent.",
+    ["virtualip", "reason"],
+)
+fence = Gauge("vipkeeper_fence_info", "1, with the kind of the packet fence.", ["kind"])
+fence_repairs = Counter(
+    "vipkeeper_fence_repairs_total",
+    "Times that a part of the fence was made afresh after another program took it away.",
+)
+tasks = Gauge("vipkeeper_tasks", "Tasks of the keeper's event loop that have not ended.")
 couriers = Gauge("vipkeeper_couriers", "Couriers that are connected.")
 incarnation = Gauge("vipkeeper_keeper_incarnation", "Grows with every start of the keeper.")
 event_hooks = Counter(
@@ -83,16 +104,20 @@ OF_SERVICES: Final = (
 )
 
 
-def took(virtual_ip: str, *, new_term: int, reason: str, seconds: float) -> None:
-    """Count a VirtualIP that came to this node."""
+def holds(virtual_ip: str, new_term: int) -> None:
+    """Show that a VirtualIP's addresses are bound here."""
     held.labels(virtual_ip).set(1)
     term.labels(virtual_ip).set(new_term)
+
+
+def took(*, reason: str, seconds: float) -> None:
+    """Count a VirtualIP that came to this node."""
     takeovers.labels(reason).inc()
     takeover_seconds.observe(seconds)
 
 
 def left(virtual_ip: str) -> None:
-    """Show that a VirtualIP is held here no more."""
+    """Show that a VirtualIP's addresses are bound here no more."""
     held.remove(virtual_ip)
     term.remove(virtual_ip)
 

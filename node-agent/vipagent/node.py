@@ -3,7 +3,8 @@
 It joins `plan` (what is missing or too many) with the doors that do it, and with the two things that
 cannot wait for the next look: taking an address that was won, and leaving one that was lost.
 
-    taking        fence opens → addresses bound → announced, in one go; repeats follow (`announcement`)
+    taking        fence opens → addresses bound → announced, in one go; repeats follow (`announcement`), and
+                  routes and rules, for which no client is kept waiting
     leaving       fence closes at once → addresses unbound
 
 Where services are to start first there is a while between the fence and the addresses, and where they
@@ -20,13 +21,17 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from vipagent import announcement, metrics
+from vipagent import announcement, fences, metrics, routing
 from vipagent.announcer import Announced, FramesUnavailable
-from vipagent.kernel import KernelRefused
+from vipagent.carriers import Carriers
+from vipagent.fence import FenceRefused
+from vipagent.kernel import InTheWay, KernelRefused
+from vipagent.nftfence import NftFence
 from vipagent.nodeview import GuardRole, NodeView, Refusal
 from vipagent.plan import (
     LIFETIME_S,
@@ -34,7 +39,9 @@ from vipagent.plan import (
     Close,
     Forget,
     Guard,
+    Install,
     Unbind,
+    Withdraw,
     claim,
     place,
     plan,
@@ -45,13 +52,13 @@ from vipagent.plan import (
 from vipapi.nodestatus import InterfaceStatus, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Container, Coroutine, Iterable, Mapping
 
     from vipagent.announcer import Announcer
-    from vipagent.fence import Fence
+    from vipagent.fences import AnyFence
     from vipagent.kernel import Kernel
     from vipagent.messages import Key
-    from vipagent.nodeview import IPAddress, LinkIndex
+    from vipagent.nodeview import IPAddress, LinkIndex, RoutingEntry, Way
     from vipagent.plan import Action, Claim
     from vipapi.nodeplan import VirtualIPPlan
 
@@ -59,6 +66,12 @@ LOOK_S: Final = 1.5
 _MOST_INTERFACES: Final = 64
 _BLIND_LOOKS: Final = 8
 _BIND_AGAIN_S: Final = 10.0
+
+_LOOKS_OF_GRACE: Final = 3
+_ROBBED_S: Final = 600.0
+_NOT_SUCCEEDED: Final = Refusal(
+    "FenceMissing", "what a former keeper's fence left has not been removed yet: it will be in a moment"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -74,16 +87,23 @@ class _Held:
     claim: Claim
     deadline_ns: int
     bound: tuple[str, ...] = ()
+    announced_anew_s: float | None = None
+    again: asyncio.TimerHandle | None = None
 
 
 class Node:
     """The fence, the addresses and the announcements of one node. The doors belong to the caller."""
 
-    def __init__(self, *, kernel: Kernel, fence: Fence, announcer: Announcer) -> None:
+    def __init__(
+        self, *, kernel: Kernel, fence: AnyFence, announcer: Announcer, look_s: float = LOOK_S
+    ) -> None:
+        """`look_s` is how long nothing may have happened before this node is looked at all the same."""
+        self._look_s = look_s
         self._kernel = kernel
         self._fence = fence
         self._announcer = announcer
         self.view = NodeView(links=())
+        self.carried: dict[LinkIndex, frozenset[IPAddress]] = {}
         self._ours: frozenset[IPAddress] = frozenset()
         self._interfaces: tuple[InterfaceStatus, ...] = ()
         self._interface_names: dict[str, str] = {}
@@ -96,8 +116,18 @@ class Node:
         self._bound_on: defaultdict[IPAddress, set[LinkIndex]] = defaultdict(set)
         self._bind_refusals: dict[IPAddress, tuple[float, Refusal]] = {}
         self._guards: dict[tuple[LinkIndex, GuardRole], Refusal | None] = {}
+        self._not_succeeded: Refusal | None = _NOT_SUCCEEDED
+        self._repairs = 0
+        self._looks_of_grace = _LOOKS_OF_GRACE
+        self._robbed: tuple[float, str] | None = None
         self._locks: defaultdict[IPAddress, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._repeats: dict[Key, asyncio.Task[None]] = {}
+        self._routing_lock = asyncio.Lock()
+        self._installed: set[RoutingEntry] = set()
+        self._routing_refusals: dict[RoutingEntry, Refusal] = {}
+        self._in_the_way: set[RoutingEntry] = set()
+        self._ways: dict[Key, frozenset[Way]] = {}
+        self._carriers = Carriers(epoch_s=time.time() - time.monotonic())
         self._preparing: asyncio.Task[None] | None = None
         self._look_lock = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -113,6 +143,7 @@ class Node:
         found: dict[str, Refusal | None] = dict(self._unreadable)
         for uid, claimed in self._planned.items():
             refusal = refuse(claimed, self.view, self._guards) or self._bind_refusal(claimed)
+            refusal = refusal or self._not_succeeded
             found[uid] = self._unannounceable.get(uid) if refusal is None and uid not in held else refusal
         return found
 
@@ -124,6 +155,10 @@ class Node:
             if refusal is not None and at_s > since_s:
                 return refusal
         return None
+
+    def doubt(self, uid: str) -> Refusal | None:
+        """Why a planned VirtualIP that this node can carry had better be elsewhere."""
+        return self._carriers.doubt(self._interface_names.get(uid, ""))
 
     def interface_of(self, uid: str) -> str:
         """The interface that would carry a planned VirtualIP, empty if none."""
@@ -139,10 +174,24 @@ class Node:
         return self._interfaces
 
     def problems(self) -> tuple[Problem, ...]:
-        """What is wrong with the fence, link by link."""
-        return tuple(
-            Problem(r.reason, r.message) for r in dict.fromkeys(self._guards.values()) if r is not None
-        )
+        """What is wrong with the fence, link by link, and with routes and rules."""
+        refusals = [*self._guards.values(), *self._routing_refusals.values()]
+        if self._not_succeeded is not _NOT_SUCCEEDED:
+            refusals.append(self._not_succeeded)
+        found = [Problem(r.reason, r.message) for r in dict.fromkeys(refusals) if r is not None]
+        if self._robbed is not None and asyncio.get_running_loop().time() < self._robbed[0] + _ROBBED_S:
+            found.append(
+                Problem(
+                    "FenceRemoved",
+                    f"{self._robbed[1]}; it was mended. Have other programs leave the tc filters "
+                    "`vipkeeper-in` and `vipkeeper-out` and the nftables `vipkeeper` alone",
+                )
+            )
+        return tuple(found)
+
+    def fence(self) -> fences.Kind:
+        """What kind of fence this node has."""
+        return fences.kind(self._fence)
 
     def gateways(self) -> tuple[IPAddress, ...]:
         """The default gateways, best first."""
@@ -210,12 +259,14 @@ class Node:
         self._note_bound(held)
         self._fence.admit((address.ip for address in held.claim.addresses), deadline_ns)
 
-    def extend(self, key: Key, deadline_ns: int) -> int:
-        """Move the fence's deadline of a held set; returns the one before."""
-        held = self._held[key]
-        self._fence.admit((address.ip for address in held.claim.addresses), deadline_ns)
-        former_deadline_ns, held.deadline_ns = held.deadline_ns, deadline_ns
-        return former_deadline_ns
+    def extend(self, keys: Iterable[Key], deadline_ns: int) -> dict[Key, int]:
+        """Move the fence's deadline of held sets, in one change of it; returns the ones before."""
+        extended = {key: self._held[key] for key in keys}
+        self._fence.admit((a.ip for held in extended.values() for a in held.claim.addresses), deadline_ns)
+        former_deadlines_ns = {key: held.deadline_ns for key, held in extended.items()}
+        for held in extended.values():
+            held.deadline_ns = deadline_ns
+        return former_deadlines_ns
 
     async def take(self, key: Key) -> None:
         """Bind and announce a set whose fence is open; what fails is mended at the next look."""
@@ -231,6 +282,9 @@ class Node:
         if self._held.get(key) is held and held.claim.is_held:
             self._announce([address.ip for address in held.claim.addresses], asks_gateway=True)
             self._announce_from_now(key, held)
+        if not isinstance(places, Refusal):
+            entries = routing.entries(held.claim, places)
+            await self._attempt("Install", [self._install(entry) for entry in entries])
 
     async def put_down(self, key: Key) -> None:
         """Unbind a held set whose fence stays open; `take` binds it again."""
@@ -256,6 +310,9 @@ class Node:
         repeats = self._repeats.pop(key, None)
         if repeats is not None:
             repeats.cancel()
+        addresses = {address.ip for address in held.claim.addresses}
+        entries = [entry for entry in self._installed if entry.source in addresses]
+        await self._attempt("Withdraw", [self._withdraw(entry) for entry in entries])
         await self._attempt(
             "Unbind",
             [
@@ -271,13 +328,15 @@ class Node:
         """Look at every change and every `LOOK_S`, until cancelled; raises if it cannot look for long."""
         failures = 0
         listener = asyncio.create_task(self._listen())
+        sentry = asyncio.create_task(self._stand_sentry())
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_S):
+                    async with asyncio.timeout(self._look_s):
                         await self._changed.wait()
-                if listener.done():
-                    listener.result()
+                for each in (listener, sentry):
+                    if each.done():
+                        each.result()
                 self._changed.clear()
                 try:
                     await self.look()
@@ -292,8 +351,9 @@ class Node:
                     failures = 0
                     on_change()
         finally:
-            listener.cancel()
-            await asyncio.gather(listener, return_exceptions=True)
+            for each in (listener, sentry):
+                each.cancel()
+            await asyncio.gather(listener, sentry, return_exceptions=True)
 
     async def _listen(self) -> None:
         try:
@@ -302,12 +362,71 @@ class Node:
         finally:
             self._changed.set()
 
+    async def _stand_sentry(self) -> None:
+        """Make the fence afresh at once when another program takes it away; the kernel keeps one of BPF."""
+        if not isinstance(self._fence, NftFence):
+            return
+        async for program in self._fence.watch():
+            try:
+                self._fence.mend()
+            except FenceRefused as refused:
+                metrics.failed_actions.labels("Guard").inc()
+                _log.warning("%s; it is tried again", refused)
+                self._changed.set()
+            self._note_repairs(program)
+
+    def _note_repairs(self, program: str) -> None:
+        """Tell of a fence of nftables that had to be made afresh, and who may have made that necessary."""
+        if isinstance(self._fence, NftFence) and self._fence.repairs > self._repairs:
+            metrics.fence_repairs.inc(self._fence.repairs - self._repairs)
+            self._repairs = self._fence.repairs
+            self._rob(f"{program} took the fence out of nftables")
+            self._changed.set()
+
+    def _note_losses(self, former: Mapping[tuple[LinkIndex, GuardRole], Refusal | None]) -> None:
+        """Tell of links that were guarded at the last look and are not any more; nftables count their own.
+
+        A link that went away since it was observed has nothing that could be taken from it.
+        """
+        lost = [
+            refusal
+            for key, refusal in self._guards.items()
+            if refusal is not None and former.get(key, refusal) is None and self._kernel.has_link(key[0])
+        ]
+        if lost and not isinstance(self._fence, NftFence):
+            metrics.fence_repairs.inc(len(lost))
+            self._rob(f"{lost[0].reason}: {lost[0].message}")
+
+    def _rob(self, how: str) -> None:
+        _log.error("%s: this is mended", how)
+        self._robbed = asyncio.get_running_loop().time(), how
+
+    async def _succeed(self) -> None:
+        """Remove what is left of a keeper with another kind of fence, once this one has all links."""
+        if self._not_succeeded is None:
+            return
+        if any(each is not None and each.reason == "FenceMissing" for each in self._guards.values()):
+            self._looks_of_grace -= 1
+            if self._looks_of_grace > 0:
+                return  # one link that cannot be guarded must not keep the addresses of all others away
+        try:
+            await fences.retire(self._kernel, self._fence)
+        except (FenceRefused, KernelRefused) as refused:
+            metrics.failed_actions.labels("Guard").inc()
+            _log.warning("%s; it is tried again", refused)
+            self._not_succeeded = Refusal("FenceMissing", f"{refused}")
+        else:
+            self._not_succeeded = None
+
     async def look(self) -> None:
         """Observe this node, and mend what is not as it should be."""
         async with self._look_lock:
             self.view = await self._kernel.observe()
             self._note_view()
+            self._note_links()
+            former = self._guards
             await self._read_guards()
+            self._note_losses(former)
             actions = plan(
                 self._claims(),
                 self.view,
@@ -315,8 +434,14 @@ class Node:
                 guards=self._guards,
                 lifetime_s=LIFETIME_S,
             )
+            missing = {action.entry for action in actions if isinstance(action, Install)}
+            for entry in self._routing_refusals.keys() - missing:
+                del self._routing_refusals[entry]
+            self._in_the_way &= missing
             has_guarded = False
             for action in actions:
+                if isinstance(action, Forget):
+                    break  # they are the last
                 if has_guarded and not isinstance(action, Close | Guard):
                     await self._read_guards()
                     has_guarded = False
@@ -324,6 +449,10 @@ class Node:
                 has_guarded = has_guarded or isinstance(action, Guard)
             if has_guarded:
                 await self._read_guards()
+            self._forget([action for action in actions if isinstance(action, Forget)])
+            await self._succeed()
+            self._note_repairs("Another program")
+            self._note_ways()
         if self._preparing is None or self._preparing.done():
             self._preparing = asyncio.create_task(self._prepare())
 
@@ -339,28 +468,74 @@ class Node:
             self._note_bound(held)
         self._interfaces = _interfaces(self.view)
         self._interface_names, self._unannounceable = {}, {}
+        carried: defaultdict[LinkIndex, set[IPAddress]] = defaultdict(set)
         for uid, claimed in self._planned.items():
             places = place(claimed, self.view)
             if isinstance(places, Refusal):
                 continue
+            for address, index in places.items():
+                carried[index].add(address)
             link = self.view.link(next(iter(places.values())))
             assert link is not None
             self._interface_names[uid] = link.name
-            missing = [ip for ip, index in places.items() if not self._announcer.is_ready(index, ip)]
+            missing = [ip for ip, index in places.items() if not self._is_armed(index, ip)]
             if missing:
                 self._unannounceable[uid] = Refusal(
                     "NotArmed", f"the announcements of {', '.join(map(str, missing))} are still being built"
                 )
+        self.carried = {index: frozenset(addresses) for index, addresses in carried.items()}
+
+    def _is_armed(self, index: LinkIndex, address: IPAddress) -> bool:
+        """Whether an address can be announced at once, as it can be if it ever was on a link like this."""
+        if not self._announcer.is_ready(index, address):
+            self._announcer.arm(self._announced(index, address))
+            if self._is_taken(address):
+                self._announce([address], asks_gateway=False)
+        return self._announcer.is_ready(index, address)
+
+    def _note_links(self) -> None:
+        """Follow links that have gone, have another MAC address, or lose their carrier too often."""
+        self._announcer.follow({link.index: link.mac for link in self.view.links if link.is_ethernet})
+        self._carriers.see(
+            self.view.links, frozenset(self._interface_names.values()), asyncio.get_running_loop().time()
+        )
+        present = {link.index for link in self.view.links}
+        for indices in self._bound_on.values():
+            indices.intersection_update(present)
+
+    def _note_ways(self) -> None:
+        """Announce again what leaves this node in another way than at the last look, or can leave again."""
+        former, self._ways = self._ways, {}
+        for key in tuple(self._repeats):
+            held = self._held.get(key)
+            if held is None:
+                continue
+            ways = self._ways_of(held)
+            if ways or key in former:
+                self._ways[key] = ways
+            if ways and ways != former.get(key, ways):
+                self._announce_anew(key, held)
+
+    def _ways_of(self, held: _Held) -> frozenset[Way]:
+        """How the frames of a holding leave; nothing while one of its links is down or gone."""
+        on = [self._bound_on[address.ip] for address in held.claim.addresses]
+        ways = {self.view.way(index) for indices in on for index in indices}
+        if None in ways or not all(on):
+            return frozenset()
+        return frozenset(way for way in ways if way is not None)
 
     def _note_bound(self, held: _Held) -> None:
         held.bound = tuple(str(address.ip) for address in held.claim.addresses if address.ip in self._ours)
 
     async def _read_guards(self) -> None:
         wanted = roles(self._claims(), self.view)
-        self._guards = {
-            (index, role): await self._kernel.guarded(index, self._fence, role)
-            for index, role in wanted.items()
-        }
+        if isinstance(self._fence, NftFence):
+            self._fence.look_anew()
+        guards: dict[tuple[LinkIndex, GuardRole], Refusal | None] = {}
+        for index, role in wanted.items():
+            guards[index, role] = await self._kernel.guarded(index, self._fence, role)
+            await asyncio.sleep(0)  # nftables answer without letting anybody else go on
+        self._guards = guards
 
     def _claims(self) -> list[Claim]:
         return [*(held.claim for held in self._held.values()), *self._planned.values()]
@@ -369,21 +544,42 @@ class Node:
         match action:
             case Close(address):
                 if not self._is_held(address):
-                    self._fence.close([address])
+                    self._change_fence("Close", self._fence.close, [address])
             case Guard(index, role):
                 await self._attempt("Guard", [self._kernel.guard(index, self._fence, role)])
             case Unbind(address, index):
                 await self._attempt("Unbind", [self._unbind(address, index)])
             case Bind(address, index, is_new):
-                if self._guards.get((index, GuardRole.CARRIER)) is not None:
-                    return  # never an address on a link that is not fenced: the guard is tried again too
-                await self._attempt("Bind", [self._bind(address, index)])
-                if is_new and self._is_taken(address):
-                    self._announce([address], asks_gateway=False)
-            case Forget(address):
-                is_known = any(address == a.ip for claimed in self._claims() for a in claimed.addresses)
-                if not (is_known or self._bound_on[address]):
-                    self._fence.forget(address)
+                await self._bind_where_fenced(address, index, is_new=is_new)
+            case Install(entry):
+                await self._attempt("Install", [self._install(entry)])
+            case Withdraw(entry):
+                await self._attempt("Withdraw", [self._withdraw(entry)])
+
+    def _forget(self, forgets: Iterable[Forget]) -> None:
+        """Forget what is not planned, held or bound by now, all in one change of the fence."""
+        known = {address.ip for claimed in self._claims() for address in claimed.addresses}
+        gone = [
+            each.address for each in forgets if each.address not in known and not self._bound_on[each.address]
+        ]
+        self._change_fence("Forget", self._fence.forget_all, gone)
+
+    def _change_fence(
+        self, name: str, change: Callable[[list[IPAddress]], None], addresses: list[IPAddress]
+    ) -> None:
+        """Change the fence as a look plans it; what is refused is planned again by the next."""
+        try:
+            change(addresses)
+        except FenceRefused as refused:
+            metrics.failed_actions.labels(name).inc()
+            _log.warning("%s; it is tried again", refused)
+
+    async def _bind_where_fenced(self, address: IPAddress, index: LinkIndex, *, is_new: bool) -> None:
+        """Bind, but never on a link that is not fenced: the guard is tried again too."""
+        if self._guards.get((index, GuardRole.CARRIER)) is None:
+            await self._attempt("Bind", [self._bind(address, index)])
+            if is_new and self._is_taken(address):
+                self._announce([address], asks_gateway=False)
 
     async def _attempt(self, name: str, deeds: list[Coroutine[None, None, None]]) -> None:
         """Do things that may fail without stopping their neighbours; the next look plans them again."""
@@ -420,6 +616,47 @@ class Node:
                 await self._kernel.unbind(address, index)
                 self._bound_on[address].discard(index)
 
+    async def _install(self, entry: RoutingEntry) -> None:
+        """Add a route or rule where it belongs and its address is bound; a refusal is said once.
+
+        What has its place taken is only refused if the look after that does not find it there.
+        """
+        async with self._routing_lock:
+            source = entry.source
+            is_bound = source is not None and self._bound_on[source] and source not in self._bind_refusals
+            if not is_bound or not self._belongs(entry):
+                return
+            self._installed.add(entry)
+            former = self._routing_refusals.pop(entry, None)
+            try:
+                await self._kernel.install(entry)
+            except KernelRefused as refused:
+                if isinstance(refused, InTheWay) and entry not in self._in_the_way:
+                    self._in_the_way.add(entry)
+                    self._changed.set()
+                    return
+                refusal = Refusal("RouteRefused", f"{refused}")
+                self._routing_refusals[entry] = refusal
+                if refusal != former:
+                    raise
+
+    async def _withdraw(self, entry: RoutingEntry) -> None:
+        """Remove a route or rule, unless it belongs there by now."""
+        async with self._routing_lock:
+            if not self._belongs(entry):
+                self._routing_refusals.pop(entry, None)
+                await self._kernel.withdraw(entry)
+                self._installed.discard(entry)
+
+    def _belongs(self, entry: RoutingEntry) -> bool:
+        """Whether a route or rule is one of a set that was taken, as far as the last look knows."""
+        holders = {} if entry.source is None else self._holders.get(entry.source, {})
+        for held in holders.values():
+            places = place(held.claim, self.view) if held.claim.is_held else Refusal("", "")
+            if not isinstance(places, Refusal) and entry in routing.entries(held.claim, places):
+                return True
+        return False
+
     def _place_of(self, address: IPAddress) -> LinkIndex | None:
         """Where an address that was taken belongs, as far as the last look knows; None if it was not."""
         for held in self._holders.get(address, {}).values():
@@ -439,12 +676,10 @@ class Node:
         for claimed in self._claims():
             places = place(claimed, self.view)
             for address, index in {} if isinstance(places, Refusal) else places.items():
-                link = self.view.link(index)
-                assert link is not None
-                gateway = self.view.gateway(address.version, index)
-                wanted[address, index] = Announced(index, link.mac, address, gateway)
+                wanted[address, index] = self._announced(index, address)
         try:
-            is_news = await self._announcer.prepare(wanted.values())
+            down = {link.index for link in self.view.links if not link.is_up}  # may be back in a moment
+            is_news = await self._announcer.prepare(wanted.values(), keeping=down)
         except FramesUnavailable as unavailable:
             _log.warning("%s; it is tried again", unavailable)
         else:
@@ -452,6 +687,12 @@ class Node:
                 held = [address.ip for each in self._held.values() for address in each.claim.addresses]
                 self._announce(held, asks_gateway=False)
                 self._changed.set()
+        await self._announcer.save()
+
+    def _announced(self, index: LinkIndex, address: IPAddress) -> Announced:
+        link = self.view.link(index)
+        assert link is not None
+        return Announced(index, link.mac, address, self.view.gateway(address.version, index))
 
     def _announce(self, addresses: Iterable[IPAddress], *, asks_gateway: bool) -> None:
         """Announce what is bound, where it is bound."""
@@ -459,6 +700,40 @@ class Node:
             if address not in self._bind_refusals:
                 for index in self._bound_on[address]:
                     self._announcer.announce(index, [address], asks_gateway=asks_gateway)
+
+    def probe(self, key: Key, asked: Container[IPAddress]) -> None:
+        """Ask whether somebody else has one of these addresses of a held set, each on its link."""
+        held = self._held.get(key)
+        places = Refusal("", "") if held is None else place(held.claim, self.view)
+        if not isinstance(places, Refusal):
+            for address, index in places.items():
+                if address in asked:
+                    self._announcer.probe(index, address)
+
+    def announce(self, key: Key) -> None:
+        """Announce a held set that is bound, out of turn."""
+        held = self._held.get(key)
+        if held is not None:
+            self._announce([address.ip for address in held.claim.addresses], asks_gateway=False)
+
+    def announce_again(self) -> None:
+        """Announce everything that was taken once more: the network may not know of it."""
+        for key, held in self._held.items():
+            self._announce_anew(key, held)
+
+    def _announce_anew(self, key: Key, held: _Held) -> None:
+        """Begin a holding's burst anew, at once or when the last one that was begun anew is `AGAIN_S` ago."""
+        if held.again is None:
+            loop = asyncio.get_running_loop()
+            in_s = announcement.again_in_s(loop.time(), held.announced_anew_s)
+            held.again = loop.call_later(in_s, self._begin_anew, key, held)
+
+    def _begin_anew(self, key: Key, held: _Held) -> None:
+        held.again = None
+        if key in self._repeats and self._held.get(key) is held:
+            held.announced_anew_s = asyncio.get_running_loop().time()
+            self._announce([address.ip for address in held.claim.addresses], asks_gateway=True)
+            self._announce_from_now(key, held)
 
     def _announce_from_now(self, key: Key, held: _Held) -> None:
         """Begin the repeats of a holding's announcement, or begin them anew."""
@@ -476,9 +751,9 @@ class Node:
             self._announce([address.ip for address in held.claim.addresses], asks_gateway=False)
 
 
-def _place_in_plan(vip: VirtualIPPlan) -> tuple[str, tuple[str, ...], str | None]:
+def _place_in_plan(vip: VirtualIPPlan) -> tuple[object, ...]:
     """What a VirtualIP's claim is made of, besides its UID."""
-    return vip.name, vip.addresses, vip.interface
+    return vip.name, vip.addresses, vip.interface, vip.routes, vip.rules
 
 
 def _bare(claimed: Claim) -> frozenset[IPAddress]:

@@ -60,7 +60,8 @@ class BoundAddress:
 class Link:
     """A network interface. `is_up` is up by the administrator and with carrier; `kind` is "" for hardware.
 
-    `master` is the index of the bridge, bond, team or VRF that it belongs to.
+    `master` is the index of the bridge, bond, team or VRF that it belongs to, `lower` that of the link that
+    a VLAN or macvlan stands on, `active_port` that of the port by which an active-backup bond sends now.
     """
 
     name: str
@@ -72,6 +73,8 @@ class Link:
     is_ethernet: bool = True
     master: LinkIndex | None = None
     addresses: tuple[BoundAddress, ...] = ()
+    lower: LinkIndex | None = None
+    active_port: LinkIndex | None = None
 
     @property
     def subnets(self) -> tuple[IPNetwork, ...]:
@@ -79,6 +82,17 @@ class Link:
         return tuple(
             bound.interface.network for bound in self.addresses if not (bound.is_ours or bound.is_host)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a link's frames leave this node: neighbours know it by the MAC address, switches by the ports.
+
+    `ports` are the active ports of the bonds that it stands on; a change of either has to be announced.
+    """
+
+    mac: str
+    ports: frozenset[LinkIndex] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +104,44 @@ class Gateway:
     metric: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route with our mark; `source` is the address that it is for, None where the kernel has taken that."""
+
+    destination: IPNetwork
+    link_index: LinkIndex
+    source: IPAddress | None
+    via: IPAddress | None
+    table: int
+    metric: int
+
+    def __str__(self) -> str:
+        via = "" if self.via is None else f" via {self.via}"
+        return f"route to {self.destination}{via} in table {self.table} with metric {self.metric}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule with our mark: what comes from an address is looked up in a table."""
+
+    source: IPAddress
+    table: int
+    priority: int
+
+    def __str__(self) -> str:
+        return f"rule from {self.source} to table {self.table} with priority {self.priority}"
+
+
+RoutingEntry = Route | Rule
+
+
 @dataclass(frozen=True)
 class NodeView:
-    """Every link with its addresses, and the default gateways, best first."""
+    """Every link with its addresses, the default gateways, best first, and routes and rules with our mark."""
 
     links: tuple[Link, ...]
     gateways: tuple[Gateway, ...] = ()
+    entries: frozenset[RoutingEntry] = frozenset()
 
     def link(self, index: int) -> Link | None:
         """Return the link with this index, if there is one."""
@@ -104,6 +150,28 @@ class NodeView:
     def holders(self, address: IPAddress) -> tuple[tuple[Link, BoundAddress], ...]:
         """Return every link that has an address, ours or not."""
         return self._holders.get(address, ())
+
+    def way(self, index: int) -> Way | None:
+        """Return how a link's frames leave; None while it is down or not there."""
+        link = self.link(index)
+        if link is None or not link.is_up:
+            return None
+        ports: set[LinkIndex] = set()
+        seen: set[int] = set()
+        beneath = [link.index]
+        while beneath:
+            at = beneath.pop()
+            below = self.link(at)
+            if below is None or at in seen:
+                continue
+            seen.add(at)
+            if below.active_port is not None:
+                ports.add(below.active_port)
+            if below.lower is not None:
+                beneath.append(below.lower)
+            if below.kind == "bridge":
+                beneath += [port.index for port in self.links if port.master == at and port.is_up]
+        return Way(link.mac, frozenset(ports))
 
     def gateway(self, version: int, link_index: int | None = None) -> IPAddress | None:
         """Return the best default gateway of IP version 4 or 6, of one link if that is given."""

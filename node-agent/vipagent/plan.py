@@ -14,9 +14,11 @@ team can carry one. Of several the one that already has it stays, then one that 
 carriers: no packet of a closed address passes in or out. Every other link may leak too (the kernel
 answers ARP for any of its addresses on any link), so it is guarded as other: nothing that this node
 itself says for a closed address leaves by it, while what it forwards does, or this node's pods could
-not reach the owner. Not guarded: loopback; ports, for the bridge or bond above them is guarded,
-and a bridge's own guests must reach the owner through it; and the node's ends of pods' links
-(veth or netkit without a subnet), for what pods of this very node see is not on the wire.
+not reach the owner. Not guarded: loopback, where kube-proxy answers this node's own programs for service
+addresses that another node owns, so a client on the owner itself is answered until the address is unbound;
+ports, for the bridge or bond above them is guarded, and a bridge's own guests must reach the owner through
+it; and the node's ends of pods' links (veth or netkit without a subnet), for what pods of this very node
+see is not on the wire.
 
 **Whose an address is.** One with our mark that is not held is removed; one of a VirtualIP without our
 mark is somebody's own: the reason is AddressInUse, it is never touched, and it is not put under the
@@ -33,6 +35,7 @@ from dataclasses import dataclass
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Final
 
+from vipagent import routing
 from vipagent.nodeview import (
     BoundAddress,
     GuardRole,
@@ -47,7 +50,9 @@ from vipagent.nodeview import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
+    from vipagent.nodeview import RoutingEntry
     from vipapi.nodeplan import VirtualIPPlan
+    from vipapi.routing import Route, Rule
 
 LIFETIME_S: Final = 6
 """How long the kernel keeps an address from its last refresh; it is refreshed when half of it is gone."""
@@ -65,6 +70,8 @@ class Claim:
     addresses: tuple[IPInterface, ...]
     interface: str | None = None
     is_held: bool = False
+    routes: tuple[Route, ...] = ()
+    rules: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +113,21 @@ class Forget:
     address: IPAddress
 
 
-Action = Close | Guard | Unbind | Bind | Forget
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Remove a route or rule of ours, before its address goes."""
+
+    entry: RoutingEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Install:
+    """Add a route or rule, now that its address is bound."""
+
+    entry: RoutingEntry
+
+
+Action = Close | Guard | Withdraw | Unbind | Bind | Install | Forget
 
 
 def claim(virtual_ip: VirtualIPPlan, *, is_held: bool) -> Claim:
@@ -117,6 +138,8 @@ def claim(virtual_ip: VirtualIPPlan, *, is_held: bool) -> Claim:
         addresses=tuple(ip_interface(text) for text in virtual_ip.addresses),
         interface=virtual_ip.interface,
         is_held=is_held,
+        routes=virtual_ip.routes,
+        rules=virtual_ip.rules,
     )
 
 
@@ -176,8 +199,7 @@ def roles(claims: Iterable[Claim], view: NodeView) -> dict[LinkIndex, GuardRole]
     return {
         link.index: GuardRole.CARRIER if link.index in carriers else GuardRole.OTHER
         for link in view.links
-        if not link.is_loopback
-        and (link.index in carriers or not (_is_port(link, view) or _is_pod_end(link)))
+        if link.index in carriers or not (link.is_loopback or _is_port(link, view) or _is_pod_end(link))
     }
 
 
@@ -189,13 +211,19 @@ def plan(
     guards: Mapping[tuple[LinkIndex, GuardRole], Refusal | None],
     lifetime_s: int = LIFETIME_S,
 ) -> tuple[Action, ...]:
-    """Return what to do, in order: close, guard, unbind, bind, forget.
+    """Return what to do, in order: close, guard, withdraw, unbind, bind, install, forget.
 
     `fenced` are the addresses that the fence knows, `guards` as for `refuse`. Doing it all leaves
     nothing to do at the next look but to forget what was unbound.
     """
     known, ours = _known(claims), _ours(view)
     placed, kept = _placement(claims, view)
+    routed = {
+        entry: None
+        for wanted in claims
+        if wanted.is_held and all(address.ip in placed for address in wanted.addresses)
+        for entry in routing.entries(wanted, placed)
+    }
 
     closes = [Close(address) for address in unfenced(claims, view, fenced=fenced)]
     attaches = [
@@ -215,8 +243,14 @@ def plan(
         bound = _bound(view, address, index)
         if bound is None or bound.valid_s is None or 2 * bound.valid_s <= lifetime_s:
             binds.append(Bind(address, index, is_new=bound is None))
+    withdrawals = [
+        Withdraw(entry)
+        for entry in sorted(view.entries, key=repr)
+        if entry not in routed and entry.source not in kept
+    ]
+    installs = [Install(entry) for entry in routed if entry not in view.entries]
     forgets = [Forget(address) for address in sorted_addresses(set(fenced) - known - ours)]
-    return (*closes, *attaches, *unbinds, *binds, *forgets)
+    return (*closes, *attaches, *withdrawals, *unbinds, *binds, *installs, *forgets)
 
 
 def unfenced(claims: Iterable[Claim], view: NodeView, *, fenced: Collection[IPAddress]) -> list[IPAddress]:

@@ -14,10 +14,14 @@ import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from vipagent.fence import Fence, FenceRefused
+from vipagent import fences
+from vipagent.fence import FenceRefused
 from vipapi.nodestatus import Problem
+
+if TYPE_CHECKING:
+    from vipagent.fences import Backend
 
 _NEEDED_CAPABILITIES: Final = {"NET_ADMIN": 12, "NET_RAW": 13, "BPF": 39}
 _SYS_ADMIN: Final = 21
@@ -28,7 +32,10 @@ _NO_ANSWER: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What `look` found. A refusal is empty where there was none; `arp_ignore` is by interface."""
+    """What `look` found. A refusal is empty where there was none; `arp_ignore` is by interface.
+
+    `needs_bpf` is whether no other fence than BPF may be taken.
+    """
 
     capabilities: int
     kernel_release: str
@@ -36,6 +43,7 @@ class Facts:
     state_dir_refusal: str = ""
     fence_refusal: str = ""
     arp_ignore: tuple[tuple[str, int], ...] = ()
+    needs_bpf: bool = True
 
 
 def inspect(facts: Facts) -> tuple[Problem, ...]:
@@ -45,7 +53,7 @@ def inspect(facts: Facts) -> tuple[Problem, ...]:
 
 def _capabilities(facts: Facts) -> list[Problem]:
     held = {name for name, bit in _NEEDED_CAPABILITIES.items() if facts.capabilities >> bit & 1}
-    if facts.capabilities >> _SYS_ADMIN & 1:
+    if facts.capabilities >> _SYS_ADMIN & 1 or not facts.needs_bpf:
         held.add("BPF")  # capabilities(7): CAP_SYS_ADMIN includes what CAP_BPF was split from
     missing = [name for name in _NEEDED_CAPABILITIES if name not in held]
     if not missing:
@@ -100,15 +108,16 @@ def _sysctls(facts: Facts) -> list[Problem]:
     ]
 
 
-def look(state_dir: Path) -> Facts:
+def look(state_dir: Path, fence_backend: Backend = "auto") -> Facts:
     """Read the facts; the state folder is made (0700) if it is not there."""
     return Facts(
         capabilities=_effective_capabilities(),
         kernel_release=platform.release(),
         state_dir=str(state_dir),
         state_dir_refusal=_try_state_dir(state_dir),
-        fence_refusal=_try_fence(),
+        fence_refusal=_try_fence(fence_backend),
         arp_ignore=_arp_ignore(),
+        needs_bpf=fence_backend == "bpf",
     )
 
 
@@ -129,9 +138,9 @@ def _try_state_dir(state_dir: Path) -> str:
     return ""
 
 
-def _try_fence() -> str:
+def _try_fence(backend: Backend) -> str:
     try:
-        Fence.load().release()
+        fences.load(backend).release()
     except FenceRefused as refused:
         return str(refused)
     return ""

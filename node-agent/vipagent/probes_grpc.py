@@ -83,11 +83,19 @@ async def check(probe: GRPC) -> Result:
     """
     reader, writer = await asyncio.open_connection(probe.host or "127.0.0.1", probe.port)
     try:
+        return await converse(probe, reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+async def converse(probe: GRPC, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Result:
+    """Ask once over a connection and judge the answer."""
+    try:
         answer = await _ask(probe, reader, writer)
     except ProtocolError as error:
         return _failed(probe, f"this does not speak HTTP/2 in clear: {error}")
-    finally:
-        writer.transport.abort()
+    except UnicodeDecodeError:
+        return _failed(probe, "the headers of its answer are no text")
     why_not = _judge(probe, answer)
     return Result(is_ok=True) if why_not is None else _failed(probe, why_not)
 

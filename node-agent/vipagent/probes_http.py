@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 BODY_BYTES = 64 * 1024
 _READ_BYTES = 16 * 1024
-# A body of one-byte chunks is thousands of events in one read; in between, the loop has other work.
+# A body of one-byte chunks, or one "100 Continue" after another, is thousands of events in what has come at
+# one time; in between, the loop has other work.
 _EVENTS_A_TURN = 16
 
 
@@ -68,6 +69,14 @@ async def get(probe: HTTPGet) -> Result:
     except ssl.SSLError as error:
         return Result(is_ok=False, message=f"{url(probe)}: no TLS: {error.reason or error}")
     try:
+        return await converse(probe, reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+async def converse(probe: HTTPGet, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Result:
+    """Ask once over a connection and judge the answer."""
+    try:
         connection = h11.Connection(our_role=h11.CLIENT)
         request = connection.send(_request(probe))
         assert request is not None
@@ -77,8 +86,6 @@ async def get(probe: HTTPGet) -> Result:
         return Result(is_ok=False, message=f"{url(probe)}: this cannot be asked: {error}")
     except h11.ProtocolError as error:
         return Result(is_ok=False, message=f"{url(probe)}: not HTTP: {error}")
-    finally:
-        writer.transport.abort()
 
 
 def _request(probe: HTTPGet) -> h11.Request:
@@ -96,9 +103,7 @@ def _request(probe: HTTPGet) -> h11.Request:
 
 
 async def _judge(probe: HTTPGet, connection: h11.Connection, reader: asyncio.StreamReader) -> Result:
-    response = await _next(connection, reader)
-    while isinstance(response, h11.InformationalResponse):
-        response = await _next(connection, reader)
+    response = await _final(connection, reader)
     if not isinstance(response, h11.Response):
         return Result(is_ok=False, message=f"{url(probe)}: closed without an answer")
     if not _is_expected(probe, response.status_code):
@@ -116,6 +121,16 @@ async def _judge(probe: HTTPGet, connection: h11.Connection, reader: asyncio.Str
         if count % _EVENTS_A_TURN == 0:
             await asyncio.sleep(0)
     return _search(probe, probe.body_regex, body[:BODY_BYTES].decode(errors="replace"))
+
+
+async def _final(connection: h11.Connection, reader: asyncio.StreamReader) -> h11.Event | None:
+    """Return what comes after all that is only on the way to an answer."""
+    count = 0
+    while isinstance(event := await _next(connection, reader), h11.InformationalResponse):
+        count += 1
+        if count % _EVENTS_A_TURN == 0:
+            await asyncio.sleep(0)
+    return event
 
 
 async def _next(connection: h11.Connection, reader: asyncio.StreamReader) -> h11.Event | None:

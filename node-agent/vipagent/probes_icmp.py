@@ -114,15 +114,24 @@ class Echo:
             is_raw = listening.type == socket.SOCK_RAW
             if is_raw and listening.family == socket.AF_INET:
                 packet = packet[(packet[0] & 0x0F) * 4 :] if packet else b""
-            if len(packet) < _HEADER.size:
-                continue
-            kind, _, _, ident, number = _HEADER.unpack_from(packet)
-            if kind not in {_ECHO_REPLY, _ECHO6_REPLY} or (is_raw and ident != self._ident):
-                continue
-            token = packet[_HEADER.size :]
-            answer = self._waiting.get(token)
-            if answer is not None and token[:2] == number.to_bytes(2, "big") and not answer.done():
+            token = answered(packet, ident=self._ident if is_raw else None)
+            answer = None if token is None else self._waiting.get(token)
+            if answer is not None and not answer.done():
                 answer.set_result(None)
+
+
+def answered(packet: bytes, *, ident: int | None) -> bytes | None:
+    """Return the token of the ping that an ICMP packet answers; None if it answers none.
+
+    `ident` is the identifier that it must have, where the kernel does not see to that.
+    """
+    if len(packet) < _HEADER.size:
+        return None
+    kind, _, _, theirs, number = _HEADER.unpack_from(packet)
+    if kind not in {_ECHO_REPLY, _ECHO6_REPLY} or ident not in (None, theirs):
+        return None
+    token = packet[_HEADER.size :]
+    return token if token[:2] == number.to_bytes(2, "big") else None
 
 
 def _open(family: int) -> socket.socket:

@@ -45,7 +45,7 @@ class Keeping:
 class Facts:
     """What a report is about.
 
-    `interface_of` and `service_checks` are asked with a UID, `bound` with the key of a held set.
+    `interface_of` and `service_checks` are asked with a UID, `bound` and `conflict` with a held set's key.
     """
 
     plan: Plan
@@ -56,9 +56,11 @@ class Facts:
     interfaces: tuple[InterfaceStatus, ...]
     interface_of: Callable[[str], str]
     bound: Callable[[Key], tuple[str, ...]]
+    conflict: Callable[[Key], Problem | None]
     service_checks: Callable[[str], tuple[CheckStatus, ...]]
     services: tuple[ServiceStatus, ...]
     problems: tuple[Problem, ...]
+    fence: Literal["BPF", "Nftables"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Tenure:
     term: int = 0
     bound: tuple[str, ...] = ()
     takeover: Takeover | None = None
+    conflict: Problem | None = None
 
 
 _NO_TENURE: Final = Tenure()
@@ -81,6 +84,7 @@ def report(keeping: Keeping, facts: Facts, now_ns: int) -> Report:
         version=keeping.version,
         incarnation=keeping.incarnation,
         candidacy="WitnessOnly" if keeping.is_witness_only else "Candidate",
+        fence=facts.fence,
         interfaces=facts.interfaces,
         domains=tuple(_domain(planned, facts, now_ns) for planned in facts.plan.domains),
         virtual_ips=tuple(
@@ -94,10 +98,30 @@ def report(keeping: Keeping, facts: Facts, now_ns: int) -> Report:
             for planned in facts.plan.domains
             for seated in (facts.seats.get(planned.uid),)
             for vip in planned.virtual_ips
+            if is_told(facts.standings[vip.uid], _phase(vip, seated))
         ),
         services=facts.services,
         problems=facts.problems,
     )
+
+
+def has_reunited(former: Report, latter: Report) -> bool:
+    """Whether a peer or the gateway is heard that was not before: a partition may have healed.
+
+    Beyond it neighbours and switches may know addresses that this node took meanwhile by where they were.
+    """
+    known = {domain.uid: domain for domain in former.domains}
+    return any(
+        set(domain.reachable_peers) - set(before.reachable_peers) or domain.is_sound > before.is_sound
+        for domain in latter.domains
+        for before in (known.get(domain.uid),)
+        if before is not None
+    )
+
+
+def is_told(standing: Standing, phase: Phase) -> bool:
+    """Whether anybody would act on it; a big domain has many addresses of which this node is no candidate."""
+    return standing.fitness != "NotCandidate" or phase is not Phase.STANDBY
 
 
 def holding(
@@ -124,6 +148,7 @@ def holding(
         checks=standing.checks,
         service_checks=service_checks,
         takeover=tenure.takeover if state == "Owner" else None,
+        conflict=tenure.conflict,
     )
 
 
@@ -137,12 +162,18 @@ def takeover(origin: Origin, *, started_at: datetime, took_ns: int) -> Takeover:
     )
 
 
+def _phase(vip: VirtualIPPlan, seated: Seated | None) -> Phase:
+    key = None if seated is None else seated.seat.key(vip.uid)
+    return Phase.STANDBY if seated is None or key is None else seated.seat.lease.phase(key)
+
+
 def _tenure(vip: VirtualIPPlan, seated: Seated | None, facts: Facts) -> Tenure:
     key = None if seated is None else seated.seat.key(vip.uid)
     if seated is None or key is None:
         return _NO_TENURE
     lease = seated.seat.lease
-    return Tenure(lease.phase(key), lease.term(key), facts.bound(key), facts.takeovers.get(key))
+    takeover = facts.takeovers.get(key)
+    return Tenure(lease.phase(key), lease.term(key), facts.bound(key), takeover, facts.conflict(key))
 
 
 def _domain(planned: DomainPlan, facts: Facts, now_ns: int) -> DomainStatus:

@@ -8,29 +8,39 @@ in the machine's byte order.
 
 from __future__ import annotations
 
+import functools
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
-from typing import TYPE_CHECKING, Final
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from vipagent.nodeview import BoundAddress, Gateway, IPAddress, Link, LinkIndex
+from vipagent.nodeview import BoundAddress, Gateway, IPAddress, Link, LinkIndex, Route, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 ADDRESS_MARK: Final = 77
-"""IFA_PROTO of our addresses: how a keeper knows its own, also those of the keeper before it."""
+"""IFA_PROTO of our addresses: how a keeper knows its own, also those of the keeper before it.
+
+Our routes and rules have it too, as RTPROT and FRA_PROTOCOL.
+"""
 
 _IPV4, _IPV6 = 2, 10
 _ETHERNET, _FOR_EVER = 1, 0xFFFFFFFF
 _UP, _LOOPBACK, _LOWER_UP = 0x1, 0x8, 0x10000
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_INFO_KIND = 1, 3, 10, 18, 1
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 5, 10, 18
+_IFLA_LINK_NETNSID, _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_BOND_ACTIVE_PORT = 37, 1, 2, 11
+_STANDING_ON_ANOTHER: Final = ("vlan", "macvlan", "macvtap", "ipvlan")
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO, _IFA_PROTO = 1, 2, 6, 11
 _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE, _RTA_VIA = 4, 5, 6, 9, 15, 18
+_RTA_DESTINATION, _RTA_SOURCE = 1, 7
 _MAIN_TABLE, _UNICAST = 254, 1
+_FRA_SOURCE, _FRA_PRIORITY, _FRA_TABLE, _FRA_PROTOCOL = 2, 6, 15, 21
 _TCA_KIND, _TCA_OPTIONS, _TCA_CHAIN = 1, 2, 11
 _TCA_BPF_NAME, _TCA_BPF_ID = 7, 11
 _NESTED_FLAGS = 0xC000
+
+T = TypeVar("T")
 
 FILTER_HEADER: Final = 20
 """The size of struct tcmsg, before the attributes of a filter."""
@@ -48,26 +58,54 @@ class Filter:
     program_id: int = 0
 
 
+class Unreadable(ValueError):  # noqa: N818 - it reads as what happened
+    """A message that is cut off, or of another shape than is known here."""
+
+
+def _whole(read: Callable[[bytes], T]) -> Callable[[bytes], T]:
+    """Have one kind of error for whatever a message lacks."""
+
+    @functools.wraps(read)
+    def reading(body: bytes) -> T:
+        try:
+            return read(body)
+        except (struct.error, LookupError, ValueError) as error:
+            why = f"{type(error).__name__}: {error}"
+            raise Unreadable(f"a message of rtnetlink cannot be read ({why})") from error
+
+    return reading
+
+
+@_whole
 def read_link(body: bytes) -> Link:
-    """Read an RTM_NEWLINK message (without its addresses)."""
+    """Read an RTM_NEWLINK message (without its addresses); raises `Unreadable`."""
     _family, hardware, index, flags, _change = struct.unpack_from("=BxHiII", body)
     attributes = _attributes(body, 16)
     master = attributes.get(_IFLA_MASTER)
     linkinfo = _attributes(attributes.get(_IFLA_LINKINFO, b""), 0)
+    kind = _text(linkinfo.get(_IFLA_INFO_KIND, b""))
+    lower = active_port = None
+    if kind in _STANDING_ON_ANOTHER and _IFLA_LINK_NETNSID not in attributes:
+        lower = attributes.get(_IFLA_LINK)
+    if kind == "bond":
+        active_port = _attributes(linkinfo.get(_IFLA_INFO_DATA, b""), 0).get(_IFLA_BOND_ACTIVE_PORT)
     return Link(
         name=_text(attributes[_IFLA_IFNAME]),
         index=LinkIndex(index),
         mac=attributes.get(_IFLA_ADDRESS, b"").hex(":"),
         is_up=flags & (_UP | _LOWER_UP) == _UP | _LOWER_UP,
-        kind=_text(linkinfo.get(_IFLA_INFO_KIND, b"")),
+        kind=kind,
         is_loopback=bool(flags & _LOOPBACK),
         is_ethernet=hardware == _ETHERNET,
         master=None if master is None else LinkIndex(_number(master)),
+        lower=None if lower is None else LinkIndex(_number(lower)),
+        active_port=None if active_port is None else LinkIndex(_number(active_port)),
     )
 
 
+@_whole
 def read_address(body: bytes) -> tuple[LinkIndex, BoundAddress]:
-    """Read an RTM_NEWADDR message."""
+    """Read an RTM_NEWADDR message; raises `Unreadable`."""
     family, prefix, _flags, _scope, index = struct.unpack_from("=BBBBi", body)
     attributes = _attributes(body, 8)
     # On a point-to-point link IFA_ADDRESS is the peer; IFA_LOCAL, where present, is ours.
@@ -82,10 +120,14 @@ def read_address(body: bytes) -> tuple[LinkIndex, BoundAddress]:
     )
 
 
+@_whole
 def read_default_route(body: bytes) -> Gateway | None:
-    """Read an RTM_NEWROUTE message: the main table's default route with a next hop, else None."""
-    family, prefix, _source, _tos, table, _protocol, _scope, kind = struct.unpack_from("=BBBBBBBB", body)
-    if prefix or kind != _UNICAST or table != _MAIN_TABLE:
+    """Read an RTM_NEWROUTE message: the main table's default route with a next hop, else None.
+
+    One of ours is no gateway of the node: it comes and goes with an address. Raises `Unreadable`.
+    """
+    family, prefix, _source, _tos, table, protocol, _scope, kind = struct.unpack_from("=BBBBBBBB", body)
+    if prefix or kind != _UNICAST or table != _MAIN_TABLE or protocol == ADDRESS_MARK:
         return None
     attributes = _attributes(body, 12)
     metric = _number(attributes.get(_RTA_PRIORITY, bytes(4)))
@@ -100,6 +142,41 @@ def read_default_route(body: bytes) -> Gateway | None:
     return None if address is None else Gateway(address, LinkIndex(index), metric)
 
 
+@_whole
+def read_own_route(body: bytes) -> Route | None:
+    """Read an RTM_NEWROUTE message: a route with our mark, else None; raises `Unreadable`."""
+    family, prefix, _source, _tos, table, protocol, _scope, _kind = struct.unpack_from("=BBBBBBBB", body)
+    if protocol != ADDRESS_MARK:
+        return None
+    attributes = _attributes(body, 12)
+    is_ipv6 = family == _IPV6
+    destination = attributes.get(_RTA_DESTINATION, bytes(16 if is_ipv6 else 4))
+    source = attributes.get(_RTA_SOURCE)
+    return Route(
+        destination=IPv6Network((destination, prefix)) if is_ipv6 else IPv4Network((destination, prefix)),
+        link_index=LinkIndex(_number(attributes.get(_RTA_OIF, bytes(4)))),
+        source=None if source is None else _address(family, source),
+        via=_next_hop(family, attributes),
+        table=_number(attributes[_RTA_TABLE]) if _RTA_TABLE in attributes else table,
+        metric=_number(attributes.get(_RTA_PRIORITY, bytes(4))),
+    )
+
+
+@_whole
+def read_own_rule(body: bytes) -> Rule | None:
+    """Read an RTM_NEWRULE message: a rule from an address with our mark, else None; raises `Unreadable`."""
+    family, table = struct.unpack_from("=BxxxB", body)
+    attributes = _attributes(body, 12)
+    source = attributes.get(_FRA_SOURCE)
+    if attributes.get(_FRA_PROTOCOL, b"\0")[0] != ADDRESS_MARK or source is None:
+        return None
+    return Rule(
+        source=_address(family, source),
+        table=_number(attributes[_FRA_TABLE]) if _FRA_TABLE in attributes else table,
+        priority=_number(attributes.get(_FRA_PRIORITY, bytes(4))),
+    )
+
+
 def _next_hop(family: int, attributes: Mapping[int, bytes]) -> IPAddress | None:
     packed = attributes.get(_RTA_GATEWAY)
     via = attributes.get(_RTA_VIA)
@@ -108,11 +185,16 @@ def _next_hop(family: int, attributes: Mapping[int, bytes]) -> IPAddress | None:
         packed = via[2:]
     if packed is None:
         return None
+    return _address(family, packed)
+
+
+def _address(family: int, packed: bytes) -> IPAddress:
     return IPv6Address(packed) if family == _IPV6 else IPv4Address(packed)
 
 
+@_whole
 def read_filter(body: bytes) -> Filter:
-    """Read an RTM_NEWTFILTER message."""
+    """Read an RTM_NEWTFILTER message; raises `Unreadable`."""
     _index, handle, _parent, parameters = struct.unpack_from("=4xiIII", body)
     attributes = _attributes(body, FILTER_HEADER)
     options = attributes.get(_TCA_OPTIONS, b"")

@@ -41,7 +41,7 @@ from vipagent.leash_cgroups import Cgroup
 from vipagent.ledger import Entry, Ledger
 from vipagent.probes_hooks import ENVIRONMENT
 from vipagent.probes_threads import Threads, TooManyLooksError
-from vipagent.workload import Outcome
+from vipagent.runs import Outcome
 from vipapi.nodestatus import Problem
 
 if TYPE_CHECKING:
@@ -415,8 +415,6 @@ class Runner:
         self._runs[number] = self._by_id[service.id] = run
         return run
 
-    # Outcomes ------------------------------------------------------------------------------------
-
     def _tell(self, outcome: Outcome) -> None:
         asyncio.get_running_loop().call_soon(self._pass_on, outcome)
 
@@ -488,8 +486,6 @@ class Runner:
         await leftover.remove()
         self._outlasting.discard(service_id)
         self._forget_leftover(service_id)
-
-    # The leash -----------------------------------------------------------------------------------
 
     def _order(self, order: dict[str, Any]) -> None:
         line = json.dumps(order).encode() + b"\n"

@@ -38,6 +38,7 @@ from vipagent.vote import Vote
 from vipagent.witness import Witness
 from vipapi import link
 from vipapi.configuration import API_SERVER, Relation, fingerprint, is_majority
+from vipapi.nodeplan import MOST_CEILING
 from vipapi.nodestatus import DomainStatus, GrantStatus
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from vipapi.nodestatus import Problem
 
 _API_SERVER_ANSWERS_NS: Final = 1_000_000_000
-_VOTE_NEEDED_NS: Final = 1_000_000_000
+_VOTE_NEEDED_NS: Final = 500_000_000
 _ANSWERS_HEARTBEATS: Final = 1.5
 _LATELY_NS: Final = 1_000_000_000
 _TERMS_AHEAD: Final = 1000
@@ -87,7 +88,7 @@ class Seat:
             now_ns=now_ns,
         )
         self.witness = Witness(me=node, timing=timing, now_ns=now_ns, term_ceiling=term_ceiling)
-        self.vote = Vote(timing=timing)
+        self.vote = Vote(timing=timing, now_ns=now_ns)
         self._codec = Codec(me=self._me, domain_uid=domain.uid)
         self.tag: Final = self._codec.tag()
         self._configured_ns = now_ns
@@ -201,6 +202,8 @@ class Seat:
             if refused.refusal == "Incarnation" and refused.sender is not None:
                 self._peers.hear_outdated(refused.sender, now_ns)
             raise
+        if isinstance(envelope.message, Ack) and not self.lease.has_asked(envelope.message, now_ns):
+            raise DatagramRefused("Unasked", envelope.sender.node)
         return self.hear(envelope, now_ns)
 
     def hear(self, envelope: Envelope, now_ns: int) -> list[Effect]:
@@ -264,8 +267,14 @@ class Seat:
         return effects
 
     def is_local(self, send: Send) -> bool:
-        """Whether a message is to be delivered here."""
-        return send.to in (self._me.node, API_SERVER)
+        """Whether a message is to be delivered here.
+
+        Where a witness, or an order, has named the API server as if it could own an address, there is nobody
+        who understands what is said to it then: such a message is lost.
+        """
+        if send.to == API_SERVER:
+            return isinstance(send.message, Request | Release)
+        return send.to == self._me.node
 
     def seal(self, send: Send) -> tuple[str, bytes] | None:
         """Return where to and what to send; None if nobody knows the receiver's address any more."""
@@ -308,7 +317,7 @@ class Seat:
         It is needed only while the keepers' own votes do not suffice. An owner asks as soon as an answer is
         late, for its lease runs on. A standby asks when its own witness calls an address set free: before
         that it could only take the vote from the owner. Who has nothing to hold never asks: a node that has
-        left would keep the vote from those who stayed.
+        left would keep the vote from those who stayed. Who needed it for a while gives it back (`vote`).
         """
         if not any(API_SERVER in quorum for quorum in self.configuration.quorums):
             return None
@@ -316,14 +325,18 @@ class Seat:
             self._vote_needed_until_ns = now_ns + _VOTE_NEEDED_NS
         highest = max(self.lease.highest_term, self.witness.term_floor)
         node, machine, incarnation = self._me
+        is_needed = now_ns < self._vote_needed_until_ns
+        self.vote.need(now_ns, is_needed=is_needed)
         return link.VoteWanted(
             domain_uid=self.domain.uid,
             domain_name=self.domain.name,
             holder=f"{node}_{machine.hex()}",
             incarnation=incarnation,
-            term_ceiling=(highest // _TERMS_AHEAD + 2) * _TERMS_AHEAD,
+            term_ceiling=min((highest // _TERMS_AHEAD + 2) * _TERMS_AHEAD, MOST_CEILING),
             epoch=self.configuration.epoch,
-            is_needed=now_ns < self._vote_needed_until_ns,
+            is_needed=is_needed,
+            since_ns=self.vote.since_ns,
+            is_given_back=self.vote.is_given_back,
         )
 
     def _needs_vote(self, now_ns: int) -> bool:
@@ -331,7 +344,8 @@ class Seat:
         since_ns = now_ns - int(_ANSWERS_HEARTBEATS * self._timing.heartbeat_ns)
         answering = self._peers.answering(since_ns) - {API_SERVER}
         if is_majority(answering | {self._me.node}, quorums):
-            return False
+            # Who has an older plan answers, and grants nothing that is not in it.
+            return self.vote.transitions(now_ns) > 0 and self.lease.leans_on(API_SERVER, since_ns)
         node = self._me.node
         return self.lease.is_asking or any(
             self.witness.calls_free(key, node, now_ns) for key in self.lease.polls

@@ -15,6 +15,7 @@ import msgspec
 from vipagent import epochs
 from vipagent.datagrams import LEAST_SECRET
 from vipagent.seat import Seat
+from vipapi import timing
 from vipapi.link import VotesWanted
 from vipapi.nodestatus import Problem
 
@@ -71,6 +72,13 @@ def fitted(
         if before is None:
             return None, problem if in_force.epoch else None
         domain = msgspec.structs.replace(domain, keys=before.keys)
+    objection = timing.objection(domain.timing)
+    if before is None and objection is not None:
+        return None, Problem(
+            "TimingRefused",
+            f"domain {domain.name} came with times that are not safe ({objection}): see that controller and "
+            "node-agents are of one version",
+        )
     if before is not None and domain.timing != before.timing:
         problem = Problem(
             "TimingRefused",

@@ -81,14 +81,14 @@ class SocketServer:
         try:
             # One write: asyncio of Python 3.13 fails when it is to write no lines at all.
             writer.write(b"".join(self._newest.values()))
-            while line := await _line(reader):
-                await self._take(line)
+            while said := await line(reader):
+                await self._take(said)
         finally:
             self._writers.discard(writer)
             writer.close()
 
 
-async def _line(reader: asyncio.StreamReader) -> bytes:
+async def line(reader: asyncio.StreamReader) -> bytes:
     """Read a line; empty if the courier is gone, or sent one beyond every bound: it may come again."""
     try:
         return await reader.readline()

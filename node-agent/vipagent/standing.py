@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from vipagent.health import LOWEST_SCORE
 from vipagent.nodeview import Refusal
 
 if TYPE_CHECKING:
@@ -45,10 +46,21 @@ def out_of_service(plan: Plan) -> Refusal | None:
     return _OUT_OF_SERVICE if is_named else None
 
 
-def stand(health: Fitness | None, obstacle: Refusal | None, *, is_witness_only: bool) -> Standing:
-    """Return the standing; `health` is None where this node is no candidate."""
+def stand(
+    health: Fitness | None,
+    obstacle: Refusal | None,
+    *,
+    is_witness_only: bool,
+    doubt: Refusal | None = None,
+) -> Standing:
+    """Return the standing; `health` is None where this node is no candidate.
+
+    An obstacle keeps it from holding the address; with a doubt it comes after every other candidate.
+    """
     if is_witness_only or health is None:
         return Standing("NotCandidate")
     if obstacle is not None:
         return Standing("Unfit", health.score, obstacle.reason, obstacle.message, health.checks)
+    if health.is_fit and doubt is not None:
+        return Standing("Fit", LOWEST_SCORE, doubt.reason, doubt.message, health.checks)
     return Standing(health.fit, health.score, health.reason, health.message, health.checks)

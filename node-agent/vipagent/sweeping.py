@@ -8,20 +8,21 @@ node's retirement are two things, and this is the second: `vipkeeper-keeper --cl
 | what a keeper leaves | after SIGTERM | after SIGKILL |
 |---|---|---|
 | addresses with our mark | none | for 6 s at most, silent as soon as the lease has run out |
-| the fence on each guarded link, and its map | until the node restarts | the same |
-| the clsact of each guarded link, in which its filters were | until the node restarts | the same |
+| routes and rules with our mark | none | what does not go with the addresses (`vipagent.routing`) |
+| the fence on each guarded link, and its map; or nftables | until the node restarts | the same |
+| the clsact of each guarded link, where BPF has its filters | until the node restarts | the same |
 | the plan with the heartbeat keys, in the state folder | yes | yes |
 | promises (incarnation, terms, witness configurations), in the state folder | yes | yes |
 
-Swept are addresses, fence and plan. An empty clsact does nothing, and nobody can tell ours from one that a
-network plugin is about to use: it stays until the node restarts, or somebody deletes it. Promises stay, a few
-hundred bytes: a node that comes back must keep them, and
-one that does not is not harmed. What services started is for a keeper to stop: it is named (`still_started`).
-Sysctls, routes, nftables and /sys/fs/bpf are never touched by a keeper.
+Swept are addresses, routes, rules, fence and plan. An empty clsact does nothing, and nobody can tell ours
+from one that a network plugin is about to use: it stays until the node restarts, or somebody deletes it.
+Promises stay, a few hundred bytes: a node that comes back must keep them, and one that does not is not
+harmed. What services started is for a keeper to stop: it is named (`still_started`).
+Sysctls, routes and rules of others, other tables of nftables and /sys/fs/bpf are never touched by a keeper.
 
-Addresses go before the fence that keeps them silent does. No keeper may run meanwhile, so a keeper's place
-is taken first, for as long as that takes (`tenancy`). A keeper with another state folder is waited for too,
-but its folder is not swept of its plan.
+Routes and rules go before the addresses, and these before the fence that keeps them silent. No keeper may
+run meanwhile, so a keeper's place is taken first, for as long as that takes (`tenancy`). A keeper with
+another state folder is waited for too, but its folder is not swept of its plan.
 
 Where keepers may be there to stay, the wait needs an end, after which the place is never claimed: whoever
 tried on would win it at the keeper's next restart, and keep the node without one.
@@ -34,8 +35,8 @@ import math
 import time
 from typing import TYPE_CHECKING, Final
 
+from vipagent import fences
 from vipagent.disk import FolderTaken
-from vipagent.fence import Fence
 from vipagent.kernel import Kernel
 from vipagent.ledger import Ledger
 from vipagent.tenancy import NetworkTaken, claim
@@ -86,14 +87,14 @@ async def sweep(disk: Disk) -> None:
     What was refused half way is found again by the next sweep.
     """
     disk.forget_plan()
-    with Fence.load() as fence:
-        async with Kernel.open() as kernel:
-            links = (await kernel.observe()).links
-            for link in links:
-                for bound in link.addresses:
-                    if bound.is_ours:
-                        await kernel.unbind(bound.ip, link.index)
-                        _log.info("Removed %s from %s", bound.ip, link.name)
-            for link in links:
-                if await kernel.unguard(link.index, fence):
-                    _log.info("Removed the fence from %s", link.name)
+    async with Kernel.open() as kernel:
+        view = await kernel.observe()
+        for entry in view.entries:
+            await kernel.withdraw(entry)
+            _log.info("Removed the %s", entry)
+        for link in view.links:
+            for bound in link.addresses:
+                if bound.is_ours:
+                    await kernel.unbind(bound.ip, link.index)
+                    _log.info("Removed %s from %s", bound.ip, link.name)
+        await fences.retire(kernel, None)

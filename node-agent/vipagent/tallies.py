@@ -15,7 +15,7 @@ from vipapi.nodestatus import State
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from vipagent.workload import Fault, Outcome
+    from vipagent.runs import Fault, Outcome
     from vipapi.nodeplan import ServicePlan
 
 _STATES: Final = get_args(State)

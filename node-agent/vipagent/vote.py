@@ -8,6 +8,11 @@ echoes a `sent_at_ns` so early that a lease that rests on it ends with the vote.
 Terms: the object keeps a ceiling that no term granted under this vote may pass. Who takes the vote from
 another has that ceiling as its floor. It also keeps the highest epoch of its holders, and is not given to
 who is two epochs behind: that is its seal (`vipapi.configuration`).
+
+Once it is not needed any more it is given back, for whoever needs it next may need it at once: the other
+node, when this one dies. First it falls silent; when a lease's time has passed no lease rests on it. Then it
+is forgotten here, and only after that is the courier told. What the courier won before, and tells too late,
+is known by its `since_ns` and counts for nothing.
 """
 
 from __future__ import annotations
@@ -26,13 +31,26 @@ if TYPE_CHECKING:
 class Vote:
     """The API server's voice in one domain, for as long as this node holds it."""
 
-    def __init__(self, *, timing: LeaseTiming) -> None:
+    def __init__(self, *, timing: LeaseTiming, now_ns: int) -> None:
         self._timing = timing
         self._held: link.Vote | None = None
+        self._silent_since_ns: int | None = None
+        self.since_ns = now_ns
+        """When it was given back last: votes that were wanted before are none of its own."""
+        self.is_given_back = False
+
+    def need(self, now_ns: int, *, is_needed: bool) -> None:
+        """Speak while it is needed; later fall silent, and give it back when nothing rests on it."""
+        if is_needed:
+            self._silent_since_ns, self.is_given_back = None, False
+        elif self._silent_since_ns is None:
+            self._silent_since_ns = now_ns
+        elif not self.is_given_back and now_ns - self._silent_since_ns >= self._timing.lease_ns:
+            self._held, self.since_ns, self.is_given_back = None, now_ns, True
 
     def hear(self, vote: link.Vote | None) -> None:
         """Take over what the courier says; None when it says nothing of this domain any more."""
-        self._held = vote
+        self._held = vote if vote is not None and vote.since_ns == self.since_ns else None
 
     def transitions(self, now_ns: int) -> int:
         """How often the vote has changed hands; 0 if it is not held here."""
@@ -48,7 +66,7 @@ class Vote:
     def receive(self, sender: Sender, message: ToWitness, now_ns: int) -> list[Send]:
         """Answer this node's lease; what a vote that is not held has to say is nothing."""
         held = self._held
-        if held is None or held.until_ns <= now_ns:
+        if held is None or held.until_ns <= now_ns or self._silent_since_ns is not None:
             return []
         if isinstance(message, Release):
             return [Send(sender.node, Released(sender.incarnation, message.round, message.key))]

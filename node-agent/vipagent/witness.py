@@ -47,6 +47,7 @@ from vipagent.messages import (
     ToWitness,
     Want,
 )
+from vipapi.nodeplan import MOST_CEILING, MOST_FLOOR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -129,7 +130,8 @@ class Witness:
         self._is_silent = True
         self._term_floor = term_ceiling or 0
         self._kept_ceiling = term_ceiling
-        self._term_ceiling = self._term_floor + _TERMS_AHEAD
+        self._term_ceiling = 0
+        self._raise_ceiling(self._term_floor)
         self._claims: dict[str, Key] = {}
         self._due_ns = _NEVER_NS
         self._rosters: dict[Key, Roster] = {}
@@ -168,10 +170,14 @@ class Witness:
 
     def raise_floor(self) -> None:
         """A new configuration is in force: from now on every term must be above all that were granted."""
-        self.take_floor(max(self._terms.values(), default=0))
+        self._raise_floor(max(self._terms.values(), default=0))
 
     def take_floor(self, floor: int) -> None:
-        """Somebody who knows asks that every term be above this one."""
+        """Somebody who knows asks that every term be above this one; who leaves no room does not know."""
+        if floor <= MOST_FLOOR:
+            self._raise_floor(floor)
+
+    def _raise_floor(self, floor: int) -> None:
         self._term_floor = max(self._term_floor, floor)
         self._leave_room_above(self._term_floor)
 
@@ -293,7 +299,10 @@ class Witness:
 
     def _leave_room_above(self, term: int) -> None:
         if term + _TERMS_AHEAD // 2 > self._term_ceiling:
-            self._term_ceiling = term + _TERMS_AHEAD
+            self._raise_ceiling(term)
+
+    def _raise_ceiling(self, term: int) -> None:
+        self._term_ceiling = max(self._term_ceiling, min(term + _TERMS_AHEAD, MOST_CEILING))
 
     def _refusal(self, sender: Sender, want: Want, now_ns: int) -> Denied | None:
         """Why not; None to grant it. A lease that is held needs no new term: nothing is opened by it."""

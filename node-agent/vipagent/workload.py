@@ -1,19 +1,7 @@
 """The services of one VirtualIP on this node: what is started and stopped, and what must be known before.
 
-Each service has at most one copy here:
-
-                    Start                    Started
-        STOPPED ──────────────▶ STARTING ──────────────▶ ACTIVE
-           ▲                       │ StartFailed, silence,   │ Died, another workload,
-           │                       │ the stack stops         │ the stack stops
-           │        Stopped        ▼           Stop          ▼
-           └───────────────── STOPPING ◀─────────────────────┘
-           │                       │ ▲
-           │        Stopped        ▼ │ StopFailed; Stop is said again
-           └─────────────── STOP FAILED ◀── what an earlier keeper left behind
-
-and together they are a stack. It goes up one after another in the plan's order, those that start before the
-address first, and comes down in reverse:
+Each service has at most one copy here (`copies`), and together they are a stack. It goes up one after another
+in the plan's order, those that start before the address first, and comes down in reverse:
 
         lose ───────────────────────────────────────────────────────▶ DOWN, everything at once
         leave, or a service failed (for its hold-off, 60 to 600 s) ─▶ DOWN, in reverse, the lease still held
@@ -52,7 +40,8 @@ The rules:
     that is heard a minute after it.
 
 Rule 1's time begins when the lease was won, for by then the former owner's had ended. Its leash gives it its
-stop timeout by its own clock, and `leash_ns` allows for both clocks being wrong by a tenth.
+stop timeout by its own clock, and `leash_ns` allows for both clocks being wrong by a tenth. The times of
+rules 1, 9 and 10 are in `suspects`; how long a failure keeps this node off is in `holdoff`.
 
 Facts go in with `now_ns` (CLOCK_BOOTTIME), and `step` says what to do. Each deed is said once, but for a Stop
 that nothing was heard of, which is repeated: `Stopped` is what others wait for.
@@ -60,207 +49,22 @@ that nothing was heard of, which is repeated: `Stopped` is what others wait for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
-from vipagent.effects import MILLISECOND
+from vipagent.copies import Copy
+from vipagent.holdoff import HoldOff
 from vipagent.nodeview import Refusal
+from vipagent.runs import Deed, Fault, Runs, Start, Stop
+from vipagent.suspects import Questioning, ended_within_ms
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
+    from vipagent.runs import Outcome
     from vipapi.nodeplan import ServicePlan
+    from vipapi.nodestatus import State
 
-State = Literal["Stopped", "Waiting", "Starting", "Active", "Stopping", "Failed", "StopFailed"]
-
-FIRST_HOLD_OFF_S: Final = 60
-LONGEST_HOLD_OFF_S: Final = 600
-
-_SECOND: Final = 1000 * MILLISECOND
-_FORGIVEN_AFTER_NS: Final = 3600 * _SECOND
-_SILENCE_NS: Final = 5 * _SECOND
-_LEFTOVER_STOP_MS: Final = 30_000
 _MESSAGE_LENGTH: Final = 1024
-_UNANSWERED_NS: Final = 2 * _SECOND
-_OFF_BY_THEN_NS: Final = 60 * _SECOND
-
-FENCED_AFTER_MS: Final = 5_000
-"""How long after the stop timeout a leash may take until its node is being restarted (`fences`)."""
-
-
-def ended_within_ms(service: ServicePlan) -> int:
-    """How long after its lease's end a node's copy may last by that node's clock, whatever becomes of it."""
-    return service.stop_timeout_ms + (FENCED_AFTER_MS if service.fences else 0)
-
-
-def leash_ns(within_ms: int) -> int:
-    """How long this node waits for what another one's leash does within so many of its own milliseconds.
-
-    Its clock may be a tenth slow and this one a tenth fast; a second is for the kill itself.
-    """
-    return within_ms * MILLISECOND * 11 // 9 + _SECOND
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Start the service; `run` names this start: no other on this node since it booted has the same."""
-
-    service: ServicePlan
-    term: int
-    run: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Stop that run of the service and say what became of it; 0 is what an earlier keeper left behind."""
-
-    service_id: str
-    run: int
-
-
-Deed = Start | Stop
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one run of a service.
-
-    `Stopped` is the last word: nothing of that run is left and nothing of it will be started. The other kinds
-    do not say that nothing is left.
-    """
-
-    service_id: str
-    run: int
-    kind: Literal["Started", "StartFailed", "Stopped", "StopFailed", "Died"]
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A service of that term did not start, died, failed its checks, or (`is_stop`) could not be stopped."""
-
-    service: ServicePlan
-    term: int
-    message: str
-    is_stop: bool = False
-
-
-class Runs:
-    """The numbers of all starts on a node: no two are the same, nor the same as before the keeper started."""
-
-    def __init__(self) -> None:
-        self._last = 0
-
-    def next(self, now_ns: int) -> int:
-        """Return a number that nobody had; the clock makes it differ from those of keepers before."""
-        self._last = max(self._last + 1, now_ns)
-        return self._last
-
-
-@dataclass(slots=True)
-class _Suspect:
-    """Another node that may run a copy of a service.
-
-    `within_ms` is the longest that its leash may take to end it, and `since_ns` when its lease was over, or
-    when it last said that it runs it. It is cleared once it is known to run none, for it cannot have one
-    again in this tenure. Once it has denied, no time clears it but that which it promised.
-    """
-
-    within_ms: int
-    since_ns: int
-    is_cleared: bool = False
-    has_denied: bool = False
-    fenced_within_ms: int | None = None
-
-    @property
-    def leash_ns(self) -> int | None:
-        """How long it takes at the most until its copy has ended; None while only the node can say so."""
-        if not self.has_denied:
-            return leash_ns(self.within_ms)
-        return None if self.fenced_within_ms is None else leash_ns(self.fenced_within_ms)
-
-    def renew(self, since_ns: int) -> None:
-        """It may run a copy after all, and time counts from here."""
-        self.since_ns, self.is_cleared = since_ns, False
-
-    def clear(self) -> None:
-        """It runs none, and will not in this tenure."""
-        self.is_cleared, self.has_denied, self.fenced_within_ms = True, False, None
-
-    def deny(self, fenced_within_ms: int | None, now_ns: int) -> None:
-        """It cannot stop its copy; what it promises counts from now."""
-        self.has_denied, self.fenced_within_ms = True, fenced_within_ms
-        self.since_ns = max(now_ns, self.since_ns)
-
-
-@dataclass(slots=True)
-class _Copy:
-    """This node's copy of one service, and who else may have one.
-
-    `service` is what was started. `due_ns` is when Stop must be said (again), or a start has been silent for
-    too long. What is shown is as of the last step.
-    """
-
-    shown_since_ns: int
-    service: ServicePlan | None = None
-    state: Literal["Stopped", "Starting", "Active", "Stopping", "StopFailed"] = "Stopped"
-    run: int = 0
-    term: int = 0
-    due_ns: int = 0
-    message: str = ""
-    suspects: dict[str, _Suspect] = field(default_factory=dict)
-    shown: State = "Stopped"
-    shown_message: str = ""
-
-    @property
-    def is_up(self) -> bool:
-        return self.state in ("Starting", "Active")
-
-    @property
-    def is_down(self) -> bool:
-        return self.state == "Stopped"
-
-    @property
-    def patience_ns(self) -> int:
-        """How long a Stop may go without an answer."""
-        stop_ms = self.service.stop_timeout_ms if self.service else _LEFTOVER_STOP_MS
-        return stop_ms * MILLISECOND + _SILENCE_NS
-
-    @property
-    def uncleared(self) -> dict[str, _Suspect]:
-        return {node: suspect for node, suspect in sorted(self.suspects.items()) if not suspect.is_cleared}
-
-    def suspect(self, node: str, within_ms: int, since_ns: int) -> _Suspect:
-        """Count the node among those that may run a copy; whoever does so already is given no less time."""
-        suspect = self.suspects.setdefault(node, _Suspect(within_ms, since_ns))
-        suspect.within_ms = max(within_ms, suspect.within_ms)
-        return suspect
-
-    def doubt(self, since_ns: int) -> None:
-        """Forget who said that it runs none: time counts from here. Who could not stop it has to say more."""
-        for suspect in self.suspects.values():
-            suspect.renew(since_ns)
-
-    def end(self, message: str, now_ns: int) -> None:
-        """Have it stopped with the next step."""
-        self.state, self.message, self.due_ns = "Stopping", message, now_ns
-
-
-@dataclass(slots=True)
-class _Trouble:
-    """The failures so far; `blamed` are the services with the generation that failed.
-
-    `held_until_ns` is None once the hold-off of the last one is over.
-    """
-
-    failures: int
-    blamed: Mapping[str, int]
-    message: str
-    held_until_ns: int | None
-
-    @property
-    def hold_off_s(self) -> int:
-        return min(FIRST_HOLD_OFF_S << min(self.failures - 1, 10), LONGEST_HOLD_OFF_S)
 
 
 class Stack:
@@ -282,11 +86,9 @@ class Stack:
         self._plans: dict[str, ServicePlan] = {}
         self._others: frozenset[str] = frozenset()
         self._can_fence = can_fence
-        self._named: frozenset[str] = frozenset()
-        self._off: dict[str, int] = {}
-        self._asking_since_ns: int | None = None
+        self._questioning = Questioning()
         self._copies = {
-            service_id: _Copy(
+            service_id: Copy(
                 now_ns,
                 state="StopFailed",
                 due_ns=now_ns,
@@ -298,14 +100,11 @@ class Stack:
         self._term: int | None = None
         self._is_leaving = False
         self._is_bound = False
-        self._trouble: _Trouble | None = None
-        self._active_since_ns: int | None = None
+        self._hold_off = HoldOff()
         self._runs = runs or Runs()
         self._is_draining = False
         self._elsewhere: frozenset[str] = frozenset()
         self._faults: list[Fault] = []
-
-    # What the shell and the report ask -----------------------------------------------------------
 
     @property
     def may_bind(self) -> bool:
@@ -375,9 +174,9 @@ class Stack:
 
         An owner with such a copy stays: it could not give the lease away, and its other services run.
         """
-        if self._is_held_off:
-            assert self._trouble is not None
-            return _refusal(f"{self._trouble.message}; {self._hold_off_told}")
+        trouble = self._hold_off.trouble
+        if trouble is not None:
+            return _refusal(f"{trouble.message}; {trouble.told}")
         for service in self._services:
             copy = self._copies[service.id]
             if copy.state == "StopFailed" and self._term is None:
@@ -428,18 +227,10 @@ class Stack:
     def deadline_ns(self) -> int | None:
         """When `step` has something to do by time alone."""
         due = [copy.due_ns for copy in self._copies.values() if copy.state not in ("Stopped", "Active")]
-        trouble = self._trouble
-        if trouble is not None and trouble.held_until_ns is not None:
-            due.append(trouble.held_until_ns)
-        elif trouble is not None and self._active_since_ns is not None:
-            due.append(self._active_since_ns + _FORGIVEN_AFTER_NS)
         service = self._next
         free_ns = None if service is None else self._free_ns(service)
-        if free_ns is not None:
-            due.append(free_ns)
+        due += [each for each in (self._hold_off.deadline_ns, free_ns) if each is not None]
         return min(due, default=None)
-
-    # What happens to it --------------------------------------------------------------------------
 
     def assign(
         self,
@@ -459,11 +250,9 @@ class Stack:
         within which their leashes end it.
         """
         self._believe(now_ns)
-        self._off = {node: self._off[node] for node in self._off if node in out_of_service}
-        self._off |= dict.fromkeys(out_of_service - self._named, now_ns)
-        self._named = out_of_service
+        self._questioning.assign(out_of_service, now_ns)
         for service in services:
-            copy = self._copies.setdefault(service.id, _Copy(now_ns))
+            copy = self._copies.setdefault(service.id, Copy(now_ns))
             for node in others:
                 copy.suspect(node, ended_within_ms(service), now_ns)
             planned = self._plans.get(service.id)
@@ -475,17 +264,13 @@ class Stack:
                 copy.doubt(now_ns)
             for node, suspect in copy.suspects.items():
                 if suspect.has_denied and node in self._others - others:
-                    suspect.has_denied, suspect.since_ns = False, now_ns
+                    suspect.forgive(now_ns)
         self._plans = {each.id: each for each in services}
         self._others = others
         self._copies = {
             key: copy for key, copy in self._copies.items() if key in self._plans or not copy.is_down
         }
-        if self._trouble is not None and any(
-            key not in self._plans or self._plans[key].generation != generation
-            for key, generation in self._trouble.blamed.items()
-        ):
-            self._trouble = None
+        self._hold_off.assign(self._plans)
 
     def own(
         self, term: int, since_ns: int, now_ns: int, former: str | None = None, *, seen_ns: int = 0
@@ -499,8 +284,8 @@ class Stack:
             return
         self.lose(now_ns)
         self._term = term
-        if former is not None and seen_ns > self._off.get(former, seen_ns):
-            del self._off[former]
+        if former is not None:
+            self._questioning.seen(former, seen_ns)
         for key, service in self._plans.items():
             if former is not None:
                 self._copies[key].suspect(former, ended_within_ms(service), since_ns)
@@ -518,7 +303,7 @@ class Stack:
         """The lease is over: everything stops at once (rule 6)."""
         self._term = None
         self._is_leaving = self._is_bound = False
-        self._asking_since_ns = None
+        self._questioning.end()
         self._is_draining = not self.is_vacant
         for copy in self._copies.values():
             if copy.is_up:
@@ -528,6 +313,10 @@ class Stack:
         """The addresses are bound: what starts behind them may."""
         self._is_bound = self._term is not None and self.may_bind
 
+    def unbound(self, now_ns: int) -> None:  # noqa: ARG002 - every fact comes with its time
+        """The addresses are gone, the lease may stand: what starts behind them waits; what runs goes on."""
+        self._is_bound = False
+
     def confirm(self, node: str, service_ids: Collection[str], now_ns: int, *, term: int) -> None:
         """In its answer to a question of this term that node said that it runs none of these."""
         for copy in self._asked_about(service_ids, term):
@@ -536,8 +325,7 @@ class Stack:
     def wait(self, node: str, service_ids: Collection[str], now_ns: int, *, term: int) -> None:
         """It said that it runs these still: the time in which its leash ends them begins now."""
         for copy in self._asked_about(service_ids, term):
-            suspect = copy.suspect(node, 0, now_ns)
-            suspect.since_ns = max(now_ns, suspect.since_ns)
+            copy.suspect(node, 0, now_ns).wait(now_ns)
 
     def deny(
         self,
@@ -558,11 +346,7 @@ class Stack:
 
     def heard(self, nodes: Collection[str], now_ns: int) -> None:
         """These nodes say something to this one, whatever it is (rule 10)."""
-        self._off = {
-            node: said_ns
-            for node, said_ns in self._off.items()
-            if node not in nodes or now_ns < said_ns + _OFF_BY_THEN_NS
-        }
+        self._questioning.heard(nodes, now_ns)
 
     def fail(self, message: str, now_ns: int) -> None:
         """The services' health checks say that what is active does not work."""
@@ -596,8 +380,6 @@ class Stack:
                 if outcome.service_id not in self._plans:
                     del self._copies[outcome.service_id]
 
-    # What to do ----------------------------------------------------------------------------------
-
     def step(self, now_ns: int, elsewhere: frozenset[str] = frozenset()) -> list[Deed]:
         """Return what to do now, in this order.
 
@@ -606,23 +388,18 @@ class Stack:
         self._elsewhere = elsewhere
         self._is_draining = self._is_draining and not self.is_vacant
         self._expire(now_ns)
-        if not self._may_come_up:
-            self._asking_since_ns = None
-        elif self._asking_since_ns is None:
-            self._asking_since_ns = now_ns
+        if self._may_come_up:
+            self._questioning.begin(now_ns)
+        else:
+            self._questioning.end()
         self._believe(now_ns)
         self._come_down(now_ns)
         if not self.may_bind:
             self._is_bound = False
         deeds: list[Deed] = [*self._stops(now_ns), *self._starts(now_ns)]
-        if not self.is_active:
-            self._active_since_ns = None
-        elif self._active_since_ns is None:
-            self._active_since_ns = now_ns
+        self._hold_off.see(is_active=self.is_active, now_ns=now_ns)
         for key, copy in self._copies.items():
-            state, copy.shown_message = self._shown(key, copy)
-            if state != copy.shown:
-                copy.shown, copy.shown_since_ns = state, now_ns
+            copy.show(*self._shown(key, copy), now_ns)
         assert self._term is not None or not any(copy.is_up for copy in self._copies.values())
         return deeds
 
@@ -630,13 +407,7 @@ class Stack:
         for copy in self._copies.values():
             if copy.state == "Starting" and now_ns >= copy.due_ns:
                 self._break(copy, "nothing was heard of its start", now_ns)
-        trouble = self._trouble
-        if trouble is None:
-            return
-        if trouble.held_until_ns is not None and now_ns >= trouble.held_until_ns:
-            trouble.held_until_ns = None
-        if self._active_since_ns is not None and now_ns >= self._active_since_ns + _FORGIVEN_AFTER_NS:
-            self._trouble = None
+        self._hold_off.expire(now_ns)
 
     def _come_down(self, now_ns: int) -> None:
         """End what is planned no more or otherwise, and the next of all while the stack must come down."""
@@ -669,15 +440,9 @@ class Stack:
         if service is None or free_ns is None or now_ns < free_ns:
             return []
         assert self._term is not None
-        copy = self._copies[service.id]
-        copy.run, copy.term = self._runs.next(now_ns), self._term
-        copy.state, copy.service, copy.message = "Starting", service, ""
-        copy.due_ns = now_ns + service.start_timeout_ms * MILLISECOND + _SILENCE_NS
-        copy.suspects = {
-            node: _Suspect(ended_within_ms(service), now_ns, is_cleared=service.is_singleton)
-            for node in self._others
-        }
-        return [Start(service, self._term, copy.run)]
+        start = Start(service, self._term, self._runs.next(now_ns))
+        self._copies[service.id].begin(start, self._others, now_ns)
+        return [start]
 
     @property
     def _services(self) -> list[ServicePlan]:
@@ -714,66 +479,27 @@ class Stack:
         )
 
     @property
-    def _is_held_off(self) -> bool:
-        return self._trouble is not None and self._trouble.held_until_ns is not None
-
-    @property
     def _may_come_up(self) -> bool:
         return self._term is not None and not self._must_come_down
 
     @property
     def _must_come_down(self) -> bool:
-        return self._is_leaving or self._is_held_off
+        return self._is_leaving or self._hold_off.trouble is not None
 
-    # Who else may run it -------------------------------------------------------------------------
-
-    def _asked_about(self, service_ids: Iterable[str], term: int) -> list[_Copy]:
+    def _asked_about(self, service_ids: Iterable[str], term: int) -> list[Copy]:
         """Rule 4: what an answer is about, if it is one to a question of this tenure."""
         return [self._copies[each] for each in service_ids if each in self._plans and self._term == term]
 
-    def _deniers(self, service: ServicePlan) -> list[str]:
-        """Return the nodes that could not stop it, and that no time frees."""
-        uncleared = self._copies[service.id].uncleared
-        return [node for node, suspect in uncleared.items() if self._ended_ns(node, suspect) is None]
-
-    def _ended_ns(self, node: str, suspect: _Suspect) -> int | None:
-        """When a node has no copy any more; None while only the node can say so."""
-        length_ns, off_ns = suspect.leash_ns, self._off_ns(node, suspect)
-        if length_ns is None:
-            return off_ns
-        ended_ns = suspect.since_ns + length_ns
-        if suspect.has_denied:
-            ended_ns = max(ended_ns, (self._asking_since_ns or 0) + _UNANSWERED_NS)
-        return ended_ns if off_ns is None else min(ended_ns, off_ns)
-
-    def _off_ns(self, node: str, suspect: _Suspect) -> int | None:
-        """Rule 10: from when on a node counts as off; None where nobody says so."""
-        said_ns, asking_ns = self._off.get(node), self._asking_since_ns
-        if said_ns is None or asking_ns is None:
-            return None
-        return max(said_ns, asking_ns, suspect.since_ns) + _UNANSWERED_NS
-
     def _believe(self, now_ns: int) -> None:
-        """Clear whoever is said to be off and has not spoken since."""
         for copy in self._copies.values():
-            for node, suspect in copy.uncleared.items():
-                off_ns = self._off_ns(node, suspect)
-                if off_ns is not None and now_ns >= off_ns:
-                    suspect.clear()
+            self._questioning.believe(copy.uncleared, now_ns)
 
     def _free_ns(self, service: ServicePlan) -> int | None:
         """Rule 1: when no other node has a copy any more; None while only a node can say so."""
-        ends_ns = [0]
-        for node, suspect in self._copies[service.id].uncleared.items() if service.is_singleton else ():
-            ended_ns = self._ended_ns(node, suspect)
-            if ended_ns is None:
-                return None
-            ends_ns.append(ended_ns)
-        return max(ends_ns)
+        uncleared = self._copies[service.id].uncleared if service.is_singleton else {}
+        return self._questioning.free_ns(uncleared)
 
-    # Failures ------------------------------------------------------------------------------------
-
-    def _break(self, copy: _Copy, message: str, now_ns: int) -> None:
+    def _break(self, copy: Copy, message: str, now_ns: int) -> None:
         """It is not up any more although it was to be; if it was not, that is no failure."""
         if not copy.is_up:
             return
@@ -784,30 +510,20 @@ class Stack:
             self._blame([service.id], f"{service.title}: {message}", now_ns)
 
     def _blame(self, service_ids: Iterable[str], message: str, now_ns: int) -> None:
-        failures = 1 + (self._trouble.failures if self._trouble else 0)
         assert self._term is not None
         blamed = {each: self._plans[each].generation for each in service_ids}
         self._faults += [Fault(self._plans[each], self._term, message) for each in blamed]
-        self._trouble = trouble = _Trouble(failures, blamed, message, None)
-        trouble.held_until_ns = now_ns + trouble.hold_off_s * _SECOND
-        self._active_since_ns = None
+        self._hold_off.blame(blamed, message, now_ns)
 
-    @property
-    def _hold_off_told(self) -> str:
-        assert self._trouble is not None
-        return f"this node is kept off for {self._trouble.hold_off_s} s"
-
-    # What people read ----------------------------------------------------------------------------
-
-    def _shown(self, key: str, copy: _Copy) -> tuple[State, str]:
+    def _shown(self, key: str, copy: Copy) -> tuple[State, str]:
         service = self._plans.get(key)
         if not copy.is_down or service is None:
             return copy.state, copy.message[:_MESSAGE_LENGTH]
-        if self._is_held_off:
-            assert self._trouble is not None
-            if key in self._trouble.blamed:
-                return "Failed", f"{self._trouble.message[:_MESSAGE_LENGTH]}; {self._hold_off_told}"
-            return "Stopped", f"with another that failed: {self._trouble.message}"[:_MESSAGE_LENGTH]
+        trouble = self._hold_off.trouble
+        if trouble is not None:
+            if key in trouble.blamed:
+                return "Failed", f"{trouble.message[:_MESSAGE_LENGTH]}; {trouble.told}"
+            return "Stopped", f"with another that failed: {trouble.message}"[:_MESSAGE_LENGTH]
         if self._may_come_up:
             return "Waiting", self._obstacle_to(service)[:_MESSAGE_LENGTH]
         return "Stopped", ""
@@ -822,20 +538,7 @@ class Stack:
                 return f"starts when {earlier.name} is active"
         if not service.is_first and not self._is_bound:
             return "starts when the addresses are bound"
-        deniers = self._deniers(service)
-        if deniers:
-            return (
-                f"could not be stopped on {', '.join(deniers)}: end it there, or take the node out of the "
-                "service's nodes if it is dead"
-            )
-        uncleared = self._copies[service.id].uncleared
-        longest_s = max((suspect.leash_ns or 0) // _SECOND for suspect in uncleared.values())
-        restarting = [node for node, suspect in uncleared.items() if suspect.fenced_within_ms is not None]
-        return (
-            f"waits for {', '.join(uncleared)} to confirm that it does not run there, "
-            f"for {longest_s} s at the longest"
-            + (f"; {', '.join(restarting)} could not stop it and restarts itself" if restarting else "")
-        )
+        return self._questioning.told(self._copies[service.id].uncleared)
 
 
 def _is_same(running: ServicePlan | None, planned: ServicePlan) -> bool:

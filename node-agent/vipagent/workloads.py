@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from vipagent.eventhooks import EventHooks, Occasion, no_hooks
 from vipagent.messages import Inquire, Vacant
 from vipagent.nodeview import Refusal
+from vipagent.runs import Runs, Start
+from vipagent.suspects import ended_within_ms
 from vipagent.tallies import Tallies
-from vipagent.workload import Runs, Stack, Start, ended_within_ms
+from vipagent.workload import Stack
 from vipapi.nodestatus import ServiceStatus
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from vipagent.eventhooks import RunHook
     from vipagent.runner import Runner
-    from vipagent.workload import Outcome
+    from vipagent.runs import Outcome
     from vipapi.nodeplan import ServicePlan, VirtualIPPlan
     from vipapi.nodestatus import Problem
 
@@ -157,8 +159,6 @@ class Workloads:
         await self._runner.close()
         await self._hooks.close()
 
-    # What the keeper tells -----------------------------------------------------------------------
-
     def assign(
         self,
         vips: Iterable[VirtualIPPlan],
@@ -259,6 +259,7 @@ class Workloads:
         following = self._followings.get(uid)
         if following is not None:
             following.is_bound = False
+            following.stack.unbound(self._now_ns())
             self.look()
 
     def leave(self, uid: str, *, is_leaving: bool) -> None:
@@ -314,8 +315,6 @@ class Workloads:
             self._leftovers -= {outcome.service_id}
             self._left.pop(outcome.service_id, None)
         self.look()
-
-    # What the keeper asks ------------------------------------------------------------------------
 
     def may_bind(self, uid: str) -> bool:
         """Whether the addresses of a VirtualIP may be bound as far as its services go."""
@@ -418,8 +417,6 @@ class Workloads:
             waiting: asyncio.Future[None] = self._loop.create_future()
             following.waiting.append(waiting)
             await waiting
-
-    # The loop ------------------------------------------------------------------------------------
 
     def look(self) -> None:
         """Do what is due, and tell."""

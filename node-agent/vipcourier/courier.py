@@ -3,10 +3,11 @@
 - Whenever the watch has news, and only once it has a complete listing of every kind, the plan is made
   anew and offered to the link if it differs from the last.
 - Whenever the keeper reports (or falls silent), the VIPNode's status is decided anew and applied if it
-  differs. The VIPNode is made when it is missing. Its owner is the Node, with which Kubernetes deletes it;
-  so none is made where there is no Node, for it would stay for ever. It is not watched: nobody else writes
-  it, and to watch it would bring every node's every change to every courier. It is read again every
-  `REREAD_S`, so that one deleted or edited by hand is put right.
+  differs, after a pause that grows while news keep coming. The VIPNode is made when it is missing. Its
+  owner is the Node, with which Kubernetes deletes it; so none is made where there is no Node, for it would
+  stay for ever. It is not watched: nobody else writes it, and to watch it would bring every node's every
+  change to every courier. It is read again every `REREAD_S`, so that one deleted or edited by hand is put
+  right.
 - The link keeps itself connected.
 - While health checks ask for Pods (`pods`), these are listed, `MOST_LOOKS` times every `LOOK_S`. What is
   found is part of the plan, which is made anew when that changes.
@@ -68,6 +69,7 @@ MANAGER = "vipkeeper-courier"
 WATCHED = (VIRTUAL_IPS, SERVICE_FAILOVERS, FAILOVER_DOMAINS, NODES, SECRETS)
 PLAN_PAUSE_S = 0.01
 WRITE_PAUSE_S = 0.05
+LONGEST_WRITE_PAUSE_S = 2.0
 REREAD_S = 30.0
 LOOK_S = 1.0
 MOST_LOOKS = 16
@@ -288,7 +290,7 @@ class Courier:
         self._loop.call_later(status.PATIENCE_S, self._to_write.set)
 
     async def _write(self) -> None:
-        retry_s = FIRST_RETRY_S
+        retry_s, pause_s = FIRST_RETRY_S, WRITE_PAUSE_S
         while True:
             is_due = True
             try:
@@ -317,7 +319,8 @@ class Courier:
             if retry_s != FIRST_RETRY_S:
                 _log.info("The VIPNode is written again")
             retry_s = FIRST_RETRY_S
-            await asyncio.sleep(WRITE_PAUSE_S)
+            await asyncio.sleep(pause_s)
+            pause_s = next_write_pause_s(pause_s, is_busy=self._to_write.is_set())
 
     async def _apply(self) -> None:
         """Write the status where it differs; raises `ApiError`."""
@@ -385,6 +388,16 @@ class Courier:
                 self._loop.call_soon_threadsafe(partial(call, *given, **named))
 
         return from_a_thread
+
+
+def next_write_pause_s(last_s: float, *, is_busy: bool) -> float:
+    """Return how long to write nothing after the next write, `last_s` after the last one.
+
+    `is_busy` is whether something changed in that time. What changes once is written at once. Where a
+    thousand addresses start or move, every node has news all the time, and each write has the whole of it: so
+    the longer that goes on, the more rarely.
+    """
+    return min(2 * last_s, LONGEST_WRITE_PAUSE_S) if is_busy else WRITE_PAUSE_S
 
 
 def _read(document: dict[str, Any]) -> _Own:

@@ -7,6 +7,7 @@ from prometheus_client import Counter, Gauge, start_http_server
 from vipapi import __version__
 
 keeper_connected = Gauge("vipkeeper_courier_keeper_connected", "1 while the keeper's socket is connected.")
+tasks = Gauge("vipkeeper_courier_tasks", "Tasks of the courier's event loop that have not ended.")
 plans_sent = Counter("vipkeeper_courier_plans_sent_total", "Plans handed to the keeper.")
 plan_bytes = Gauge("vipkeeper_courier_plan_bytes", "Size of the newest plan.")
 plan_problems = Gauge("vipkeeper_courier_plan_problems", "Objects that the newest plan could not use.")

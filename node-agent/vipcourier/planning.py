@@ -29,13 +29,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
-from vipapi import timing
+from vipapi import nodeplan, timing
 from vipapi.addresses import parse_all
-from vipapi.candidates import is_held_alone, nominate
+from vipapi.candidates import is_held_alone, nominate, roster
 from vipapi.configuration import Configuration, Member, fingerprint
 from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Plan, Timing, VirtualIPPlan
 from vipapi.resources import (
@@ -56,6 +57,7 @@ from vipcourier.services import Failovers, service_checks, service_plans
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from vipapi.candidates import Roster
     from vipapi.healthchecks import HealthCheck
     from vipapi.nodeplan import ServicePlan
     from vipapi.resources import DomainNode
@@ -142,6 +144,7 @@ class Planner:
         self._joints: dict[_JointKey, _Joint] = {}
         self._known_joints: dict[_JointKey, _Joint] = {}
         self._labels: list[tuple[str, tuple[tuple[str, str], ...]]] = []
+        self._planned: dict[str, VirtualIPPlan] = {}
 
     def plan(self, sources: Sources) -> Planned:
         """Return the plan for this world; never raises for what an object says."""
@@ -176,6 +179,7 @@ class Planner:
                 problems.append(f"Secret {good.spec.key.secret_name}: {objection}")
             self._keys[metadata.uid] = keys
             members = [found for found in held if found.good.spec.domain == metadata.name]
+            known = roster(good.spec, nodes)
             domains.append(
                 DomainPlan(
                     name=metadata.name,
@@ -189,7 +193,7 @@ class Planner:
                         _virtual_ip(
                             found,
                             self._joint(
-                                found, followings.get(found.metadata.name, ()), metadata.uid, good, nodes
+                                found, followings.get(found.metadata.name, ()), metadata.uid, good, known
                             ),
                         )
                         for found in members
@@ -200,12 +204,56 @@ class Planner:
                     out_of_service=out_of_service,
                 )
             )
+        planned = self._usable([vip for domain in domains for vip in domain.virtual_ips], problems)
+        stated = () if own is None else own.internal_addresses
+        problems += [
+            f"Node {self._node}: {each!r} among its addresses is no IP address, and is left out"
+            for each in stated
+            if not _is_address(each)
+        ]
         plan = Plan(
             node=self._node,
-            domains=tuple(domains),
-            node_addresses=() if own is None else own.internal_addresses,
+            domains=tuple(
+                msgspec.structs.replace(
+                    domain,
+                    virtual_ips=tuple(planned[vip.uid] for vip in domain.virtual_ips if vip.uid in planned),
+                )
+                for domain in domains
+            ),
+            node_addresses=tuple(filter(_is_address, stated)),
         )
+        self._planned = planned
         return Planned(plan, tuple(problems))
+
+    def _usable(self, wanted: Sequence[VirtualIPPlan], problems: list[str]) -> dict[str, VirtualIPPlan]:
+        """Return, by UID, those that a keeper can act on; in place of another, what was planned of it before.
+
+        One in a plan would have all of it refused. A service that is wanted twice stays where it was.
+        """
+        usable: dict[str, VirtualIPPlan] = {}
+        services: set[str] = set()
+        for vip in sorted(wanted, key=self._newness):
+            before = self._planned.get(vip.uid)
+            objection = _objection(vip, services)
+            if not objection:
+                usable[vip.uid] = vip
+                continue
+            is_kept = before is not None and not _objection(before, services)
+            then = "it stays as it was" if is_kept else "it stays out"
+            problems.append(f"VirtualIP {vip.name} cannot be planned, and {then}: {objection}")
+            if is_kept and before is not None:
+                usable[vip.uid] = before
+        return usable
+
+    def _newness(self, vip: VirtualIPPlan) -> int:
+        """Return when its turn is: first what stays as it was, last what wants services that it had not."""
+        before = self._planned.get(vip.uid)
+        if before is None:
+            return 2
+        if before == vip or _objection(vip, set()):
+            return 0
+        had = {service.id for service in before.services}
+        return 1 if had.issuperset(service.id for service in vip.services) else 2
 
     def _read_nodes(self, documents: Iterable[Document], problems: list[str]) -> list[Node]:
         nodes = []
@@ -243,7 +291,13 @@ class Planner:
             if good is None or metadata.is_deleting or not is_let_in:
                 continue
             self._virtual_ips[uid] = good
-            found.append(_Held(metadata, good, status))
+            held = _Held(metadata, good, status)
+            if _observed_term(held) != (status.term or 0):
+                problems.append(
+                    f"VirtualIP {metadata.name}: its status.term, {status.term}, is none that keepers can "
+                    "have reached and does not count: remove it (kubectl edit --subresource=status)"
+                )
+            found.append(held)
         return found, readable
 
     def _read_domain(
@@ -256,6 +310,8 @@ class Planner:
         try:
             domain = self._reader.read(FailoverDomain, document)
             times = timing.effective(domain.spec)
+            if not 0 < domain.spec.heartbeat.port < 1 << 16:
+                raise ValueError(f"there is no port {domain.spec.heartbeat.port}")  # noqa: TRY301
         except ValueError as error:
             problems.append(f"FailoverDomain {document['metadata']['name']}: {error}")
             metadata, status = metadata_of(document), status_of(FailoverDomainStatus, document)
@@ -277,7 +333,7 @@ class Planner:
         followings: tuple[Following, ...],
         domain_uid: str,
         domain: _GoodDomain,
-        nodes: Sequence[Node],
+        nodes: Roster,
     ) -> _Joint:
         # Labels are matched for every node of the cluster: done again only when something in it changed.
         key = _JointKey(
@@ -290,7 +346,7 @@ class Planner:
         joint = self._known_joints.get(key)
         if joint is None:
             spec = joined(found.good.spec, followings)
-            nominees = nominate(spec, domain.spec, nodes)
+            nominees = nominate(spec, nodes)
             services = service_plans(followings)
             # Where two may own, what may run once could run twice.
             is_once = any(service.is_singleton for service in services)
@@ -318,7 +374,7 @@ def _virtual_ip(found: _Held, joint: _Joint) -> VirtualIPPlan:
         owner=None if election is None else election.owner,
         succession=() if election is None else election.succession,
         based_on_term=0 if election is None else election.based_on_term,
-        observed_term=found.status.term or 0,
+        observed_term=_observed_term(found),
         interface=spec.interface,
         health_checks=spec.health_checks,
         announcement_count=spec.announcement.count,
@@ -326,7 +382,15 @@ def _virtual_ip(found: _Held, joint: _Joint) -> VirtualIPPlan:
         is_held_alone=joint.is_held_alone,
         services=joint.services,
         service_checks=joint.service_checks,
+        routes=spec.routes,
+        rules=spec.rules,
     )
+
+
+def _observed_term(found: _Held) -> int:
+    """Return the term that the status shows, 0 in place of one that cannot have been."""
+    term = found.status.term or 0
+    return term if 0 <= term <= nodeplan.MOST_FLOOR else 0
 
 
 def _newest(
@@ -338,6 +402,8 @@ def _newest(
         why = f"its status shows epoch {told.epoch}, and epoch {before.configuration.epoch} was there before"
     elif told.epoch > 0 and told.hash != fingerprint(metadata.uid, told):
         why = f"the configuration of epoch {told.epoch} in its status is not the one that its hash names"
+    elif not all(_is_address(member.address) for member in (*told.members, *_members(status.members))):
+        why = "a member in its status has no IP address"
     else:
         return _Order(told, _members(status.members))
     problems.append(f"FailoverDomain {metadata.name}: {why}; the witnesses and members stay as they were")
@@ -360,6 +426,25 @@ def _deleted(documents: Iterable[Document]) -> dict[str, tuple[str, ...]]:
         domain = str((document.get("spec") or {}).get("domain") or "default")
         found.setdefault(domain, []).extend(names)
     return {domain: tuple(sorted(names)) for domain, names in found.items()}
+
+
+def _objection(vip: VirtualIPPlan, services: set[str]) -> str:
+    """Return why it cannot be planned beside these services; if it can, its own are added to them."""
+    ids = set(services) if vip.services else services
+    try:
+        nodeplan.check_virtual_ip(vip, ids)
+    except ValueError as error:
+        return str(error)
+    services |= ids
+    return ""
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _gateway_probe(spec: FailoverDomainSpec) -> Literal["Auto", "Off"]:

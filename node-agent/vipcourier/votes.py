@@ -8,7 +8,10 @@ so the Lease's versions are one chain, and nobody compares its clock with anothe
                  unchanged for DURATION on our clock since we first    │
                  saw this version: take it, naming that version        │
                                                ▼                       │
-                                     ours: renew every RENEWAL ────────┘
+                                     ours: renew every RENEWAL ────────┤
+                                               │ its keeper gave it back   │
+                                               ▼                           │
+                                     nobody's: anybody takes it at once ───┘
 
 - The holder's vote ends (DURATION · 0.9/1.1 − MARGIN) after the clock was read *before* the write that
   won or renewed it. The reader's DURATION begins when it had the answer that showed it the version, which
@@ -17,7 +20,12 @@ so the Lease's versions are one chain, and nobody compares its clock with anothe
   cannot surprise anybody: it names a version, and whatever comes after that version is seen.
 - A Lease that is made is nobody's at first, so that one that somebody deleted while it was held is
   waited out like any other.
-- A vote is never released, only not renewed: a lease of addresses that rests on it may still run.
+- A vote that is needed no more is not just left to run out: for DURATION after its last renewal the other
+  node could not get it, and that is when this one may die. The keeper says when no lease rests on it
+  any more, and has forgotten it by then; a version with the duration `FREE_S` is nobody's. A keeper's
+  word is about votes that were asked for before it. Each version says who asked (`CLAIM`), so a process
+  that is late with an old word does not give away what was won since. Without such a word a vote is only
+  not renewed.
 - An answer that shows the same version as before the write means that nothing was written, and that
   nobody else can see a change. It is no vote.
 - While the vote is not needed the Lease is only looked at, each `IDLE_LOOK`. Its versions are known so
@@ -48,10 +56,12 @@ that exists.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from vipapi.link import Vote
+from vipapi.nodeplan import MOST_CEILING
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -60,6 +70,7 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 
+_CLAIM: Final = re.compile(r"([0-9]{1,20})\.([0-9]{1,20})")
 DURATION_S: Final = 3
 DURATION_NS: Final = DURATION_S * 1_000_000_000
 MARGIN_NS: Final = 50_000_000
@@ -74,6 +85,11 @@ LAST_RETRY_NS: Final = 1_000_000_000
 IDLE_LOOK_NS: Final = 1_500_000_000
 TERM_CEILING: Final = "vipkeeper.io/term-ceiling"
 EPOCH: Final = "vipkeeper.io/epoch"
+CLAIM: Final = "vipkeeper.io/claim"
+"""For which keeper's incarnation the version was written, and with which `since_ns`."""
+FREE_S: Final = 1
+"""The duration in a version that nobody holds. Any other write has `DURATION`, also one by a release that
+does not know this; to that release it is a version like any other, which it waits out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +120,14 @@ class Wait:
     until_ns: int
 
 
-Step = Look | Make | Write | Wait
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """Replace the Lease, naming the version in it, by one that nobody holds."""
+
+    lease: Document
+
+
+Step = Look | Make | Write | GiveBack | Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +141,8 @@ class _Seen:
     term_ceiling: int
     epoch: int
     since_ns: int
+    claim: tuple[int, int] | None
+    is_free: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +173,8 @@ class Claim:
         self._tenure: _Tenure | None = None
         self._failures = 0
         self._paused_until_ns = 0
+        self.objection = ""
+        """What of the Lease that was seen last cannot be read, in a sentence; empty if all can."""
 
     def step(self, wanted: VoteWanted, *, now_ns: int, wall: datetime) -> Step:
         """Return what is to be asked now; `wall` is written into the Lease for people to read."""
@@ -160,17 +187,22 @@ class Claim:
     def _claim(self, wanted: VoteWanted, now_ns: int, wall: datetime) -> Step:
         seen = self._seen
         assert seen is not None
+        is_ours = seen.holder == wanted.holder
+        asked = (wanted.incarnation, wanted.since_ns)
+        if wanted.is_given_back and is_ours and not seen.is_free and seen.claim and seen.claim < asked:
+            return GiveBack(_with_spec(seen.lease, leaseDurationSeconds=FREE_S))
         if not wanted.is_needed or seen.epoch > wanted.epoch + 1:
             return self._look(now_ns, LOOK_NS if wanted.is_needed else IDLE_LOOK_NS)
-        if seen.holder == wanted.holder:
+        if is_ours:
             due_ns = now_ns if self._renewed_at_ns is None else self._renewed_at_ns + RENEWAL_NS
             is_news = (
                 wanted.term_ceiling > seen.term_ceiling
                 or wanted.epoch > seen.epoch
                 or not self._is_tenant(seen, wanted)
+                or seen.claim != asked
             )
             return self._write(seen, wanted, now_ns, wall) if now_ns >= due_ns or is_news else Wait(due_ns)
-        free_ns = seen.since_ns + DURATION_NS
+        free_ns = now_ns if seen.is_free else seen.since_ns + DURATION_NS
         if now_ns >= free_ns:
             return self._write(seen, wanted, now_ns, wall)
         return self._look(now_ns, LOOK_NS, at_latest_ns=free_ns)
@@ -193,14 +225,20 @@ class Claim:
         version = (str(metadata.get("uid", "")), str(metadata["resourceVersion"]))
         if self._seen is not None and self._seen.version == version:
             return
+        ceiling, epoch = _number(metadata, TERM_CEILING), _number(metadata, EPOCH)
+        spoilt = [name for name, said in ((TERM_CEILING, ceiling), (EPOCH, epoch)) if said is None]
+        self.objection = f"{' and '.join(spoilt)} cannot be read" if spoilt else ""
+        before = self._seen
         self._seen = _Seen(
             lease=lease,
             version=version,
             holder=spec.get("holderIdentity") or "",
             transitions=spec.get("leaseTransitions") or 0,
-            term_ceiling=_number(metadata, TERM_CEILING),
-            epoch=_number(metadata, EPOCH),
+            term_ceiling=(before.term_ceiling if before else 0) if ceiling is None else ceiling,
+            epoch=(before.epoch if before else 0) if epoch is None else epoch,
             since_ns=now_ns,
+            claim=_claim(metadata),
+            is_free=spec.get("leaseDurationSeconds") == FREE_S,
         )
 
     def wrote(self, write: Write, lease: Document, wanted: VoteWanted, *, now_ns: int) -> Vote | None:
@@ -221,6 +259,7 @@ class Claim:
             term_ceiling=seen.term_ceiling,
             transitions=seen.transitions + 1,
             epoch=seen.epoch,
+            since_ns=wanted.since_ns,
         )
 
     def was_moved(self) -> None:
@@ -272,14 +311,27 @@ class Claim:
             **(metadata.get("annotations") or {}),
             TERM_CEILING: str(max(seen.term_ceiling, wanted.term_ceiling)),
             EPOCH: str(max(seen.epoch, wanted.epoch)),
+            CLAIM: f"{wanted.incarnation}.{wanted.since_ns}",
         }
         lease = {**seen.lease, "metadata": {**metadata, "annotations": annotations}, "spec": spec}
         return Write(lease, wanted.holder, now_ns)
 
 
-def _number(metadata: Document, annotation: str) -> int:
-    """Return what an annotation says; 0 for one that was left out, or spoilt, by hand."""
+def _with_spec(lease: Document, **changes: object) -> Document:
+    return {**lease, "spec": {**(lease.get("spec") or {}), **changes}}
+
+
+def _claim(metadata: Document) -> tuple[int, int] | None:
+    """Return for which want of a keeper a version was written; None where that cannot be read."""
+    said = str((metadata.get("annotations") or {}).get(CLAIM, ""))
+    found = _CLAIM.fullmatch(said)
+    return None if found is None else (int(found[1]), int(found[2]))
+
+
+def _number(metadata: Document, annotation: str) -> int | None:
+    """Return what an annotation says, 0 for one that was left out; None if it was spoilt by hand."""
     try:
-        return max(0, int((metadata.get("annotations") or {}).get(annotation, "0")))
+        number = int((metadata.get("annotations") or {}).get(annotation, "0"))
     except ValueError:
-        return 0
+        return None
+    return number if 0 <= number <= MOST_CEILING else None

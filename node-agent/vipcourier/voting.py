@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vipapi.link import Answer, Vote, Votes, VotesWanted
 from vipcluster.client import LEASES, ApiError, Conflict, Forbidden, NotFound
 from vipcourier import metrics
-from vipcourier.votes import Claim, Look, Make, Wait, Write, lease_name
+from vipcourier.votes import Claim, GiveBack, Look, Make, Wait, Write, lease_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,7 @@ class _Voter(NamedTuple):
     domain_uid: str
     holder: str
     incarnation: int
+    since_ns: int
 
 
 class Voting:
@@ -66,6 +67,7 @@ class Voting:
         self._answers: dict[str, Answer] = {}
         self._told = (VotesWanted(), Votes())
         self._failing: set[str] = set()
+        self._objections: dict[str, str] = {}
 
     def start(self) -> None:
         """Begin."""
@@ -125,9 +127,10 @@ class Voting:
                 self._note(wanted.domain_name, error)
             else:
                 self._note(wanted.domain_name, None)
+                self._object(name, claim.objection)
         return 0
 
-    def _request(self, name: str, step: Look | Make | Write) -> Document | None:
+    def _request(self, name: str, step: Look | Make | Write | GiveBack) -> Document | None:
         match step:
             case Look():
                 try:
@@ -136,7 +139,7 @@ class Voting:
                     return None
             case Make(lease):
                 return self._cluster.create(LEASES, lease, namespace=self._namespace, manager=self._manager)
-            case Write(lease):
+            case Write(lease) | GiveBack(lease):
                 return self._cluster.replace(LEASES, lease, manager=self._manager)
 
     def _heard(self, wanted: VoteWanted) -> None:
@@ -171,6 +174,20 @@ class Voting:
             self._told = (wanted, votes)
             self._on_votes(wanted, votes)
 
+    def _object(self, lease: str, objection: str) -> None:
+        """Say once what of a Lease cannot be read."""
+        if objection == self._objections.get(lease, ""):
+            return
+        self._objections[lease] = objection
+        if objection:
+            metrics.vote_failures.labels("Unreadable").inc()
+            _log.error(
+                "The Lease %s was changed by hand: %s, and what was seen there before counts, or nothing; "
+                "no hand is to change it",
+                lease,
+                objection,
+            )
+
     def _note(self, domain: str, error: Exception | None) -> None:
         """Say once that asking fails, and once that it works again."""
         if error is None:
@@ -195,7 +212,7 @@ class Voting:
 
 
 def _voter(wanted: VoteWanted) -> _Voter:
-    return _Voter(wanted.domain_uid, wanted.holder, wanted.incarnation)
+    return _Voter(wanted.domain_uid, wanted.holder, wanted.incarnation, wanted.since_ns)
 
 
 def _clock() -> int:

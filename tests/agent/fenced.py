@@ -24,13 +24,14 @@ from agent.services import (
     SECOND,
     Services,
     hook,
+    kill_leash,
+    leash_of,
     now_ns,
     plan,
     service_of,
     unit_plan,
 )
 from vipagent import leash_fence
-from vipagent.leash_cgroups import Cgroup
 from vipagent.ledger import Entry, Ledger
 from vipapi.nodeplan import ServicePlan
 from vipapi.workloads import Mount, Ocf, Workload
@@ -126,8 +127,7 @@ async def a_leash_that_stands_still(folder: Path, cgroup: Path) -> None:
     node = services(folder, cgroup)
     service = plan(stop_timeout_ms=500, fences=True)
     run = await node.started(service)
-    (leash,) = (Cgroup(cgroup) / "leash").pids()
-    os.kill(leash, signal.SIGSTOP)
+    os.kill(leash_of(cgroup), signal.SIGSTOP)
     say(due_ns=now_ns() + SECOND // 2)
     await stop(node, service, run)
 
@@ -137,8 +137,7 @@ async def a_leash_that_is_killed(folder: Path, cgroup: Path) -> None:
     node = services(folder, cgroup)
     service = plan(stop_timeout_ms=500, fences=True)
     run = await node.started(service)
-    (leash,) = (Cgroup(cgroup) / "leash").pids()
-    os.kill(leash, signal.SIGKILL)
+    kill_leash(cgroup)
     say(kind=(await node.next()).kind)
     await stop(node, service, run)
     assert not service_of(cgroup).is_populated

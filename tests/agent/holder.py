@@ -1,6 +1,7 @@
 """A process that holds both test addresses on eth0 for a while, as a keeper would, and then does nothing.
 
-Arguments: for how many milliseconds the fence is to be open. Prints the deadline (CLOCK_BOOTTIME, ns).
+Arguments: for how many milliseconds the fence is to be open, and which one. Prints the deadline
+(CLOCK_BOOTTIME, ns).
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import sys
 import time
 
 from agent.segment import VIP4, VIP6
-from vipagent.fence import Fence
+from vipagent import fences
 from vipagent.kernel import Kernel
 from vipagent.nodeview import GuardRole
 
 
-async def hold(open_ms: int) -> None:
+async def hold(open_ms: int, backend: fences.Backend) -> None:
     index = socket.if_nametoindex("eth0")
-    fence = Fence.load()
+    fence = fences.load(backend)
     async with Kernel.open() as kernel:
         fence.close([VIP4, VIP6])
         await kernel.guard(index, fence, GuardRole.CARRIER)
@@ -33,4 +34,4 @@ async def hold(open_ms: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(hold(int(sys.argv[1])))
+    asyncio.run(hold(int(sys.argv[1]), sys.argv[2]))  # type: ignore[arg-type]

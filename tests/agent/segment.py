@@ -36,6 +36,13 @@ def mac(place: int) -> str:
     return f"02:00:00:00:00:{place:02x}"
 
 
+class Everything:
+    """Every address there is."""
+
+    def __contains__(self, packed: object) -> bool:
+        return True
+
+
 class Segment:
     """Hosts by number: number n has 192.0.2.n/24, 2001:db8::n/64 and the MAC address 02:00:00:00:00:n."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from uuid import uuid4
 
 from vipagent.leash_cgroups import Cgroup, default_cgroup
 from vipagent.runner import Runner
-from vipagent.workload import Outcome
+from vipagent.runs import Outcome
 from vipapi.healthchecks import Exec
 from vipapi.nodeplan import ServicePlan
 from vipapi.workloads import Scripts, Workload
@@ -98,6 +99,16 @@ def plan(
 def service_of(cgroup: Path, name: str = "app") -> Cgroup:
     """Where a service of `plan` runs."""
     return Cgroup(cgroup / f"uid%2F{name}" / "service")
+
+
+def leash_of(cgroup: Path) -> int:
+    """The process id of the leash."""
+    (pid,) = (Cgroup(cgroup) / "leash").pids()
+    return pid
+
+
+def kill_leash(cgroup: Path) -> None:
+    os.kill(leash_of(cgroup), signal.SIGKILL)
 
 
 async def until_exists(path: Path) -> str:
@@ -186,6 +197,13 @@ class Services:
         """Start it under a short lease, with the leash running before: that takes a while to start."""
         await self.stopped(service, await self.started(service))
         await self.started(service, for_ns=LEASE)
+
+    async def tried(self, service: ServicePlan, *, for_ns: int = LONG) -> Outcome:
+        """Start it, and stop it whatever has come of that; return what did."""
+        run = self.start(service, for_ns=for_ns)
+        told = await self.next()
+        await self.stopped(service, run)
+        return told
 
     async def stopped(self, service: ServicePlan, run: int) -> None:
         """Stop it and see it gone."""

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from vipagent.workload import Outcome, Stack, Start, Stop
+from vipagent.runs import Outcome, Start, Stop
+from vipagent.workload import Stack
 from vipapi.healthchecks import Exec
 from vipapi.nodeplan import ServicePlan
 from vipapi.workloads import Scripts, Workload
@@ -150,8 +151,6 @@ class Cluster:
         for node in self._nodes:
             self._boot(node)
 
-    # The history ---------------------------------------------------------------------------------
-
     def live(self, actions: int) -> None:
         """Let anything happen, this often."""
         happenings = [
@@ -208,8 +207,6 @@ class Cluster:
             f"{node.name} {'owner' if node is self._holder else ''} {node.stack and node.stack.statuses()}"
             for node in self._nodes
         )
-
-    # What happens --------------------------------------------------------------------------------
 
     def _take(self, node: _Node) -> None:
         """Win the lease, if it is nobody's any more."""
@@ -316,8 +313,6 @@ class Cluster:
         keep = self._random.randint(1, len(order))
         others = [service(s.name, hook=hook, stop_s=_stop_s(s), fences=s.fences) for s in order[:keep]]
         self._assign(node, tuple(others))
-
-    # Keepers -------------------------------------------------------------------------------------
 
     def _boot(self, node: _Node) -> None:
         """A keeper starts: it ends what the one before it left behind, as far as that can be ended."""
@@ -440,8 +435,6 @@ class Cluster:
     def _is_leaving_with(self, node: _Node) -> bool:
         return node is self._holder and self._is_leaving
 
-    # Questions and answers -----------------------------------------------------------------------
-
     def _ask(self, node: _Node, stack: Stack) -> None:
         if not stack.unconfirmed or node.is_asking:
             return
@@ -484,8 +477,6 @@ class Cluster:
             answer.sender, answer.stuck, self._clock_ns(node), term=answer.term, fencing=answer.fencing
         )
         self._look(node)
-
-    # Leashes -------------------------------------------------------------------------------------
 
     def _carry(self, node: _Node, keeper: int, deed: Start | Stop, deadline_ns: int) -> None:
         if node.keeper != keeper or node.stack is None:
@@ -570,8 +561,6 @@ class Cluster:
         self._lapse_if_over(node)
         node.stack.receive(outcome, self._clock_ns(node))
         self._look(node)
-
-    # Time and luck -------------------------------------------------------------------------------
 
     def _clock_ns(self, node: _Node) -> int:
         return node.clock_ns(self._now_ns)

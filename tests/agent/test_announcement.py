@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vipagent.announcement import due_s
+from vipagent.announcement import AGAIN_S, again_in_s, due_s
 
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 
@@ -34,3 +34,9 @@ def test_an_address_is_announced_in_a_burst_and_then_at_intervals(
 def test_announcements_never_go_back_in_time(count: int, refresh_s: int) -> None:
     times = [due_s(sent, count=count, refresh_s=refresh_s) for sent in range(40)]
     assert all(earlier < later for earlier, later in pairwise(times))
+
+
+def test_a_burst_begins_anew_at_once_and_then_not_before_its_time() -> None:
+    assert again_in_s(7.0, None) == 0.0
+    assert again_in_s(7.5, 7.0) == AGAIN_S - 0.5
+    assert again_in_s(7.0 + 2 * AGAIN_S, 7.0) == 0.0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import os
 import socket
 import sys
@@ -18,17 +20,22 @@ from pyroute2 import IPRoute
 
 from agent.segment import VIP4, VIP6
 from lab.kernelcalls import entered, new_network
-from vipagent.announcer import Announced, Announcer, FramesUnavailable
+from vipagent.announcer import Announced, Announcer, FramesUnavailable, maker
+from vipagent.disk import Disk
 from vipagent.fence import Fence
-from vipagent.frames import build
+from vipagent.frames import answer, build
 from vipagent.kernel import Kernel
 from vipagent.nodeview import GuardRole, LinkIndex
+from vipagent.stock import Built
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAC = "02:00:00:00:00:01"
+    from vipagent.nodeview import IPAddress
+
+MAC, OTHER = "02:00:00:00:00:01", "02:00:00:00:00:02"
 GATEWAY4 = ip_address("192.0.2.254")
+NOTHING_IS_BUILT = (sys.executable, "-m", "vipagent.no_such_module")
 
 
 @pytest.fixture
@@ -175,3 +182,140 @@ def test_a_closed_fence_or_a_link_that_is_gone_is_a_lost_frame_and_no_exception(
         assert announcer.announce(index, [VIP4]) == ()
         assert set(build(MAC, VIP4).frames) <= heard(ear)
     announcer.close()
+
+
+# What was built once -----------------------------------------------------------------------------
+
+
+def built(address: IPAddress, gateway: IPAddress | None = None) -> Built:
+    made = build(MAC, address, gateway)
+    return Built(MAC, address, gateway, made.frames, made.probe, made.question)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    """A state folder with what an earlier keeper had built: VIP4 with a gateway, and VIP6 without."""
+    disk = Disk(tmp_path)
+    disk.store_frames([built(VIP4, GATEWAY4), built(VIP6)], maker())
+    return disk
+
+
+@pytest.fixture
+def heir(disk: Disk) -> Iterator[Announcer]:
+    """The announcer of the next keeper, where nothing can be built."""
+    made = Announcer.open(NOTHING_IS_BUILT, disk=disk)
+    yield made
+    made.close()
+
+
+def test_what_an_earlier_keeper_had_built_is_ready_without_building(
+    wire: tuple[LinkIndex, socket.socket], tmp_path: Path
+) -> None:
+    index, ear = wire
+    wanted = [Announced(index, MAC, VIP4, GATEWAY4), Announced(index, MAC, VIP6)]
+
+    async def first() -> None:
+        announcer = Announcer.open(disk=Disk(tmp_path))
+        await announcer.prepare(wanted)
+        await announcer.save()
+        announcer.close()
+
+    asyncio.run(first())
+    heir = Announcer.open(NOTHING_IS_BUILT, disk=Disk(tmp_path))
+    assert not heir.is_ready(index, VIP4)
+    assert asyncio.run(heir.prepare(wanted))
+    assert not asyncio.run(heir.prepare(wanted))
+    heard(ear)
+    assert heir.announce(index, [VIP4, VIP6], asks_gateway=True) == ()
+    heir.probe(index, VIP4)
+    ipv4, ipv6 = build(MAC, VIP4, GATEWAY4), build(MAC, VIP6)
+    assert {*ipv4.frames, *ipv6.frames, ipv4.question, ipv4.probe} <= heard(ear)
+    heir.close()
+
+
+def test_what_is_wanted_again_is_not_built_again(heir: Announcer) -> None:
+    wanted = [Announced(LinkIndex(1), MAC, VIP4, GATEWAY4), Announced(LinkIndex(1), MAC, VIP6)]
+    for each in wanted:
+        heir.arm(each)
+        assert heir.is_ready(1, each.address)
+    assert not asyncio.run(heir.prepare(wanted))
+    assert not asyncio.run(heir.prepare([]))
+    assert not heir.is_ready(1, VIP4)
+    assert asyncio.run(heir.prepare([Announced(LinkIndex(7), MAC, VIP4, GATEWAY4)]))
+    assert heir.is_ready(7, VIP4)
+
+
+def test_what_was_built_for_another_mac_address_is_not_used(heir: Announcer) -> None:
+    heir.arm(Announced(LinkIndex(1), OTHER, VIP4, GATEWAY4))
+    assert not heir.is_ready(1, VIP4)
+    with pytest.raises(FramesUnavailable):
+        asyncio.run(heir.prepare([Announced(LinkIndex(1), OTHER, VIP4, GATEWAY4)]))
+    assert not heir.is_ready(1, VIP4)
+
+
+def test_what_a_link_was_readdressed_to_is_in_stock_too(heir: Announcer, disk: Disk) -> None:
+    heir.arm(Announced(LinkIndex(1), MAC, VIP6))
+    heir.follow({1: OTHER})
+    assert not asyncio.run(heir.prepare([]))
+    heir.arm(Announced(LinkIndex(1), OTHER, VIP6))
+    assert heir.is_ready(1, VIP6)
+    asyncio.run(heir.save())
+    made = build(OTHER, VIP6)
+    assert Built(OTHER, VIP6, None, made.frames, made.probe, None) in disk.load_frames(maker())
+
+
+@pytest.mark.parametrize("gateway", [ip_address("192.0.2.253"), None], ids=["another", "none"])
+def test_what_was_built_for_another_gateway_announces_and_asks_nobody(
+    wire: tuple[LinkIndex, socket.socket], heir: Announcer, gateway: IPAddress | None
+) -> None:
+    index, ear = wire
+    wanted = Announced(index, MAC, VIP4, gateway)
+    heir.arm(wanted)
+    heard(ear)
+    assert heir.announce(index, [VIP4], asks_gateway=True) == ()
+    theirs = build(MAC, VIP4, GATEWAY4)
+    frames = heard(ear)
+    assert set(theirs.frames) <= frames
+    assert theirs.question not in frames
+    if gateway is None:
+        assert not asyncio.run(heir.prepare([wanted]))
+    else:
+        with pytest.raises(FramesUnavailable):  # with the question to that gateway it is to be built
+            asyncio.run(heir.prepare([wanted]))
+    assert heir.is_ready(index, VIP4)
+
+
+def test_a_damaged_stock_is_told_once_and_written_anew(
+    disk: Disk, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        line = answer(json.dumps({"mac": MAC, "address": str(VIP6)}))
+        announcer = Announcer.open((sys.executable, "-c", f"print({line!r})"), disk=disk)
+        await announcer.save()
+        assert (tmp_path / "frames").read_bytes() == b"garbage"
+        assert await announcer.prepare([Announced(LinkIndex(1), MAC, VIP6)])
+        await announcer.save()
+        announcer.close()
+
+    (tmp_path / "frames").write_bytes(b"garbage")
+    with caplog.at_level(logging.INFO):
+        asyncio.run(story())
+    (told,) = caplog.messages
+    assert "frames is damaged (it does not begin as one of these does): it is left unused" in told
+    assert disk.load_frames(maker()) == (built(VIP6),)
+
+
+def test_what_a_full_disk_does_not_keep_is_ready_all_the_same(
+    disk: Disk, heir: Announcer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def save_twice() -> None:
+        await heir.save()
+        await heir.save()
+
+    (tmp_path / "frames.new").symlink_to("/dev/full")
+    heir.arm(Announced(LinkIndex(1), MAC, VIP6))
+    heir.follow({1: OTHER})
+    asyncio.run(save_twice())
+    assert heir.is_ready(1, VIP6)
+    assert len([each for each in caplog.messages if "cannot be kept on disk" in each]) == 1
+    assert disk.load_frames(maker()) == (built(VIP4, GATEWAY4), built(VIP6))

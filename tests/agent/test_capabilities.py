@@ -1,4 +1,4 @@
-"""With nothing but its three capabilities a keeper can do all that it does to the kernel."""
+"""With nothing but its few capabilities a keeper can do all that it does to the kernel."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ import struct
 import subprocess
 import sys
 
+import pytest
 from pyroute2 import IPRoute
 
 from lab.kernelcalls import entered, new_network
 
 TRIAL = """
-import asyncio, socket, time
+import asyncio, socket, sys, time
 from agent import tcx
 from agent.segment import VIP4, VIP6
 from agent.test_capabilities import keep_only
 from vipagent.announcer import Announcer
-from vipagent.fence import Fence
+from vipagent import fences
 from vipagent.kernel import Kernel
 from vipagent.nodeview import GuardRole
 
 async def work():
     index = socket.if_nametoindex("eth0")
-    tcx.attach_first(index, tcx.INGRESS)
-    keep_only(12, 13, 39)
+    if sys.argv[1] == "bpf":
+        tcx.attach_first(index, tcx.INGRESS)
+    keep_only(*map(int, sys.argv[2:]))
     async with Kernel.open() as kernel:
         for role in (*GuardRole, *GuardRole):
-            fence = Fence.load()
+            fence = fences.load(sys.argv[1])
             fence.close([VIP4, VIP6])
             await kernel.guard(index, fence, role)
             assert await kernel.guarded(index, fence, role) is None
@@ -54,13 +56,20 @@ def keep_only(*capabilities: int) -> None:
     assert ctypes.CDLL(None).capset(header, values) == 0
 
 
-def test_three_capabilities_are_enough() -> None:
+@pytest.mark.parametrize(
+    "needed",
+    [
+        pytest.param(("bpf", "12", "13", "39"), id="BPF"),
+        pytest.param(("nftables", "12", "13"), id="nftables"),
+    ],
+)
+def test_a_few_capabilities_are_enough(needed: tuple[str, ...]) -> None:
     network = new_network()
     with entered(network):
         with IPRoute() as route:
             route.link("add", ifname="eth0", kind="veth", peer={"ifname": "far0"})
         ran = subprocess.run(
-            [sys.executable, "-c", TRIAL],
+            [sys.executable, "-c", TRIAL, *needed],
             env={"PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from vipagent.disk import ConfigurationUnreadable, Disk, PlanUnreadable
+from vipagent.disk import ConfigurationUnreadable, Disk, FramesUnreadable, PlanUnreadable, TermsUnreadable
 from vipapi.configuration import Configuration, Member, WitnessSet
-from vipapi.nodeplan import Plan, encode
+from vipapi.nodeplan import MOST_CEILING, Plan, encode
 
 
 def test_a_stored_plan_is_found_again(tmp_path: Path) -> None:
@@ -87,6 +87,16 @@ def test_the_highest_term_of_each_domain_outlives_a_restart(tmp_path: Path) -> N
     assert [Disk(tmp_path).load_term_ceiling(uid) for uid in ("uid/1", "uid/2", "uid/3")] == [1000, 2000, 0]
 
 
+@pytest.mark.parametrize("content", [b"", b"garbage", b"-5", str(MOST_CEILING + 1).encode()])
+def test_a_highest_term_that_cannot_be_read_is_said_and_never_none(tmp_path: Path, content: bytes) -> None:
+    Disk(tmp_path).store_term_ceiling("uid", MOST_CEILING)
+    assert Disk(tmp_path).load_term_ceiling("uid") == MOST_CEILING
+    (kept,) = tmp_path.glob("terms-*")
+    kept.write_bytes(content)
+    with pytest.raises(TermsUnreadable, match="cannot be read"):
+        Disk(tmp_path).load_term_ceiling("uid")
+
+
 def test_a_folder_has_one_keeper_at_a_time(tmp_path: Path) -> None:
     first, second = Disk(tmp_path), Disk(tmp_path)
     first.claim()
@@ -136,3 +146,21 @@ def test_a_full_disk_leaves_the_old_configuration(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         disk.store_configuration("uid/1", SECOND)
     assert disk.load_configuration("uid/1") == FIRST
+
+
+def test_frames_that_another_builder_made_are_not_there_and_those_that_cannot_be_read_are_named(
+    tmp_path: Path,
+) -> None:
+    disk = Disk(tmp_path / "state")
+    assert disk.load_frames("builder") == ()
+    disk.store_frames([], "another")
+    file = tmp_path / "state" / "frames"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert disk.load_frames("builder") == ()
+    file.write_bytes(b"x" * (1 << 21))
+    with pytest.raises(FramesUnreadable, match=r"frames is damaged \(it is longer .* are built anew"):
+        disk.load_frames("builder")
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(FramesUnreadable, match=os.strerror(errno.EISDIR)):
+        disk.load_frames("builder")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,6 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vipapi.nodeplan import ServicePlan
+
+pytestmark = pytest.mark.usefixtures("importable")
+
 
 KINDS: tuple[Kind, ...] = ("promoted", "demoted", "faulted")
 
@@ -296,14 +297,6 @@ def test_at_the_end_hooks_have_some_seconds_and_nothing_more_is_told() -> None:
 def test_a_keeper_without_hooks_says_so() -> None:
     result = asyncio.run(no_hooks(Exec("promoted"), {}))
     assert (result.is_ok, result.message) == (False, "hook promoted: this keeper runs no hooks")
-
-
-# Real hooks --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
 
 
 def really(

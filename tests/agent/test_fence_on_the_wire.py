@@ -27,6 +27,7 @@ from scapy.layers.l2 import ARP, Ether
 from agent import tcx
 from agent.segment import NO_DAD, VIP4, VIP6, ipv4, ipv6, mac, segment
 from lab.kernelcalls import entered, new_network
+from vipagent import fences
 from vipagent.fence import Fence
 from vipagent.kernel import Kernel
 from vipagent.nodeview import GuardRole
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agent.segment import Segment
+    from vipagent.fences import AnyFence, Backend
 
 OWNER, CLIENT = 1, 99
+BACKENDS = pytest.mark.parametrize("backend", ["bpf", "nftables"])
 SO_TIMESTAMPNS = 35
 ALL_ANSWERS = {"ARP", "IPv4", "NDP", "IPv6"}
 # The packets that a prober sends; each has one answer from whoever has the address.
@@ -109,17 +112,21 @@ def wire() -> Iterator[Segment]:
 
 
 @pytest.mark.parametrize(
-    "blow",
+    ("backend", "blow"),
     [
-        pytest.param(signal.SIGCONT, id="alive but late"),
-        pytest.param(signal.SIGSTOP, id="frozen"),
-        pytest.param(signal.SIGKILL, id="killed"),
+        pytest.param("bpf", signal.SIGCONT, id="alive but late"),
+        pytest.param("bpf", signal.SIGSTOP, id="frozen"),
+        pytest.param("bpf", signal.SIGKILL, id="killed"),
+        pytest.param("nftables", signal.SIGSTOP, id="frozen, nftables"),
+        pytest.param("nftables", signal.SIGKILL, id="killed, nftables"),
     ],
 )
-def test_a_holder_answers_until_its_deadline_and_never_after(wire: Segment, blow: signal.Signals) -> None:
+def test_a_holder_answers_until_its_deadline_and_never_after(
+    wire: Segment, backend: Backend, blow: signal.Signals
+) -> None:
     with wire.inside(OWNER):
         holder = subprocess.Popen(
-            [sys.executable, "-m", "agent.holder", "1000"],
+            [sys.executable, "-m", "agent.holder", "1000", backend],
             env={"PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=subprocess.PIPE,
             text=True,
@@ -149,9 +156,18 @@ def test_a_holder_answers_until_its_deadline_and_never_after(wire: Segment, blow
     assert min(last_ns.values()) > deadline_ns - 500_000_000
 
 
-def test_a_closed_fence_silences_and_an_open_one_speaks(wire: Segment) -> None:
+@contextmanager
+def loaded(backend: Backend, wire: Segment, place: int = OWNER) -> Iterator[AnyFence]:
+    """Give the fence of a host; nftables are those of the namespace in which they were opened."""
+    with wire.inside(place):
+        fence = fences.load(backend)
+    with fence:
+        yield fence
 
-    with Fence.load() as fence:
+
+@BACKENDS
+def test_a_closed_fence_silences_and_an_open_one_speaks(wire: Segment, backend: Backend) -> None:
+    with loaded(backend, wire) as fence:
         fence.close([VIP4, VIP6])
         with wire.inside(OWNER) as index:
             asyncio.run(bind_both(index, fence))
@@ -169,7 +185,7 @@ def test_a_closed_fence_silences_and_an_open_one_speaks(wire: Segment) -> None:
             assert {kind for kind, _ in probe(raw, boot_ns() + 50_000_000)} == ALL_ANSWERS
 
 
-async def bind_both(index: int, fence: Fence, role: GuardRole = GuardRole.CARRIER) -> None:
+async def bind_both(index: int, fence: AnyFence, role: GuardRole = GuardRole.CARRIER) -> None:
     async with Kernel.open() as kernel:
         await kernel.guard(index, fence, role)
         assert await kernel.guarded(index, fence, role) is None
@@ -177,8 +193,9 @@ async def bind_both(index: int, fence: Fence, role: GuardRole = GuardRole.CARRIE
             await kernel.bind(address, index, lifetime_s=60)
 
 
-def test_another_link_of_a_closed_node_says_nothing_either(wire: Segment) -> None:
-    with Fence.load() as fence:
+@BACKENDS
+def test_another_link_of_a_closed_node_says_nothing_either(wire: Segment, backend: Backend) -> None:
+    with loaded(backend, wire) as fence:
         fence.close([VIP4, VIP6])
         with wire.inside(OWNER) as index:
             asyncio.run(bind_both(index, fence, GuardRole.OTHER))
@@ -268,7 +285,7 @@ def test_a_packet_whose_headers_are_in_a_fragment_is_judged_too() -> None:
     os.close(network)
 
 
-async def guard(index: int, fence: Fence, role: GuardRole = GuardRole.CARRIER) -> None:
+async def guard(index: int, fence: AnyFence, role: GuardRole = GuardRole.CARRIER) -> None:
     async with Kernel.open() as kernel:
         await kernel.guard(index, fence, role)
 
@@ -282,10 +299,10 @@ def neighbours() -> dict[str, str]:
         }
 
 
-@pytest.fixture
-def standby() -> Iterator[tuple[Segment, Fence]]:
+@pytest.fixture(params=["bpf", "nftables"])
+def standby(request: pytest.FixtureRequest) -> Iterator[tuple[Segment, AnyFence]]:
     """The owner has the addresses, unfenced; node 2 is a standby whose fence is closed for them."""
-    with segment(OWNER, 2, 3) as made, Fence.load() as fence:
+    with segment(OWNER, 2, 3) as made, loaded(request.param, made, 2) as fence:
         fence.close([VIP4, VIP6])
         with made.inside(OWNER) as index, IPRoute() as route:
             route.addr("add", index=index, address=str(VIP4), prefixlen=32)
@@ -296,7 +313,7 @@ def standby() -> Iterator[tuple[Segment, Fence]]:
 
 
 @pytest.mark.parametrize("address", [VIP4, VIP6], ids=["IPv4", "IPv6"])
-def test_a_standby_is_a_client_of_the_owner(standby: tuple[Segment, Fence], address: object) -> None:
+def test_a_standby_is_a_client_of_the_owner(standby: tuple[Segment, AnyFence], address: object) -> None:
     wire, _ = standby
     with wire.inside(OWNER):
         server = socket.create_server((str(address), 8080), family=_family(address))
@@ -313,7 +330,7 @@ def _family(address: object) -> socket.AddressFamily:
 
 
 @pytest.mark.parametrize("address", [VIP4, VIP6], ids=["gratuitous ARP", "unsolicited advertisement"])
-def test_a_standby_learns_of_a_new_owner(standby: tuple[Segment, Fence], address: object) -> None:
+def test_a_standby_learns_of_a_new_owner(standby: tuple[Segment, AnyFence], address: object) -> None:
     wire, _ = standby
     with wire.inside(2):
         with socket.socket(_family(address), socket.SOCK_DGRAM) as asker:
@@ -347,9 +364,10 @@ def wait_until(claim: object) -> None:
     pytest.fail("it did not come true within 5 s")
 
 
-def test_a_closed_fence_stops_raw_sockets_with_enobufs(wire: Segment) -> None:
+@BACKENDS
+def test_a_closed_fence_stops_raw_sockets_with_enobufs(wire: Segment, backend: Backend) -> None:
     frame = bytes(Ether(src=mac(OWNER)) / ARP(op=1, hwsrc=mac(OWNER), psrc=str(VIP4), pdst=str(VIP4)))
-    with Fence.load() as fence, wire.inside(OWNER) as index:
+    with loaded(backend, wire) as fence, wire.inside(OWNER) as index:
         fence.close([VIP4])
         asyncio.run(guard(index, fence))
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
@@ -359,7 +377,7 @@ def test_a_closed_fence_stops_raw_sockets_with_enobufs(wire: Segment) -> None:
             assert raw.sendto(frame, ("eth0", 0x0806)) == len(frame)
 
 
-def test_a_pod_of_a_standby_reaches_the_owner(standby: tuple[Segment, Fence]) -> None:
+def test_a_pod_of_a_standby_reaches_the_owner(standby: tuple[Segment, AnyFence]) -> None:
     """The pod's packets are routed by the standby, whose other links are guarded too."""
     wire, fence = standby
     pod = new_network()

@@ -39,6 +39,23 @@ def test_ipv4_is_announced_by_a_gratuitous_request_and_reply() -> None:
     assert announcement.question is None
 
 
+def test_an_ipv4_probe_is_a_request_from_nobody() -> None:
+    probe = build(MAC, ip_address("192.0.2.10")).probe
+    assert probe == arp(1, bytes(6), VIP4).replace(SENDER + VIP4, SENDER + bytes(4))
+
+
+def test_an_ipv6_probe_is_a_solicitation_from_nobody_without_options() -> None:
+    probe = build(MAC, ip_address("2001:db8::10")).probe
+    assert probe[:14] == bytes.fromhex("3333ff000010") + SENDER + b"\x86\xdd"
+    packet = probe[14:]
+    assert packet[6:8] == b"\x3a\xff"
+    assert packet[8:24] == bytes(16)
+    assert packet[24:40] == ip_address("ff02::1:ff00:10").packed
+    assert packet[40:41] == b"\x87"
+    assert packet[48:] == VIP6
+    assert checksum(packet) == 0
+
+
 def test_the_gateway_is_asked_from_the_address() -> None:
     announcement = build(MAC, ip_address("192.0.2.10"), ip_address("192.0.2.254"))
     assert announcement.question == arp(1, bytes(6), GATEWAY4)
@@ -115,3 +132,4 @@ def test_the_process_answers_line_by_line_and_ends_with_its_input() -> None:
     assert set(second) == {"error"}
     assert third["frames"] == [frame.hex() for frame in build(MAC, ip_address("2001:db8::10")).frames]
     assert third["question"] is None
+    assert third["probe"] == build(MAC, ip_address("2001:db8::10")).probe.hex()

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from agent.services import STORY_S
-from agent.test_keeper import (
+import pytest
+
+from agent.onekeeper import (
     followed,
-    hooks,  # noqa: F401 - a fixture
-    importable,  # noqa: F401 - another
     is_alive,
-    network,  # noqa: F401 - another
+    network,  # noqa: F401 - a fixture that all tests have
     running,
     service,
     until,
 )
+from agent.services import STORY_S
 from agent.test_keeper_observed import Peer, peer
 from vipagent.effects import Effect, Send, Told
 from vipagent.messages import Inquire, Vacant
@@ -23,6 +23,8 @@ from vipagent.messages import Inquire, Vacant
 if TYPE_CHECKING:
     import socket
     from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("importable")
 
 
 class NextOwner(Peer):
@@ -37,19 +39,19 @@ class NextOwner(Peer):
         super().perform(effects)
 
 
-def test_who_takes_over_from_a_keeper_that_ends_is_told_that_nothing_runs_there(hooks: Path) -> None:  # noqa: F811
+def test_who_takes_over_from_a_keeper_that_ends_is_told_that_nothing_runs_there(daemons: Path) -> None:
     db = service("db", is_singleton=True)
 
     async def ask(other: NextOwner) -> None:
         await until(lambda: other.owns)
-        assert not is_alive(hooks, "db")
+        assert not is_alive(daemons, "db")
         while not other.told:
             other.perform([Send("a", Inquire(9, 1, (db.id,)))])
             await asyncio.sleep(0.1)
 
     async def tell() -> None:
         async with asyncio.timeout(STORY_S), peer(NextOwner) as other:
-            async with running(hooks) as courier:
+            async with running(daemons) as courier:
                 courier.plan(followed(db))
                 await courier.until(lambda: courier.service_states() == {"db": "Active"})
                 other.stand_by()

@@ -14,13 +14,12 @@ import msgspec
 import pytest
 from pyroute2 import IPRoute
 
-from agent.test_keeper import (
+from agent.onekeeper import (
     FIRST,
     WEB,
     Courier,
     configured,
-    importable,  # noqa: F401 - a fixture
-    network,  # noqa: F401 - another
+    network,  # noqa: F401 - a fixture that all tests have
     planned,
     until,
 )
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vipapi.nodeplan import VirtualIPPlan
+
+pytestmark = pytest.mark.usefixtures("importable")
 
 PORT = 9956
 LIVE = (200, "ok")

@@ -15,13 +15,12 @@ import msgspec
 import pytest
 from pyroute2 import AsyncIPRoute
 
-from agent.test_keeper import (
+from agent.onekeeper import (
     FIRST,
     PORT,
     WEB,
     Courier,
-    importable,  # noqa: F401 - a fixture that all tests have
-    network,  # noqa: F401 - another
+    network,  # noqa: F401 - a fixture that all tests have
     planned,
     run,
     until,
@@ -42,6 +41,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vipapi.nodestatus import HoldingStatus
+
+pytestmark = pytest.mark.usefixtures("importable")
 
 APP = HealthCheck(
     name="app",

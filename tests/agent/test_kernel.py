@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from pyroute2 import AsyncIPRoute, IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from agent import tcx
 from agent.segment import NO_DAD, VIP4, VIP6
@@ -357,6 +359,20 @@ def test_guarding_a_link_that_is_gone_says_so() -> None:
             assert missing.reason == "FenceMissing"
 
     run(story)
+
+
+@pytest.mark.usefixtures("node")
+def test_a_kernel_without_tc_s_bpf_is_told_with_the_way_out() -> None:
+    class WithoutClassifier(Kernel):
+        async def _attach(self, *_arguments: object) -> None:
+            raise NetlinkError(errno.ENOENT, "TC classifier not found")
+
+    async def story() -> None:
+        async with WithoutClassifier.open() as kernel:
+            with Fence.load() as fence, pytest.raises(KernelRefused, match="--fence-backend nftables"):
+                await kernel.guard(1, fence, GuardRole.CARRIER)
+
+    asyncio.run(story())
 
 
 @asynccontextmanager

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent.services import SOON_S, hook, is_gone, own_cgroup, service_of, services, until_exists
+from agent.services import SOON_S, hook, is_gone, kill_leash, service_of, services, until_exists
 from vipagent import leash_mount
-from vipagent.leash_cgroups import Cgroup
 from vipagent.leash_mount import Entry, is_from, parse, refusal, top
-from vipagent.workload import Outcome
+from vipagent.runs import Outcome
 from vipapi.nodeplan import ServicePlan
 from vipapi.workloads import Mount, Workload
 
@@ -45,12 +44,6 @@ def mounted(target: Path) -> list[Entry]:
 
 def mount(*args: str | Path) -> None:
     subprocess.run(["/bin/mount", *args], check=True)
-
-
-@pytest.fixture
-def cgroup() -> Iterator[Path]:
-    with own_cgroup() as path:
-        yield path
 
 
 @pytest.fixture
@@ -119,10 +112,7 @@ def test_what_cannot_be_mounted_says_why(
         (tmp_path / "link").symlink_to(target)
         service = mount_plan(tmp_path / name, source, fs_type, *options)
         async with services(tmp_path, cgroup) as node:
-            number = node.start(service)
-            told = await node.next()
-            await node.stopped(service, number)
-        return told
+            return await node.tried(service)
 
     told = asyncio.run(run())
     assert told.kind == "StartFailed"
@@ -146,9 +136,7 @@ def test_what_others_have_mounted_at_the_target_is_not_touched(
         service = mount_plan(target)
         async with services(tmp_path, cgroup) as node:
             assert await node.runner.start_clean([service]) == frozenset()
-            number = node.start(service)
-            told = await node.next()
-            await node.stopped(service, number)
+            told = await node.tried(service)
         assert mounted(target) == before
         return told
 
@@ -479,18 +467,10 @@ def test_nothing_is_mounted_under_a_lease_that_has_ended(tmp_path: Path, cgroup:
     async def run() -> Outcome:
         service = mount_plan(target)
         async with services(tmp_path, cgroup) as node:
-            number = node.start(service, for_ns=-1)
-            told = await node.next()
-            await node.stopped(service, number)
-        return told
+            return await node.tried(service, for_ns=-1)
 
     assert asyncio.run(run()).message == "the lease has ended before it was started"
     assert not mounted(target)
-
-
-def kill_leash(cgroup: Path) -> None:
-    (pid,) = (Cgroup(cgroup) / "leash").pids()
-    os.kill(pid, signal.SIGKILL)
 
 
 def test_what_has_lost_its_leash_is_unmounted_by_the_next(tmp_path: Path, cgroup: Path, target: Path) -> None:
@@ -529,10 +509,7 @@ def test_a_mount_that_hangs_is_ended_and_told(tmp_path: Path, cgroup: Path, targ
     async def run() -> Outcome:
         service = mount_plan(target, start_timeout_ms=1000)
         async with services(tmp_path, cgroup) as node:
-            number = node.start(service)
-            told = await node.next()
-            await node.stopped(service, number)
-        return told
+            return await node.tried(service)
 
     # In the tests' mount namespace only: what asks a file server that is away.
     hanging = hook(tmp_path, "mount", "sleep 600")

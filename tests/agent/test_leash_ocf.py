@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent.services import Services, is_gone, own_cgroup, service_of, services, until_exists
-from vipagent.leash_cgroups import Cgroup
+from agent.services import Services, is_gone, kill_leash, service_of, services, until_exists
 from vipagent.leash_ocf import ROOT, pace, words
-from vipagent.workload import Outcome
+from vipagent.runs import Outcome
 from vipapi.nodeplan import ServicePlan
 from vipapi.workloads import Ocf, Workload
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
 AGENT = """\
@@ -93,12 +92,6 @@ def agent_plan(
 ) -> ServicePlan:
     workload = Workload(ocf=Ocf(provider, kind, dict(parameters or {})))
     return ServicePlan("uid", "prod", "billing", "app", workload, **fields)
-
-
-@pytest.fixture
-def cgroup() -> Iterator[Path]:
-    with own_cgroup() as path:
-        yield path
 
 
 @pytest.fixture
@@ -206,10 +199,7 @@ def test_an_agent_that_does_not_validate_is_not_started_and_says_why(
     async def run() -> Outcome:
         service = kind.plan(folder)
         async with services(folder, cgroup) as node:
-            number = node.start(service)
-            told = await node.next()
-            await node.stopped(service, number)
-        return told
+            return await node.tried(service)
 
     told = asyncio.run(run())
     assert told.kind == "StartFailed"
@@ -483,8 +473,7 @@ async def without_leash(folder: Path, cgroup: Path, service: ServicePlan) -> Asy
     """A runner whose leash was killed right after it had started the service."""
     async with services(folder, cgroup) as node:
         await node.started(service)
-        (pid,) = (Cgroup(cgroup) / "leash").pids()
-        os.kill(pid, signal.SIGKILL)
+        kill_leash(cgroup)
         yield node
 
 
@@ -617,10 +606,7 @@ def test_a_parameter_that_no_program_can_be_told_is_a_start_that_failed(folder: 
     async def run() -> Outcome:
         async with services(folder, cgroup) as node:
             service = agent_plan("test", "Fake", {"state": "a\0b"})
-            number = node.start(service)
-            told = await node.next()
-            await node.stopped(service, number)
-        return told
+            return await node.tried(service)
 
     told = asyncio.run(run())
     assert told.kind == "StartFailed"

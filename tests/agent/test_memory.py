@@ -142,6 +142,18 @@ def test_terms_that_cannot_be_kept_are_a_problem_with_a_remedy(tmp_path: Path) -
     assert settled(Disk(tmp_path), FIRST)[UID].term_ceiling == 2000
 
 
+def test_terms_that_cannot_be_read_are_told_until_the_keeper_is_restarted(tmp_path: Path) -> None:
+    settled(Disk(tmp_path), FIRST)
+    Disk(tmp_path).store_term_ceiling(UID, 1000)
+    (kept,) = tmp_path.glob("terms-*")
+    kept.write_bytes(b"garbage")
+    memories = settled(Disk(tmp_path), FIRST)
+    assert reasons(memories) == ["TermsUnreadable"]
+    assert asyncio.run(memories.keep_terms(UID, 2000, tries_again=False))
+    assert reasons(memories) == ["TermsUnreadable"]
+    assert reasons(settled(Disk(tmp_path), FIRST)) == []
+
+
 class WatchedDisk(Disk):
     """A state folder that notes which threads touch it."""
 

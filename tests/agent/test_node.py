@@ -11,19 +11,28 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from pyroute2 import IPRoute
+from pyroute2 import AsyncIPRoute, IPRoute
 
+from agent import tcx
 from agent.segment import VIP4
 from lab.kernelcalls import entered, new_network
-from vipagent.announcer import Announcer
+from vipagent.announcer import Announcer, maker
+from vipagent.disk import Disk
 from vipagent.fence import Fence
+from vipagent.frames import build
 from vipagent.kernel import Kernel
-from vipagent.node import Node
+from vipagent.node import LOOK_S, Node
+from vipagent.stock import Built
 from vipagent.succession import key_of
 from vipapi.nodeplan import CandidatePlan, VirtualIPPlan
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+    from pathlib import Path
+
+    from vipagent.nodeview import NodeView
+
+pytestmark = pytest.mark.usefixtures("importable")
 
 WEB = VirtualIPPlan(
     uid="web-uid",
@@ -35,11 +44,7 @@ WEB = VirtualIPPlan(
     announcement_refresh_s=60,
 )
 ETH_P_ARP = 0x0806
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+INGRESS = 0xFFFFFFF2
 
 
 @pytest.fixture
@@ -57,14 +62,14 @@ def links() -> Iterator[None]:
     os.close(network)
 
 
-def holding(story: Callable[[Node, bytes], Awaitable[None]]) -> None:
+def holding(story: Callable[[Node, bytes], Awaitable[None]], look_s: float = LOOK_S) -> None:
     """Run a test's story with a node that has taken WEB on eth0."""
 
     async def tell() -> None:
         with Fence.load() as fence:
             async with asyncio.timeout(30), Kernel.open() as kernel:
                 announcer = Announcer.open()
-                node = Node(kernel=kernel, fence=fence, announcer=announcer)
+                node = Node(kernel=kernel, fence=fence, announcer=announcer, look_s=look_s)
                 await node.start_clean([WEB])
                 node.open(key_of(WEB), WEB, time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 60 * 10**9)
                 await node.take(key_of(WEB))
@@ -100,6 +105,77 @@ def test_a_held_address_goes_to_the_interface_that_the_plan_names_now() -> None:
 
 
 @pytest.mark.usefixtures("links")
+@pytest.mark.parametrize("deed", ["a filter", "clsact", "a program before it"])
+def test_what_others_do_to_the_fence_is_mended_at_once_and_told(deed: str) -> None:
+    async def story(node: Node, _key: bytes) -> None:
+        index = socket.if_nametoindex("eth0")
+        await until(node, lambda: places(node) == ["eth0"])
+        assert node.problems() == ()
+        looked = asyncio.Event()
+        watching = asyncio.create_task(node.watch(looked.set))
+        async with AsyncIPRoute() as route:
+            if deed == "a filter":
+                await route.tc("del-filter", "bpf", index, 0x76, parent=INGRESS, prio=1)
+            elif deed == "clsact":
+                await route.tc("del", "clsact", index)
+            else:
+                tcx.attach_first(index, tcx.INGRESS)
+                await route.link("set", index=index, mtu=1400)  # tcx tells nobody; the next look finds it
+        while [problem.reason for problem in node.problems()] != ["FenceRemoved"]:
+            looked.clear()
+            await looked.wait()
+        assert not any(node._guards.values())  # noqa: SLF001 - what the fence's last reading was
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+    holding(story, look_s=3600)
+
+
+@pytest.mark.usefixtures("links")
+def test_a_link_that_goes_during_a_look_was_not_robbed() -> None:
+    class Hasty(Kernel):
+        doomed: int | None = None
+
+        async def observe(self) -> NodeView:
+            view = await super().observe()
+            if self.doomed is not None:
+                async with AsyncIPRoute() as route:
+                    await route.link("del", index=self.doomed)
+                self.doomed = None
+            return view
+
+    async def story() -> None:
+        with Fence.load() as fence:
+            async with asyncio.timeout(30), Hasty.open() as kernel:
+                announcer = Announcer.open()
+                node = Node(kernel=kernel, fence=fence, announcer=announcer)
+                await node.start_clean([WEB])
+                await node.look()
+                assert node.problems() == ()
+                kernel.doomed = socket.if_nametoindex("eth1")
+                await node.look()
+                assert "FenceRemoved" not in [problem.reason for problem in node.problems()]
+                await node.leave_clean()
+                announcer.close()
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("links")
+def test_sets_are_extended_in_one_change_of_the_fence() -> None:
+    async def story(node: Node, key: bytes) -> None:
+        other = msgspec.structs.replace(WEB, uid="other-uid", addresses=("192.0.2.77/24",))
+        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        node.open(key_of(other), other, now_ns)
+        first = node.extend([key, key_of(other)], now_ns + 90 * 10**9)
+        assert first[key_of(other)] == now_ns
+        again = node.extend([key_of(other), key], now_ns + 91 * 10**9)
+        assert again == dict.fromkeys(first, now_ns + 90 * 10**9)
+
+    holding(story)
+
+
+@pytest.mark.usefixtures("links")
 def test_a_held_address_is_announced_as_the_plan_says_now() -> None:
     async def story(node: Node, _key: bytes) -> None:
         hear = asyncio.get_running_loop().sock_recv
@@ -113,3 +189,30 @@ def test_a_held_address_is_announced_as_the_plan_says_now() -> None:
             assert repeated == built
 
     holding(story)
+
+
+@pytest.mark.usefixtures("links")
+def test_an_address_that_was_announced_here_once_can_be_carried_as_soon_as_it_is_planned(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        with Fence.load() as fence:
+            async with asyncio.timeout(30), Kernel.open() as kernel:
+                (mac,) = [link.mac for link in (await kernel.observe()).links if link.name == "eth0"]
+                made = build(mac, VIP4)
+                disk = Disk(tmp_path)
+                disk.store_frames([Built(mac, VIP4, None, made.frames, made.probe, None)], maker())
+                nothing_is_built = (sys.executable, "-m", "vipagent.no_such_module")
+                announcer = Announcer.open(nothing_is_built, disk=disk)
+                node = Node(kernel=kernel, fence=fence, announcer=announcer)
+                await node.start_clean([WEB])
+                assert node.obstacles() == {WEB.uid: None}
+                node.plan([])
+                await until(node, lambda: not announcer.is_ready(socket.if_nametoindex("eth0"), VIP4))
+                node.plan([WEB])
+                await node.look()
+                assert node.obstacles() == {WEB.uid: None}
+                await node.leave_clean()
+                announcer.close()
+
+    asyncio.run(story())

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vipagent.nodeview import BoundAddress, GuardRole, Link, LinkIndex, NodeView, Refusal
+from vipagent.nodeview import BoundAddress, GuardRole, Link, LinkIndex, NodeView, Refusal, Route, Rule
 from vipagent.plan import (
     LIFETIME_S,
     Action,
@@ -19,7 +19,9 @@ from vipagent.plan import (
     Close,
     Forget,
     Guard,
+    Install,
     Unbind,
+    Withdraw,
     claim,
     place,
     plan,
@@ -27,6 +29,7 @@ from vipagent.plan import (
     roles,
     unfenced,
 )
+from vipapi import routing
 from vipapi.nodeplan import CandidatePlan, VirtualIPPlan
 
 if TYPE_CHECKING:
@@ -41,6 +44,10 @@ CARRIER, OTHER = GuardRole.CARRIER, GuardRole.OTHER
 VIP = ip_address("192.0.2.10")
 WEB = Claim(uid="u1", name="web", addresses=(ip_interface("192.0.2.10/24"),))
 HELD = replace(WEB, is_held=True)
+ROUTED = replace(WEB, routes=(routing.Route("198.51.100.0/24"),), rules=(routing.Rule(100),))
+ROUTING = replace(ROUTED, is_held=True)
+ROUTE = Route(ip_network("198.51.100.0/24"), LinkIndex(2), VIP, None, 254, 0)
+RULE = Rule(VIP, 100, 1000)
 
 
 def address(text: str, *, is_ours: bool = False, valid_s: int | None = None) -> BoundAddress:
@@ -62,8 +69,8 @@ ETH1 = link(3, "eth1", address("198.51.100.1/24"))
 NODE = NodeView((LO, ETH0, ETH1))
 
 
-def node(*links: Link) -> NodeView:
-    return NodeView((LO, *links))
+def node(*links: Link, entries: Iterable[Route | Rule] = ()) -> NodeView:
+    return NodeView((LO, *links), entries=frozenset(entries))
 
 
 def guarded(view: NodeView, claims: Iterable[Claim]) -> dict[tuple[LinkIndex, GuardRole], Refusal | None]:
@@ -349,6 +356,47 @@ def test_every_link_has_its_role(extra: Link, expected: GuardRole | None) -> Non
             [Close(VIP)],
             id="kube-proxy's service address is fenced all the same",
         ),
+        pytest.param(
+            [ROUTING],
+            NODE,
+            [VIP],
+            [Bind(VIP, ETH0.index, is_new=True), Install(ROUTE), Install(RULE)],
+            id="routes and rules come after the address",
+        ),
+        pytest.param(
+            [ROUTING],
+            node(link(2, "eth0", address("192.0.2.1/24"), ours("192.0.2.10/32")), entries=(ROUTE, RULE)),
+            [VIP],
+            [],
+            id="an owner with its routes at rest",
+        ),
+        pytest.param(
+            [ROUTED],
+            node(link(2, "eth0", address("192.0.2.1/24"), ours("192.0.2.10/32")), entries=(ROUTE, RULE)),
+            [VIP],
+            [Withdraw(ROUTE), Withdraw(RULE), Unbind(VIP, ETH0.index)],
+            id="routes and rules go before the address",
+        ),
+        pytest.param(
+            [ROUTING],
+            node(
+                link(2, "eth0", address("192.0.2.1/24"), ours("192.0.2.10/32")),
+                entries=(replace(ROUTE, source=None), replace(RULE, table=99), RULE),
+            ),
+            [VIP],
+            [Withdraw(replace(ROUTE, source=None)), Withdraw(replace(RULE, table=99)), Install(ROUTE)],
+            id="those that are otherwise than wanted are replaced",
+        ),
+        pytest.param(
+            [ROUTING],
+            node(
+                link(2, "eth0", address("192.0.2.1/24"), ours("192.0.2.10/32", 1), is_up=False),
+                entries=(RULE,),
+            ),
+            [VIP],
+            [],
+            id="with no link up, routes and rules stay as they are",
+        ),
     ],
 )
 def test_the_difference_is_planned(
@@ -411,13 +459,17 @@ class World:
             case Forget(forgotten):
                 return replace(self, fenced=self.fenced - {forgotten})
             case Guard(index, role):
-                others = {each for each in self.guards if each[0] != index}
-                return replace(self, guards=frozenset(others | {(index, role)}))
+                kept = {each for each in self.guards if each[0] != index}
+                return replace(self, guards=frozenset(kept | {(index, role)}))
             case Bind(each, index):
                 fresh = ours(f"{each}/{each.max_prefixlen}")
                 return self._with_link(index, lambda bound: (*self._without(bound, each), fresh))
             case Unbind(each, index):
                 return self._with_link(index, lambda bound: self._without(bound, each))
+            case Install(entry) | Withdraw(entry):
+                others = self.view.entries - {entry}
+                entries = others | {entry} if isinstance(action, Install) else others
+                return replace(self, view=replace(self.view, entries=entries))
 
     @staticmethod
     def _without(bound: tuple[BoundAddress, ...], gone: IPAddress) -> tuple[BoundAddress, ...]:
@@ -443,6 +495,8 @@ def worlds(draw: st.DrawFn) -> tuple[list[Claim], World]:
             addresses=(ip_interface(text),),
             interface=draw(st.sampled_from((None, None, "eth0", "eth1", "eth9"))),
             is_held=draw(st.booleans()),
+            routes=draw(st.sampled_from(((), (routing.Route("203.0.113.0/24", metric=number + 1),)))),
+            rules=draw(st.sampled_from(((), (routing.Rule(100),)))),
         )
         for number, text in enumerate(TEXTS)
         if draw(st.booleans())
@@ -465,7 +519,9 @@ def worlds(draw: st.DrawFn) -> tuple[list[Claim], World]:
         master = LinkIndex(5) if index < 5 and draw(st.booleans()) and draw(st.booleans()) else None
         links.append(link(index, name, *bound, is_up=draw(st.booleans()), master=master))
     fenced = [ip_interface(text).ip for text in TEXTS if draw(st.booleans())]
-    return claims, World(NodeView(tuple(links)), frozenset(fenced))
+    stray = (ROUTE, replace(ROUTE, source=None), replace(ROUTE, table=9), RULE, replace(RULE, table=9))
+    entries = frozenset(entry for entry in stray if draw(st.booleans()))
+    return claims, World(NodeView(tuple(links), entries=entries), frozenset(fenced))
 
 
 @UNHURRIED
@@ -476,7 +532,7 @@ def test_doing_it_all_leaves_nothing_to_do(case: tuple[list[Claim], World]) -> N
     world = world.do(first)
     # What was unbound is now seen to be: it is forgotten, and its link may be no carrier any more.
     second = world.look(claims)
-    assert not any(isinstance(each, Close | Bind | Unbind) for each in second)
+    assert not any(isinstance(each, Close | Bind | Unbind | Install | Withdraw) for each in second)
     assert world.do(second).look(claims) == ()
 
 
@@ -490,7 +546,7 @@ def test_the_order_in_which_things_are_told_changes_nothing(
     shuffled = list(claims)
     random.shuffle(links)
     random.shuffle(shuffled)
-    other = replace(world, view=NodeView(tuple(links)))
+    other = replace(world, view=replace(world.view, links=tuple(links)))
     assert set(other.look(shuffled)) == set(world.look(claims))
 
 

@@ -25,6 +25,9 @@ READY = Facts(
     [
         pytest.param(READY, id="all three capabilities"),
         pytest.param(replace(READY, capabilities=1 << 12 | 1 << 13 | 1 << 21), id="SYS_ADMIN for BPF"),
+        pytest.param(
+            replace(READY, capabilities=1 << 12 | 1 << 13, needs_bpf=False), id="nftables without BPF"
+        ),
         pytest.param(replace(READY, kernel_release="5.18.0"), id="the oldest kernel"),
         pytest.param(replace(READY, kernel_release="10.0"), id="a kernel of the future"),
         pytest.param(

@@ -1,15 +1,14 @@
-"""Services run by the keeper's side and the leash, both real: real programs, real cgroups, real deaths."""
+"""Services run by the keeper's side and the leash, both real: real programs, real cgroups.
+
+Deaths of the leash and of keepers are in `test_runner_deaths`, units of systemd in `test_runner_units`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import socket
-import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,46 +18,25 @@ from agent.services import (
     DETACHED,
     LEASE,
     LONG,
-    MILLISECOND,
     SECOND,
     SOON_S,
     STUBBORN,
     Gate,
     Services,
-    children,
     hook,
     is_gone,
     now_ns,
-    own_cgroup,
     plan,
     service_of,
     services,
-    unit_plan,
     until_exists,
 )
-from lab.systemd import Systemd, for_tests
-from vipagent.leash_cgroups import Cgroup
-from vipagent.units import Units
-from vipagent.workload import Outcome
+from vipagent.runs import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from vipapi.nodeplan import ServicePlan
-
-
-@pytest.fixture
-def cgroup() -> Iterator[Path]:
-    with own_cgroup() as path:
-        yield path
-
-
-@pytest.fixture
-def hooks(tmp_path: Path) -> Path:
-    folder = tmp_path / "hooks"
-    folder.mkdir(mode=0o755)
-    return folder
 
 
 def test_a_service_is_started_and_stopped(tmp_path: Path, hooks: Path, cgroup: Path) -> None:
@@ -231,10 +209,7 @@ def test_a_service_whose_status_hook_never_passes_has_not_started(
         hook(hooks, "status", "echo no port; exit 1")
         service = plan(status="status", start_timeout_ms=1500)
         async with services(tmp_path, cgroup) as node:
-            number = node.start(service)
-            told = await node.next()
-            await node.stopped(service, number)
-        return told
+            return await node.tried(service)
 
     told = asyncio.run(run())
     assert told.kind == "StartFailed"
@@ -289,10 +264,7 @@ def test_a_start_that_fails_says_why(
         hooks.chmod(folder_mode)  # noqa: ASYNC240
         service = plan(start_timeout_ms=1000)
         async with services(tmp_path, cgroup) as node:
-            number = node.start(service)
-            told = await node.next()
-            await node.stopped(service, number)
-        return told
+            return await node.tried(service)
 
     told = asyncio.run(run())
     assert told.kind == "StartFailed"
@@ -592,484 +564,5 @@ def test_without_a_cgroup_every_start_is_refused_and_it_is_a_problem(tmp_path: P
             assert problem.message == told.message
             assert "Delegate=yes" in problem.message
             await node.stopped(service, 1)
-
-    asyncio.run(run())
-
-
-def leash_of(cgroup: Path) -> int:
-    (pid,) = (Cgroup(cgroup) / "leash").pids()
-    return pid
-
-
-def test_when_the_leash_is_killed_everything_is_at_once_and_the_next_start_has_a_new_one(
-    tmp_path: Path, hooks: Path, cgroup: Path
-) -> None:
-    async def run() -> float:
-        hook(hooks, "start", STUBBORN)
-        hook(hooks, "slow", f"echo x > {tmp_path}/slow; sleep 600")
-        hook(hooks, "stop", f"echo x > {tmp_path}/stop; sleep 600")
-        runs, starts, stops = plan("runs"), plan("starts", start="slow"), plan("stops", stop="stop")
-        async with services(tmp_path, cgroup) as node:
-            await node.started(runs)
-            node.runner.stop(stops.id, await node.started(stops))
-            node.start(starts)
-            await until_exists(tmp_path / "slow")
-            await until_exists(tmp_path / "stop")
-            began = time.monotonic()
-            os.kill(leash_of(cgroup), signal.SIGKILL)
-            told = [await node.next() for _ in range(5)]
-            took_s = time.monotonic() - began
-            assert {(each.service_id, each.kind) for each in told[:2]} == {
-                (runs.id, "Died"), (starts.id, "StartFailed")
-            }  # fmt: skip
-            assert {(each.service_id, each.kind) for each in told[2:]} == {
-                (runs.id, "Stopped"), (starts.id, "Stopped"), (stops.id, "Stopped")
-            }  # fmt: skip
-            again = await node.started(runs)
-            node.runner.stop(runs.id, again)
-            os.kill(leash_of(cgroup), signal.SIGKILL)
-            assert await node.next() == Outcome(runs.id, again, "Stopped")
-        return took_s
-
-    assert asyncio.run(run()) < SOON_S
-
-
-def test_what_a_leash_that_stands_still_does_not_kill_the_keeper_does(
-    tmp_path: Path, hooks: Path, cgroup: Path
-) -> None:
-    async def run() -> float:
-        hook(hooks, "start", STUBBORN)
-        service = plan(stop_timeout_ms=500)
-        async with services(tmp_path, cgroup) as node:
-            number = await node.started(service)
-            leash = leash_of(cgroup)
-            os.kill(leash, signal.SIGSTOP)
-            began = time.monotonic()
-            node.runner.stop(service.id, number)
-            await service_of(cgroup).emptied()
-            took_s = time.monotonic() - began
-            os.kill(leash, signal.SIGCONT)
-            assert await node.next() == Outcome(service.id, number, "Stopped")
-        return took_s
-
-    assert 0.5 <= asyncio.run(run()) < SOON_S
-
-
-def test_a_leash_that_cannot_start_is_told(tmp_path: Path, hooks: Path, cgroup: Path) -> None:
-    cgroup.rmdir()
-    folder = tmp_path / "no-cgroup"
-    folder.write_text("")
-
-    async def run() -> tuple[Outcome, Outcome]:
-        hook(hooks, "start", DAEMON)
-        async with services(tmp_path, folder) as node:
-            node.start(plan())
-            return await node.next(), await node.next()
-
-    first, second = asyncio.run(run())
-    assert (first.kind, second.kind) == ("StartFailed", "Stopped")
-    assert first.message == "the process that services hang on ended: they were killed"
-
-
-def test_nothing_is_left_when_it_is_closed_in_the_middle_of_everything(
-    tmp_path: Path, hooks: Path, cgroup: Path
-) -> None:
-    async def run() -> tuple[set[int], float]:
-        hook(hooks, "start", STUBBORN)
-        hook(hooks, "slow", f"echo x > {tmp_path}/slow; sleep 600")
-        hook(hooks, "stop", f"echo x > {tmp_path}/stop; sleep 600")
-        async with services(tmp_path, cgroup) as node:
-            await node.started(plan("runs"))
-            stops = plan("stops", stop="stop")
-            node.runner.stop(stops.id, await node.started(stops))
-            node.start(plan("starts", start="slow"))
-            await until_exists(tmp_path / "slow")
-            await until_exists(tmp_path / "stop")
-            began = time.monotonic()
-        assert node.told.empty()
-        return children(), time.monotonic() - began
-
-    before = children()
-    left, took_s = asyncio.run(run())
-    assert left <= before
-    assert took_s < 4.5, "the leash ends in order, and is not only killed after five seconds"
-
-
-KEEPER = """
-import asyncio, pathlib, sys, time
-from agent.services import MILLISECOND, now_ns, plan
-from vipagent.runner import Runner
-
-async def keep(folder, cgroup, lease_ms, renewals, stop_timeout_ms):
-    told = asyncio.Queue()
-    runner = Runner(
-        node="node-a", hooks_dir=pathlib.Path(folder) / "hooks", cgroup=pathlib.Path(cgroup),
-        on_outcome=told.put_nowait,
-    )
-    service = plan(stop="stop", stop_timeout_ms=stop_timeout_ms)
-    for run in (1, 2):  # the leash takes a while to start: the run that counts begins when it is there
-        deadline_ns = now_ns() + (lease_ms if run == 2 else 600_000) * MILLISECOND
-        runner.start(service, term=7, run=run, virtual_ip="billing", deadline_ns=deadline_ns)
-        assert (await told.get()).kind == "Started"
-        if run == 1:
-            runner.stop(service.id, run)
-            assert (await told.get()).kind == "Stopped"
-    for _ in range(renewals):
-        deadline_ns = now_ns() + lease_ms * MILLISECOND
-        runner.extend(service.id, deadline_ns)
-        await asyncio.sleep(0.05)
-    print(deadline_ns, flush=True)
-    await asyncio.sleep(600)
-
-asyncio.run(keep(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])))
-"""
-
-
-def keeper(
-    folder: Path, cgroup: Path, *, lease_ms: int, renewals: int = 0, stop_timeout_s: float = 1
-) -> tuple[subprocess.Popen[str], int]:
-    """Start a keeper with one service; return it and when its lease ends."""
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-c", KEEPER, str(folder), str(cgroup)),
-            *(str(lease_ms), str(renewals), str(int(1000 * stop_timeout_s))),
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )
-    assert process.stdout is not None
-    return process, int(process.stdout.readline())
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    with process:
-        process.kill()
-
-
-@pytest.mark.parametrize(
-    ("text", "stop_timeout_s", "least_s"),
-    [
-        pytest.param(DAEMON, 2 * SOON_S, 0.0, id="orderly-from-the-lease's-end-on"),
-        pytest.param(STUBBORN, 1.0, 1.0, id="killed-a-stop-timeout-later"),
-    ],
-)
-@pytest.mark.parametrize("renewals", [0, 90])
-def test_a_service_outlives_its_killed_keeper_by_its_lease_and_no_longer(
-    *,
-    tmp_path: Path,
-    hooks: Path,
-    cgroup: Path,
-    text: str,
-    stop_timeout_s: float,
-    least_s: float,
-    renewals: int,
-) -> None:
-    hook(hooks, "start", text)
-    hook(hooks, "stop", f"echo x > {tmp_path}/stopped")
-    process, deadline_ns = keeper(
-        tmp_path, cgroup, lease_ms=LEASE // MILLISECOND, renewals=renewals, stop_timeout_s=stop_timeout_s
-    )
-    (tmp_path / "stopped").unlink()
-    kill(process)
-    assert now_ns() < deadline_ns
-    assert service_of(cgroup).is_populated
-
-    async def run() -> float:
-        await service_of(cgroup).emptied()
-        ended_ns = now_ns()
-        await Cgroup(cgroup).emptied()
-        while cgroup.exists():  # noqa: ASYNC110, ASYNC240 - there is no event for it
-            await asyncio.sleep(0.01)
-        return (ended_ns - deadline_ns) / SECOND
-
-    late_s = asyncio.run(run())
-    assert least_s <= late_s < LEASE / SECOND
-    assert (tmp_path / "stopped").exists()
-
-
-def test_a_keeper_that_starts_has_the_leash_of_the_former_one_stop_its_services(
-    tmp_path: Path, hooks: Path, cgroup: Path
-) -> None:
-    hook(hooks, "start", DAEMON)
-    hook(hooks, "stop", f"echo x > {tmp_path}/stopped")
-    process, _ = keeper(tmp_path, cgroup, lease_ms=600_000)
-    (tmp_path / "stopped").unlink()
-    kill(process)
-
-    async def run() -> float:
-        service = plan()
-        async with services(tmp_path, cgroup) as node:
-            began = time.monotonic()
-            assert await node.runner.start_clean() == frozenset()
-            took_s = time.monotonic() - began
-            assert not cgroup.exists()  # noqa: ASYNC240
-            await node.stopped(service, await node.started(service))
-        return took_s
-
-    assert asyncio.run(run()) < 3.9, "it is not killed as one that does not end it is after four seconds"
-    assert (tmp_path / "stopped").exists()
-
-
-def test_a_keeper_that_starts_kills_what_a_former_leash_does_not_end(
-    tmp_path: Path, hooks: Path, cgroup: Path
-) -> None:
-    hook(hooks, "start", STUBBORN)
-    hook(hooks, "stop", "exit 0")
-    process, _ = keeper(tmp_path, cgroup, lease_ms=600_000)
-    kill(process)
-    os.kill(leash_of(cgroup), signal.SIGSTOP)
-
-    async def run() -> float:
-        async with services(tmp_path, cgroup) as node:
-            began = time.monotonic()
-            assert await node.runner.start_clean() == frozenset()
-            return time.monotonic() - began
-
-    assert asyncio.run(run()) < 20.0
-
-
-def test_a_keeper_that_starts_ends_what_has_no_leash_any_more(
-    tmp_path: Path, hooks: Path, cgroup: Path
-) -> None:
-    hook(hooks, "start", STUBBORN)
-    hook(hooks, "stop", "exit 0")
-    process, _ = keeper(tmp_path, cgroup, lease_ms=600_000)
-    leash = leash_of(cgroup)
-    process.send_signal(signal.SIGSTOP)
-    os.kill(leash, signal.SIGKILL)
-    kill(process)
-    assert service_of(cgroup).is_populated
-
-    async def run() -> float:
-        async with services(tmp_path, cgroup) as node:
-            began = time.monotonic()
-            assert await node.runner.start_clean() == frozenset()
-            return time.monotonic() - began
-
-    assert asyncio.run(run()) < 3.9, "nobody is waited for who could end it in order"
-
-
-SLEEPS = "[Service]\nExecStart=/bin/sleep 1000\n"
-IGNORES_SIGTERM = "[Service]\nExecStart=/bin/sh -c 'trap \"\" TERM; while :; do sleep 1000; done'\n"
-FAILS = "[Service]\nType=oneshot\nExecStart=/bin/false\n"
-
-
-@pytest.fixture(scope="module")
-def systemd(request: pytest.FixtureRequest) -> Iterator[Systemd]:
-    with for_tests(request.config) as started:
-        yield started
-
-
-@pytest.fixture
-def install(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Have a unit in the systemd that leashes find."""
-    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", systemd.address)
-
-    def add(text: str) -> str:
-        name = f"unit-{time.monotonic_ns()}.service"
-        systemd.add(name, text)
-        return name
-
-    return add
-
-
-@asynccontextmanager
-async def units() -> AsyncIterator[Units]:
-    asked = Units()
-    try:
-        yield asked
-    finally:
-        await asked.close()
-
-
-def test_a_unit_of_systemd_is_started_and_stopped(
-    tmp_path: Path, cgroup: Path, install: Callable[[str], str]
-) -> None:
-    async def run() -> None:
-        service = unit_plan(unit := install(SLEEPS))
-        async with services(tmp_path, cgroup) as node, units() as asked:
-            number = await node.started(service)
-            assert (await asked.state(unit)).is_active
-            await node.stopped(service, number)
-            assert (await asked.state(unit)).is_resting
-
-    asyncio.run(run())
-
-
-def test_a_unit_needs_no_cgroup_of_the_keeper(tmp_path: Path, install: Callable[[str], str]) -> None:
-    async def run() -> None:
-        service = unit_plan(install(SLEEPS))
-        async with services(tmp_path, None) as node:
-            await node.stopped(service, await node.started(service))
-            assert node.runner.problems() == ()
-
-    asyncio.run(run())
-
-
-def test_a_unit_that_does_not_start_is_told(
-    tmp_path: Path, cgroup: Path, install: Callable[[str], str]
-) -> None:
-    async def run() -> Outcome:
-        service = unit_plan(install(FAILS))
-        async with services(tmp_path, cgroup) as node:
-            number = node.start(service)
-            told = await node.next()
-            await node.stopped(service, number)
-        return told
-
-    told = asyncio.run(run())
-    assert told.kind == "StartFailed"
-    assert "journalctl -u" in told.message
-
-
-def test_a_unit_that_dies_is_told(tmp_path: Path, cgroup: Path, install: Callable[[str], str]) -> None:
-    async def run() -> Outcome:
-        service = unit_plan(unit := install(SLEEPS))
-        async with services(tmp_path, cgroup) as node, units() as asked:
-            number = await node.started(service)
-            await asked.kill(unit)
-            told = await node.next()
-            await node.stopped(service, number)
-        return told
-
-    told = asyncio.run(run())
-    assert told.kind == "Died"
-    assert "journalctl -u" in told.message
-
-
-@pytest.mark.parametrize(
-    ("text", "stop_timeout_s", "least_s"),
-    [
-        pytest.param(SLEEPS, 2 * SOON_S, 0.0, id="orderly-from-the-lease's-end-on"),
-        pytest.param(IGNORES_SIGTERM, 2.0, 2.0, id="killed-a-stop-timeout-later"),
-    ],
-)
-def test_a_unit_whose_lease_is_not_renewed_ends(
-    *,
-    tmp_path: Path,
-    cgroup: Path,
-    install: Callable[[str], str],
-    text: str,
-    stop_timeout_s: float,
-    least_s: float,
-) -> None:
-    async def run() -> float:
-        service = unit_plan(unit := install(text), stop_timeout_ms=int(1000 * stop_timeout_s))
-        async with services(tmp_path, cgroup) as node, units() as asked:
-            await node.leased(service)
-            assert await node.next() == Outcome(service.id, 2, "Stopped")
-            late_s = (now_ns() - node.deadline_ns) / SECOND
-            assert (await asked.state(unit)).is_resting
-        return late_s
-
-    assert least_s <= asyncio.run(run()) < LEASE / SECOND
-
-
-def test_a_unit_that_has_lost_its_leash_is_stopped_by_the_next(
-    tmp_path: Path, cgroup: Path, install: Callable[[str], str]
-) -> None:
-    async def run() -> list[str]:
-        service = unit_plan(unit := install(SLEEPS))
-        async with services(tmp_path, cgroup) as node, units() as asked:
-            number = await node.started(service)
-            os.kill(leash_of(cgroup), signal.SIGKILL)
-            told = [await node.next()]
-            node.runner.stop(service.id, number)
-            told.append(await node.next())
-            assert (await asked.state(unit)).is_resting
-        return [each.kind for each in told]
-
-    assert asyncio.run(run()) == ["Died", "Stopped"]
-
-
-def test_a_keeper_that_starts_stops_the_planned_units_that_run(
-    tmp_path: Path, cgroup: Path, install: Callable[[str], str]
-) -> None:
-    async def run() -> None:
-        service = unit_plan(unit := install(SLEEPS))
-        async with services(tmp_path, cgroup) as node, units() as asked:
-            await asked.start(unit, 10)
-            assert await node.runner.start_clean([service, plan("other")]) == frozenset()
-            assert (await asked.state(unit)).is_resting
-            await node.stopped(service, await node.started(service))
-
-    asyncio.run(run())
-
-
-def test_a_unit_that_a_starting_keeper_cannot_stop_in_time_counts_as_running_until_it_has_ended(
-    tmp_path: Path, cgroup: Path, install: Callable[[str], str]
-) -> None:
-    async def run() -> None:
-        service = unit_plan(unit := install(IGNORES_SIGTERM), stop_timeout_ms=6000)
-        async with services(tmp_path, cgroup) as node, units() as asked:
-            await asked.start(unit, 10)
-            assert await node.runner.start_clean([service]) == {service.id}
-            node.runner.stop(service.id, 0)
-            assert (await node.next()).kind == "StopFailed"
-            node.start(service)
-            assert (await node.next()).kind == "StartFailed"
-            assert await node.next() == Outcome(service.id, 0, "Stopped")
-            assert (await asked.state(unit)).is_resting
-
-    asyncio.run(run())
-
-
-async def stays_silent(node: Services, service: ServicePlan, run: int) -> None:
-    """Stop a unit of a systemd that does not answer, again and again; each time it is told so in time."""
-    for _ in range(3):
-        began = time.monotonic()
-        node.runner.stop(service.id, run)
-        told = await node.next()
-        assert told.kind == "StopFailed"
-        # The keeper ends the leash ten seconds after the stop timeout, and so everything that this runs.
-        assert time.monotonic() - began < service.stop_timeout_ms / 1000 + 8.0
-
-
-def test_a_unit_that_no_systemd_was_asked_to_start_is_told_and_has_stopped(
-    tmp_path: Path, hooks: Path, cgroup: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def run() -> None:
-        hook(hooks, "start", DAEMON)
-        unit, other = unit_plan("silent.service", stop_timeout_ms=500), plan("other")
-        async with services(tmp_path, cgroup) as node:
-            number = await node.started(other)
-            leash = leash_of(cgroup)
-            failed = node.start(unit)
-            told = await node.next()
-            assert told.kind == "StartFailed"
-            assert "no systemd can be reached" in told.message
-            await node.stopped(unit, failed)
-            assert leash_of(cgroup) == leash
-            await node.stopped(other, number)
-
-    with socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(str(tmp_path / "silent"))
-        silent.listen(100)
-        monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path}/silent")
-        asyncio.run(run())
-
-
-def test_a_systemd_that_falls_silent_costs_other_services_nothing(
-    tmp_path: Path, hooks: Path, cgroup: Path, install: Callable[[str], str], systemd: Systemd
-) -> None:
-    assert systemd._cgroup is not None  # noqa: SLF001 - where all of it is
-    freezer = systemd._cgroup / "cgroup.freeze"  # noqa: SLF001
-
-    async def run() -> None:
-        hook(hooks, "start", DAEMON)
-        unit, other = unit_plan(install(SLEEPS), stop_timeout_ms=500), plan("other")
-        async with services(tmp_path, cgroup) as node:
-            number = await node.started(other)
-            leash = leash_of(cgroup)
-            first = await node.started(unit)
-            freezer.write_text("1")
-            try:
-                await stays_silent(node, unit, first)
-            finally:
-                freezer.write_text("0")
-            assert await node.next() == Outcome(unit.id, first, "Stopped")  # without being asked again
-            assert leash_of(cgroup) == leash
-            await node.stopped(other, number)
 
     asyncio.run(run())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 import subprocess
 import threading
 import time
@@ -14,21 +12,24 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from agent.services import DAEMON, WAIT_S, Services, hook, own_cgroup, plan, services, until_exists
+from agent.services import (
+    DAEMON,
+    WAIT_S,
+    Services,
+    hook,
+    kill_leash,
+    plan,
+    services,
+    until_exists,
+)
 from vipagent.leash_cgroups import Cgroup
 from vipagent.ledger import Entry, Ledger
-from vipagent.workload import Outcome
+from vipagent.runs import Outcome
 from vipapi.nodeplan import ServicePlan
 from vipapi.workloads import Mount, Ocf, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-@pytest.fixture
-def cgroup() -> Iterator[Path]:
-    with own_cgroup() as path:
-        yield path
 
 
 @pytest.fixture
@@ -60,11 +61,6 @@ def mount(target: Path) -> None:
 
 def umount(target: Path) -> None:
     subprocess.run(["/bin/umount", target], check=True)
-
-
-def kill_leash(cgroup: Path) -> None:
-    (pid,) = (Cgroup(cgroup) / "leash").pids()
-    os.kill(pid, signal.SIGKILL)
 
 
 async def kept(path: Path) -> list[Entry]:

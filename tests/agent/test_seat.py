@@ -1,18 +1,30 @@
 """A seat joins lease, witness and codec: three of them elect an owner over sealed datagrams."""
 
+from pathlib import Path
 from random import Random
 
 import msgspec
 import pytest
 
 from vipagent.datagrams import DatagramRefused
+from vipagent.disk import Disk
 from vipagent.effects import MILLISECOND, Adopt, Close, Effect, Extend, Open, Phase, Send
-from vipagent.messages import Ack, Request
+from vipagent.messages import Ack, Handover, Message, Request, Want
 from vipagent.seat import Seat
-from vipagent.succession import key_of
+from vipagent.succession import key_of, lease_timing
+from vipagent.witness import Witness
 from vipapi.configuration import Configuration, Member, WitnessSet
 from vipapi.link import Vote
-from vipapi.nodeplan import CandidatePlan, DomainPlan, Key, Timing, VirtualIPPlan
+from vipapi.nodeplan import (
+    MOST_CEILING,
+    MOST_FLOOR,
+    MOST_TERM,
+    CandidatePlan,
+    DomainPlan,
+    Key,
+    Timing,
+    VirtualIPPlan,
+)
 from vipapi.nodestatus import GrantStatus
 
 NODES = ("a", "b", "c")
@@ -374,6 +386,50 @@ def test_a_node_that_has_nothing_to_hold_does_not_keep_the_vote_from_others() ->
     assert not _is_needed(left, 5_000 * MILLISECOND)
 
 
+def test_a_vote_that_was_needed_for_a_moment_is_given_back_and_one_from_before_is_not_used() -> None:
+    domain = Domain("ab", PAIRED)
+    domain.run(2_000)
+    seat = domain.seats["b"]
+    domain.away.add("a")
+    domain.run(200)
+    assert _is_needed(seat, domain.now_ns)
+    won = _vote(60_000)
+    seat.hear_votes(won, domain.now_ns)
+    domain.run(100)
+    domain.away.clear()
+    domain.run(200)
+    assert _is_needed(seat, domain.now_ns)
+    domain.run(500)
+    assert not _is_needed(seat, domain.now_ns)
+    assert seat.vote.transitions(domain.now_ns) == 1
+    domain.run(400)
+    wanted = seat.vote_wanted(domain.now_ns)
+    assert wanted is not None
+    assert (wanted.is_given_back, wanted.since_ns) == (True, domain.now_ns)
+    seat.hear_votes(won, domain.now_ns)
+    assert seat.vote.transitions(domain.now_ns) == 0
+    assert domain.owners() == ["b"]
+
+
+def test_an_owner_needs_the_vote_while_the_other_answers_and_does_not_know_the_address_yet() -> None:
+    """The address was made while the other was down; it is back with the plan that it has on disk."""
+    domain = Domain("ab", PAIRED)
+    domain.run(2_000)
+    domain.away.add("a")
+    domain.run(200)
+    domain.seats["b"].hear_votes(_vote(60_000), domain.now_ns)
+    older = msgspec.structs.replace(PAIRED, virtual_ips=())
+    domain.seats["a"] = seat_of("a", older, incarnation=8, now_ns=domain.now_ns)
+    domain.away.clear()
+    for _ in range(50):
+        domain.run(100)
+        assert _is_needed(domain.seats["b"], domain.now_ns)
+    assert domain.owners() == ["b"]
+    domain.perform("a", domain.seats["a"].assign(PAIRED, domain.now_ns))
+    domain.run(1_000)
+    assert not _is_needed(domain.seats["b"], domain.now_ns)
+
+
 def test_where_the_api_server_has_no_vote_it_is_not_asked() -> None:
     assert seat_of("a").vote_wanted(5_000 * MILLISECOND) is None
 
@@ -537,8 +593,127 @@ def test_only_keepers_answers_make_a_majority_in_every_set(
     at_ns = 5_000 * MILLISECOND
     for other in answering:
         peer = seat_of(other, _domain(configuration=configuration))
-        sealed = peer.seal(Send(me, Ack(7, 1, 0, 0, (), (), ())))
+        sealed = peer.seal(Send(me, Ack(7, 0, 0, 0, (), (), ())))
         assert sealed is not None
         seat.receive(sealed[1], at_ns)
     assert seat.is_answered(at_ns) is is_answered
     assert not seat.is_answered(at_ns + 1_000 * MILLISECOND)
+
+
+MAIL = msgspec.structs.replace(WEB, uid="mail-uid", name="mail", addresses=("192.0.2.11/24",))
+
+
+def both_held(**web: object) -> Domain:
+    """Return a domain in which b holds both address sets, and all hear of `web` once it does."""
+    domain = Domain(domain=_domain(virtual_ips=(WEB, MAIL)))
+    for node, seat in domain.seats.items():
+        domain.perform(node, seat.judge([WEB.uid, MAIL.uid], 0, is_sound=True))
+    domain.run(2_000)
+    observed = msgspec.structs.replace(WEB, **web)
+    for node, seat in domain.seats.items():
+        domain.perform(node, seat.assign(_domain(virtual_ips=(observed, MAIL)), domain.now_ns))
+        domain.effects[node].clear()
+    return domain
+
+
+def opened_without(domain: Domain, gone: str) -> dict[bytes, int]:
+    """Return, by address set, under which term it is opened when one node is gone."""
+    domain.away.add(gone)
+    domain.run(3_000)
+    effects = (effect for node in set(NODES) - {gone} for effect in domain.effects[node])
+    return {effect.key: effect.term for effect in effects if isinstance(effect, Open)}
+
+
+def tell(domain: Domain, *said: Message) -> None:
+    """Have b say something to both others; their answers get lost."""
+    for node in "ac":
+        for message in said:
+            sealed = domain.seats["b"].seal(Send(node, message))
+            assert sealed is not None
+            domain.seats[node].receive(sealed[1], domain.now_ns)
+
+
+def test_an_answer_to_what_was_never_asked_is_refused_and_no_sign_of_a_witness() -> None:
+    seat, other = seat_of("a"), seat_of("b")
+    for never in (Ack(7, 1, 0, 0, (), (), ()), Ack(7, 0, 1, 0, (), (), ())):
+        sealed = other.seal(Send("a", never))
+        assert sealed is not None
+        with pytest.raises(DatagramRefused) as refused:
+            seat.receive(sealed[1], 0)
+        assert refused.value.refusal == "Unasked"
+    assert not seat.is_answered(0)
+
+
+@pytest.mark.parametrize("below", [0, 1])
+def test_the_highest_term_that_is_observed_leaves_room_for_every_take_over(below: int) -> None:
+    observed = MOST_FLOOR - below
+    assert opened_without(both_held(observed_term=observed), "b") == {
+        key_of(WEB): observed + 1,
+        key_of(MAIL): 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("floor", "term"),
+    [
+        pytest.param(MOST_FLOOR, MOST_FLOOR + 1, id="the highest that is believed"),
+        pytest.param(MOST_FLOOR + 1, 2, id="one above"),
+        pytest.param(MOST_TERM, 2, id="the highest that can be said"),
+    ],
+)
+def test_no_floor_that_a_keeper_tells_of_stops_a_take_over(floor: int, term: int) -> None:
+    domain = both_held()
+    request = Request(10_000, 0, floor, is_sound=True, wants=(), polls=())
+    ack = Ack(7, 0, 0, floor, granted=(), denied=(), free=())
+    tell(domain, request, ack)
+    domain.run(1_000)
+    assert opened_without(domain, "b") == {key_of(WEB): term, key_of(MAIL): term}
+
+
+def test_one_address_set_without_terms_left_stops_no_other() -> None:
+    domain = both_held()
+    wants = (Want(key_of(WEB), MOST_TERM, is_held=True),)
+    held = Request(10_000, 0, 0, is_sound=True, wants=wants, polls=())
+    tell(domain, held)
+    assert opened_without(domain, "b") == {key_of(MAIL): 2}
+
+
+def test_take_overs_go_on_above_the_highest_floor_when_witnesses_restart_and_change() -> None:
+    domain = both_held(observed_term=MOST_FLOOR)
+    opened_without(domain, "b")
+    for seat in domain.seats.values():
+        seat.witness.raise_floor()
+    domain.run(1_000)
+    domain.away.clear()
+    [owner] = domain.owners()
+    assert opened_without(domain, owner).keys() == {key_of(WEB), key_of(MAIL)}
+
+
+@pytest.mark.parametrize("kept", [MOST_FLOOR, MOST_CEILING - 1, MOST_CEILING])
+def test_what_is_written_of_terms_is_what_is_read_back(tmp_path: Path, kept: int) -> None:
+    disk = Disk(tmp_path)
+    witness = Witness(me="a", timing=lease_timing(Timing(100, 400, 500, 600)), now_ns=0, term_ceiling=kept)
+    disk.store_term_ceiling(UID, witness.term_ceiling)
+    assert disk.load_term_ceiling(UID) == witness.term_ceiling >= kept
+
+
+def vote_wanted_after(message: Message) -> int:
+    """Return which ceiling of terms node a wants in the API server's Lease when b has said something."""
+    seat, other = (seat_of(node, _domain(configuration=PAIR)) for node in "ab")
+    seat.judge([WEB.uid], 0, is_sound=True)
+    sealed = other.seal(Send("a", message))
+    assert sealed is not None
+    seat.receive(sealed[1], 0)
+    wanted = seat.vote_wanted(0)
+    assert wanted is not None
+    return wanted.term_ceiling
+
+
+def test_nothing_is_written_into_the_api_servers_lease_that_could_not_be_read_back() -> None:
+    assert vote_wanted_after(Handover(key_of(WEB), 5)) == 2000
+    assert vote_wanted_after(Handover(key_of(WEB), MOST_TERM - 1)) == MOST_CEILING
+
+
+def test_a_floor_that_leaves_no_room_is_not_written_into_the_api_servers_lease() -> None:
+    assert vote_wanted_after(Ack(7, 0, 0, MOST_FLOOR, granted=(), denied=(), free=())) > MOST_FLOOR
+    assert vote_wanted_after(Ack(7, 0, 0, MOST_FLOOR + 1, granted=(), denied=(), free=())) == 2000

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pyroute2 import AsyncIPRoute, IPRoute
 
-from agent.test_keeper import FIRST, WEB, planned
+from agent.onekeeper import FIRST, WEB, planned
 from lab import enclosure, kernelcalls, systemd_binaries
 from lab.systemd import running
 from vipagent.disk import Disk

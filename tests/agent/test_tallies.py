@@ -10,8 +10,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from agent.stacks import SECOND, service
+from vipagent.runs import Fault, Outcome
 from vipagent.tallies import Tallies
-from vipagent.workload import Fault, Outcome
 
 if TYPE_CHECKING:
     from vipapi.nodeplan import ServicePlan

@@ -15,7 +15,7 @@ _ME = Sender("a", b"m", 3)
 
 
 def _vote(until_ms: int = 2_000) -> Vote:
-    vote = Vote(timing=_TIMING)
+    vote = Vote(timing=_TIMING, now_ns=0)
     vote.hear(
         link.Vote("uid", until_ms * MILLISECOND, term_floor=70, term_ceiling=1070, transitions=4, epoch=1)
     )
@@ -49,7 +49,7 @@ def test_a_vote_that_is_over_or_was_never_held_says_nothing() -> None:
     vote = _vote()
     assert _ask(vote, 2_000, Want(_KEY, 71, is_held=False)) is None
     assert vote.transitions(2_000 * MILLISECOND) == 0
-    assert _ask(Vote(timing=_TIMING), 0, Want(_KEY, 71, is_held=False)) is None
+    assert _ask(Vote(timing=_TIMING, now_ns=0), 0, Want(_KEY, 71, is_held=False)) is None
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,46 @@ def test_what_is_free_is_free_above_the_floor() -> None:
     ack = _ask(_vote(), 0)
     assert ack is not None
     assert [(free.key, free.rank, free.term) for free in ack.free] == [(_KEY, 0, 70)]
+
+
+def _hold(vote: Vote, since_ms: int) -> None:
+    until_ns = 60_000 * MILLISECOND
+    vote.hear(link.Vote("uid", until_ns, 70, 1070, transitions=4, epoch=1, since_ns=since_ms * MILLISECOND))
+
+
+def test_a_vote_that_is_not_needed_falls_silent_and_is_given_back_when_no_lease_rests_on_it() -> None:
+    vote = _vote(60_000)
+    vote.need(1_000 * MILLISECOND, is_needed=True)
+    assert _ask(vote, 1_000) is not None
+    vote.need(2_000 * MILLISECOND, is_needed=False)
+    assert _ask(vote, 2_000) is None
+    vote.need(2_399 * MILLISECOND, is_needed=False)
+    assert not vote.is_given_back
+    vote.need(2_400 * MILLISECOND, is_needed=False)
+    assert (vote.is_given_back, vote.since_ns) == (True, 2_400 * MILLISECOND)
+    assert vote.transitions(2_400 * MILLISECOND) == 0
+    vote.need(9_000 * MILLISECOND, is_needed=False)
+    assert vote.since_ns == 2_400 * MILLISECOND
+
+
+def test_a_vote_that_is_needed_again_before_it_was_given_back_speaks_at_once() -> None:
+    vote = _vote(60_000)
+    vote.need(2_000 * MILLISECOND, is_needed=False)
+    vote.need(2_399 * MILLISECOND, is_needed=True)
+    assert _ask(vote, 2_399) is not None
+    vote.need(2_400 * MILLISECOND, is_needed=False)
+    assert not vote.is_given_back
+
+
+def test_what_was_won_before_it_was_given_back_counts_for_nothing() -> None:
+    vote = _vote(60_000)
+    for at_ms in (1_000, 1_400):
+        vote.need(at_ms * MILLISECOND, is_needed=False)
+    _hold(vote, since_ms=0)
+    vote.need(1_500 * MILLISECOND, is_needed=True)
+    assert _ask(vote, 1_500) is None
+    _hold(vote, since_ms=1_400)
+    assert _ask(vote, 1_500) is not None
 
 
 def test_a_release_is_seen_at_once() -> None:

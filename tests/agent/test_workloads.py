@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 from agent.stacks import SECOND, service
 from vipagent.health import Result
 from vipagent.messages import Inquire, Vacant
-from vipagent.workload import Outcome
+from vipagent.runs import Outcome
 from vipagent.workloads import Tenure, Workloads
 from vipapi.healthchecks import Exec
 from vipapi.nodeplan import CandidatePlan, ServicePlan, VirtualIPPlan

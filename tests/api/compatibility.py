@@ -1,7 +1,8 @@
 """What releases have promised about our kinds: their fields and what may stand in them.
 
 `released/VERSION.jsonl` has a line for each place of each kind, as that release had it. An object that was
-good then has to be good now: no field goes, none becomes required, no bound gets tighter, no rule is added.
+good then has to be good now: no field goes, none becomes required, no bound gets tighter, no rule is added
+but about a field that is new as well (one that begins with `!has(self.FIELD) ||`).
 At a release, `python -m api.compatibility` adds its file; those of earlier ones are never changed.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ Shape = dict[str, dict[str, Any]]
 FOLDER = Path(__file__).parent / "released"
 UPPER = ("maximum", "maxLength", "maxItems", "maxProperties")
 LOWER = ("minimum", "minLength", "minItems", "minProperties")
+OF_A_FIELD = re.compile(r"!has\(self\.(\w+)\) \|\|")
 SAME = ("type", "format", "pattern", "x-kubernetes-list-type", "x-kubernetes-list-map-keys")
 
 
@@ -37,11 +40,17 @@ def shape() -> Shape:
         kept = {name: place.schema[name] for name in (*UPPER, *LOWER, *SAME, "enum") if name in place.schema}
         rules = [each["rule"] for each in place.schema.get("x-kubernetes-validations", ())]
         if rules:
-            kept["rules"] = sorted(hashlib.sha256(rule.encode()).hexdigest()[:10] for rule in rules)
+            kept["rules"] = sorted(map(_digest, rules))
+            if of := {_digest(rule): field[1] for rule in rules if (field := OF_A_FIELD.match(rule))}:
+                kept["of"] = of
         if place.is_required:
             kept["required"] = True
         found[f"{place.kind}{place.path}"] = kept
     return found
+
+
+def _digest(rule: str) -> str:
+    return hashlib.sha256(rule.encode()).hexdigest()[:10]
 
 
 def released() -> dict[str, Shape]:
@@ -55,12 +64,27 @@ def released() -> dict[str, Shape]:
 
 def broken(before: Shape, after: Shape) -> list[str]:
     """Return every promise of `before` that `after` does not keep, as a sentence."""
-    said = [f"{path}: {why}" for path, was in before.items() for why in _narrowed(was, after.get(path))]
+    said = []
+    for path, was in before.items():
+        now = after.get(path)
+        said += [f"{path}: {why}" for why in _narrowed(was, now)]
+        if now is not None and any(_is_of_old(rule, path, now, before) for rule in _rules(now) - _rules(was)):
+            said.append(f"{path}: has a new rule")
     for path, now in after.items():
         parent = path.rpartition(".")[0]
         if path not in before and parent in before and now.get("required"):
             said.append(f"{path}: is new and required")
     return said
+
+
+def _rules(of: Mapping[str, Any]) -> set[str]:
+    return set(of.get("rules", ()))
+
+
+def _is_of_old(rule: str, path: str, now: Mapping[str, Any], before: Shape) -> bool:
+    """Whether a rule may refuse what has no new field."""
+    field = now.get("of", {}).get(rule)
+    return field is None or f"{path}.{field}" in before
 
 
 def _narrowed(was: Mapping[str, Any], now: Mapping[str, Any] | None) -> Iterator[str]:
@@ -86,8 +110,6 @@ def _tightened(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
             yield f"has a larger {name}"
     if "enum" in now and not set(was.get("enum", (object(),))) <= set(now["enum"]):
         yield "does not take all values any more"
-    if set(now.get("rules", ())) - set(was.get("rules", ())):
-        yield "has a new rule"
 
 
 def main() -> None:

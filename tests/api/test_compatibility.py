@@ -79,6 +79,13 @@ def test_more_than_was_promised_is_no_breach(path: str, limits: dict[str, Any]) 
     assert not broken(shape(), changed(path, **limits))
 
 
+@pytest.mark.parametrize(("field", "is_breach"), [("new", False), ("interface", True)])
+def test_a_new_rule_may_be_about_a_new_field_only(field: str, *, is_breach: bool) -> None:
+    found = shape()["VirtualIP.spec"]
+    after = changed("VirtualIP.spec", rules=[*found["rules"], "0"], of={**found["of"], "0": field})
+    assert broken(shape(), after) == (["VirtualIP.spec: has a new rule"] if is_breach else [])
+
+
 def test_a_field_that_is_gone_is_noticed() -> None:
     after = copy.deepcopy(shape())
     del after[PRIORITY]

@@ -122,7 +122,7 @@ def test_the_last_of_fifteen_standbys_has_a_priority_too() -> None:
     found = joined(
         VIPS["web"].spec, followings("web", [following("a", runs(primary=nodes[0], standbys=nodes[1:]))])
     )
-    nominees = candidates.nominate(found, FailoverDomainSpec(), ())
+    nominees = candidates.nominate(found, candidates.roster(FailoverDomainSpec(), ()))
     assert sorted(each.priority for each in nominees) == list(range(85, 101))
     assert [each.node for each in sorted(nominees, key=lambda each: -each.priority)] == nodes
 

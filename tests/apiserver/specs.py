@@ -184,6 +184,12 @@ GOOD = [
                 },
             ],
             announcement={"count": 10, "refreshSeconds": 1},
+            routes=[
+                {"destination": "0.0.0.0/0", "via": "192.0.2.254", "table": 100, "metric": 1},
+                {"destination": "0.0.0.0/0", "via": "192.0.2.253", "table": 100},
+                {"destination": "198.51.100.7"},
+            ],
+            rules=[{"table": 100}, {"table": 101, "from": "192.0.2.10", "priority": 32765}],
             spread={"group": "edge"},
             onQuorumLoss="Release",
             suspend=True,
@@ -441,6 +447,86 @@ BAD = [
         LABEL_VALUE,
         id="selector-value",
     ),
+    # routes and rules
+    pytest.param(
+        virtual_ip(routes=[{"destination": "198.51.100.1/24"}]),
+        "must be the first address of its prefix: write the network",
+        id="vip-route-to-a-host-of-a-network",
+    ),
+    pytest.param(
+        virtual_ip(routes=[{"destination": "2001:DB8::/64"}]), "canonical form", id="vip-route-spelling"
+    ),
+    pytest.param(
+        virtual_ip(routes=[{"destination": "everywhere"}]),
+        "must be an IPv4 or IPv6 address or network",
+        id="vip-route-to-a-name",
+    ),
+    pytest.param(
+        virtual_ip(routes=[{"destination": "2001:db8::/64"}]),
+        "must lead to destinations of IP versions that `addresses` has",
+        id="vip-route-without-a-source",
+    ),
+    pytest.param(
+        virtual_ip(routes=[{"destination": "198.51.100.0/24", "via": "2001:db8::1"}]),
+        "must be of the IP version of `destination`",
+        id="vip-route-over-the-other-version",
+    ),
+    pytest.param(
+        virtual_ip(routes=[{"destination": "198.51.100.0/24", "via": "0.0.0.0"}]),  # noqa: S104 - no listener
+        "must be the address of a router",
+        id="vip-route-over-nobody",
+    ),
+    pytest.param(
+        virtual_ip(
+            routes=[{"destination": "198.51.100.0/24"}, {"destination": "198.51.100.0/24", "table": 254}]
+        ),
+        "must not name a destination twice in one table with one metric",
+        id="vip-route-twice",
+    ),
+    pytest.param(
+        virtual_ip(routes=[{"destination": "198.51.100.7"}, {"destination": "198.51.100.7/32"}]),
+        "must not name a destination twice in one table with one metric",
+        id="vip-route-to-a-host-twice",
+    ),
+    pytest.param(
+        virtual_ip(
+            addresses=["2001:db8::10"],
+            routes=[{"destination": "2001:db8:1::7"}, {"destination": "2001:db8:1::7/128", "metric": 1024}],
+        ),
+        "must not name a destination twice in one table with one metric",
+        id="vip-route-twice-by-the-kernels-metric",
+    ),
+    pytest.param(
+        virtual_ip(routes=[{"destination": "198.51.100.0/24", "table": 255}]),
+        "must not be 255",
+        id="vip-route-in-the-kernels-table",
+    ),
+    pytest.param(
+        virtual_ip(routes=[{"destination": f"198.51.100.{n}"} for n in range(17)]),
+        "must have at most 16 items",
+        id="vip-seventeen-routes",
+    ),
+    pytest.param(
+        virtual_ip(rules=[{"table": 100, "from": "192.0.2.11"}]),
+        "must be from addresses that are in `addresses`",
+        id="vip-rule-from-another-address",
+    ),
+    pytest.param(
+        virtual_ip(rules=[{"table": 100, "from": "192.0.2.10/24"}]),
+        "must be one of `addresses` without its prefix length",
+        id="vip-rule-from-an-address-with-prefix",
+    ),
+    pytest.param(
+        virtual_ip(rules=[{"table": 100}, {"table": 100, "priority": 7}]),
+        "must not send an address to a table twice",
+        id="vip-rule-twice",
+    ),
+    pytest.param(
+        virtual_ip(rules=[{"table": 100, "priority": 32766}]),
+        "should be less than or equal to 32765",
+        id="vip-rule-after-the-main-table",
+    ),
+    pytest.param(virtual_ip(rules=[{"table": 255}]), "must not be 255", id="vip-rule-to-the-kernels-table"),
     # failback, announcement, the rest
     pytest.param(
         virtual_ip(failback={"policy": "Never"}), 'supported values: "Manual", "Automatic"', id="vip-failback"

@@ -667,6 +667,25 @@ def test_what_runs_on_the_nodes_is_not_for_everybody_to_ask(admin: Api, probe: O
     admin.apply(virtual_ip("web", "192.0.2.10", healthChecks=checks))
 
 
+@pytest.mark.usefixtures("namespaces")
+@pytest.mark.parametrize(
+    "routing",
+    [
+        {"routes": [{"destination": "0.0.0.0/0", "via": "192.0.2.254"}]},
+        {"routes": [{"destination": "0.0.0.0/1"}]},
+        {"rules": [{"table": 100}]},
+    ],
+    ids=["a default route", "half of one", "a rule"],
+)
+def test_where_nodes_send_their_packets_is_not_for_everybody_to_say(admin: Api, routing: Object) -> None:
+    edge = impersonated(admin, "alice", "edge")
+    said = refusal(edge.apply, virtual_ip("web", "192.0.2.10", **routing))
+    assert "`routes` and `rules` must not change where the nodes send" in said
+    assert "`vipkeeper-host-workloads`" in said
+    edge.apply(virtual_ip("web", "192.0.2.10", **{key: [] for key in routing}))
+    admin.apply(virtual_ip("web", "192.0.2.10", **routing))
+
+
 OF_THE_NODE = (
     *("127.0.0.1", "127.9.9.9", "::1", "169.254.169.254", "fe80::1", "0.0.0.0", "::", "0:0:0:0:0:0:0:1"),  # noqa: S104
     *("localhost", "web.localhost", "localhost.localdomain", "ip6-loopback", "metadata.google.internal"),

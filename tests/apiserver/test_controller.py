@@ -104,7 +104,7 @@ def test_a_failover_that_happened_without_it_is_adopted_and_not_fought(fleet: Fl
         )
     )
     assert back["status"]["election"]["owner"] == "node-b", "failback is Manual"
-    assert any("431 ms" in note for note in notes(fleet, "OwnerChanged"))
+    eventually(lambda: any("431 ms" in note for note in notes(fleet, "OwnerChanged")))
 
 
 def test_an_automatic_failback_returns_after_its_delay(fleet: Fleet) -> None:
@@ -349,7 +349,7 @@ def test_a_cordon_moves_an_address_with_its_service_and_its_end_pulls_nothing_ba
     fleet.run("node-a", billing, "Active", term=1)
     mark(fleet, "node-a", unschedulable=True)
     fleet.settle(lambda: fleet.owns("app", "node-b"), what="it goes while its node still works")
-    assert notes(fleet, "OwnerCordoned") == ["Elected node-b: node node-a is cordoned"]
+    assert eventually(lambda: notes(fleet, "OwnerCordoned")) == ["Elected node-b: node node-a is cordoned"]
     mark(fleet, "node-a", unschedulable=False)
 
     def is_eligible() -> bool:

@@ -105,8 +105,10 @@ class StandInKeeper:
         for each in self._connections:
             each.sendall(self._report)
 
-    def want(self, *ceilings: int, node: str = "node-a", incarnation: int = 1) -> None:
-        """Want the vote of the domain `default` with this ceiling, or with none: not."""
+    def want(
+        self, *ceilings: int, node: str = "node-a", incarnation: int = 1, given_back_ns: int | None = None
+    ) -> None:
+        """Want the vote of the domain `default` with this ceiling, or with none: not; or give it back."""
         wanted = (
             VoteWanted(
                 domain_uid="uid",
@@ -115,7 +117,9 @@ class StandInKeeper:
                 incarnation=incarnation,
                 term_ceiling=ceiling,
                 epoch=0,
-                is_needed=True,
+                is_needed=given_back_ns is None,
+                since_ns=given_back_ns or 0,
+                is_given_back=given_back_ns is not None,
             )
             for ceiling in ceilings
         )
@@ -714,6 +718,26 @@ def test_a_vote_that_is_not_wanted_any_more_is_neither_renewed_nor_released(stag
     stage.keeper.want(1000)
     until(lambda: len(stage.keeper.votes) > told, "it is wanted again")
     assert holder(stage)[:2] == ("node-a_1", 1)
+
+
+def test_a_vote_that_was_given_back_is_another_nodes_at_once(stage: Stage, tmp_path: Path) -> None:
+    wait_for_vote(stage)
+    other = StandInKeeper(tmp_path / "other.sock")
+    other.report(node="node-b")
+    other.start()
+    stage.start(node="node-b", socket=str(other.path), metrics="127.0.0.1:19948")
+    until(lambda: bool(other.plans), "the other courier runs")
+    stage.keeper.want(1000, given_back_ns=1)
+    until(lambda: lease(stage)["spec"]["leaseDurationSeconds"] == 1, "nobody holds it")
+    assert stage.keeper.held is None
+    since_ns = clock()
+    other.want(500, node="node-b")
+    until(lambda: other.held is not None, "the vote")
+    assert other.held is not None
+    sys.stdout.write(f"won after {(other.votes[-1][0] - since_ns) / 1e6:.0f} ms\n")
+    assert (other.held.term_floor, other.held.transitions) == (1000, 3)
+    # It was not waited out: it is the version that was given back that was written over.
+    assert holder(stage) == ("node-b_1", 2, "1000")
 
 
 def test_a_keeper_that_is_gone_wants_nothing(stage: Stage) -> None:

@@ -157,6 +157,7 @@ def test_what_was_there_and_what_changes_is_seen(
     apiserver.api.merge(API_VERSION, "VirtualIP", "new", {"metadata": {"labels": {"seen": "yes"}}})
     eventually(lambda: watch.wait(1))
     eventually_equals(lambda: watch.documents(VIRTUAL_IPS)[0]["metadata"].get("labels"), {"seen": "yes"})
+    assert "managedFields" not in watch.documents(VIRTUAL_IPS)[0]["metadata"]
     apiserver.api.delete(API_VERSION, "VirtualIP", "old")
     eventually_equals(lambda: names(watch), ["new"])
 

@@ -57,6 +57,19 @@ def test_an_option_adds_its_capability_and_no_other(chart: Chart, agent: Object,
     assert context["privileged"] is False
 
 
+def test_a_fence_of_nftables_may_remove_what_bpf_left(chart: Chart) -> None:
+    values: Object = {"agent": {"keeper": {"fenceBackend": "nftables"}}}
+    keeper = container(chart.render(values).pod(*AGENT), "keeper")
+    assert keeper["securityContext"]["capabilities"]["add"] == [
+        "NET_ADMIN",
+        "NET_RAW",
+        "BPF",
+        "SYS_NICE",
+        "IPC_LOCK",
+    ]
+    assert "--fence-backend=nftables" in keeper["args"]
+
+
 def test_only_programs_in_the_container_make_it_privileged(chart: Chart) -> None:
     rendering = chart.render({"agent": {"workloads": {"programs": True}}})
     keeper = container(rendering.pod(*AGENT), "keeper")

@@ -148,6 +148,7 @@ MARKED: dict[str, tuple[Any, str]] = {
     "agent.workloads.ocfRootHostPath": ("/marked/ocf", "/marked/ocf"),
     "agent.checks.filePaths": (["/marked/files"], "/marked/files"),
     "agent.fence": ("reboot", "--fence=reboot"),
+    "agent.keeper.fenceBackend": ("bpf", "--fence-backend=bpf"),
     "agent.staticPod.kubeconfigDir": ("/marked/kubeconfig", "/marked/kubeconfig"),
 }
 
@@ -227,6 +228,7 @@ def test_every_value_reaches_what_is_installed(chart: Chart) -> None:
             for each in (0, "0%", "one")
         ),
         pytest.param("agent.fence", "poweroff", "fence", id="a way that is none"),
+        pytest.param("agent.keeper.fenceBackend", "iptables", "fenceBackend", id="a fence that is none"),
         pytest.param(
             "agent.terminationGracePeriodSeconds",
             5,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 
 import msgspec
@@ -124,6 +125,39 @@ def test_owner_and_term_are_what_a_majority_of_the_witnesses_granted(stage: Stag
     report["metadata"]["resourceVersion"] = str(stage.version)
     stage.settle()
     assert stage.get("VirtualIP", "web")["status"]["term"] == 1, "one witness is no majority"
+
+
+@pytest.mark.parametrize("said", ["NotArmed", "CheckPending", None], ids=str)
+def test_an_owner_whose_own_report_is_older_than_its_lease_keeps_the_address(
+    stage: Stage, said: str | None
+) -> None:
+    """The other witnesses were sooner to tell of it. Its report is from when it was getting ready."""
+    stage.virtual_ip("web")
+    stage.settle()
+    stage.report(unfit=dict.fromkeys(("node-a", "node-b", "node-c"), said or "NotArmed"))
+    stage.settle()
+    behind = stage.objects["VIPNode", "node-a"]
+    before = copy.deepcopy(behind["status"])
+    if said is None:
+        before["virtualIPs"] = []
+    stage.report(owners={"web": ("node-a", 1)})
+    behind["status"] = before
+    stage.touch(behind)
+    stage.settle()
+    assert order(stage)[::2] == ("node-a", 1)
+
+
+def test_an_owner_that_says_that_a_check_fails_is_believed_although_the_witnesses_have_not_heard(
+    stage: Stage,
+) -> None:
+    web_owned_by_a(stage)
+    stage.report(owners={"web": ("node-a", 1)})
+    said = stage.objects["VIPNode", "node-a"]
+    [holding] = said["status"]["virtualIPs"]
+    holding |= {"state": "Standby", "term": 0, "fitness": "Unfit", "reason": "CheckFailed"}
+    stage.touch(said)
+    stage.settle()
+    assert order(stage)[0] == "node-b"
 
 
 def test_a_failover_is_adopted_and_a_new_order_given_for_its_term(stage: Stage) -> None:
@@ -625,6 +659,49 @@ def test_a_broken_invariant_in_one_object_leaves_its_neighbours_alone(stage: Sta
     assert stage.reasons("db")["Accepted"] == "True Accepted"
     assert stage.last is not None
     assert [problem.kind for problem in stage.last.problems] == ["VIPNode"]
+
+
+def conflict(stage: Stage, node: str, reason: str, *, is_bound: bool) -> None:
+    """Let a node that owns the address say that somebody else has it."""
+    report = stage.get("VIPNode", node)
+    (holding,) = report["status"]["virtualIPs"]
+    holding["conflict"] = {"reason": reason, "message": "somebody has it"}
+    if not is_bound:
+        holding["bound"] = []
+    stage.touch(report)
+    stage.settle()
+
+
+@pytest.mark.parametrize("reason", ["ForeignHost", "ForeignVRRP"])
+def test_a_foreign_machine_with_the_address_is_told_by_condition_and_event(stage: Stage, reason: str) -> None:
+    web_owned_by_a(stage)
+    conflict(stage, "node-a", reason, is_bound=True)
+    assert stage.reasons("web")["Conflict"] == f"True {reason}"
+    assert stage.reasons("web")["Ready"] == "True Held"
+    assert stage.condition("VirtualIP", "web", "Conflict")["message"] == "node-a sees that somebody has it"
+    assert stage.tellings.count(f"web {reason}") == 1
+    own(stage, "node-a", 1)
+    assert stage.reasons("web")["Conflict"] == "False NoConflict"
+
+
+def test_an_owner_that_leaves_the_addresses_to_a_foreign_machine_says_why_they_are_not_bound(
+    stage: Stage,
+) -> None:
+    web_owned_by_a(stage)
+    conflict(stage, "node-a", "ForeignHost", is_bound=False)
+    told = stage.reasons("web")
+    assert (told["Bound"], told["Ready"], told["Owned"]) == (
+        "False ForeignHost", "False ForeignHost", "True Owned",
+    )  # fmt: skip
+    assert order(stage)[0] == "node-a", "another node would meet the same machine"
+
+
+def test_what_a_former_owner_said_of_a_conflict_is_not_believed(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    conflict(stage, "node-a", "ForeignHost", is_bound=False)
+    own(stage, "node-b", 2, alive={"node-b", "node-c"})
+    assert stage.get("VIPNode", "node-a")["status"]["virtualIPs"][0]["conflict"]
+    assert stage.reasons("web")["Conflict"] == "False NoConflict"
 
 
 def test_what_cannot_be_counted_for_the_metrics_keeps_nothing_from_being_decided(stage: Stage) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vipcluster.client import lean
 from vipcluster.store import Shelf, version_of
 
 Document = dict[str, Any]
@@ -95,3 +96,11 @@ def test_the_last_listing_and_what_came_after_it_win_in_whatever_order_they_come
     final = len(history)
     shelf.replace([obj(uid, version) for uid, version in worlds[-1].items()], final)
     assert shown(shelf) == worlds[-1]
+
+
+def test_a_lean_object_lacks_only_who_set_which_field() -> None:
+    full = {"kind": "Node", "metadata": {"name": "a", "labels": {"b": "c"}, "managedFields": [{}]}}
+    assert lean(full) == {"kind": "Node", "metadata": {"name": "a", "labels": {"b": "c"}}}
+    assert full["metadata"] == {"name": "a", "labels": {"b": "c"}, "managedFields": [{}]}, (
+        "it is another one's"
+    )

@@ -30,6 +30,7 @@ from courier.objects import (
 from vipapi import nodeplan
 from vipapi.configuration import Configuration, Member
 from vipapi.nodeplan import CandidatePlan, Key
+from vipapi.routing import Route, Rule
 from vipcourier.planning import Planned, Planner, Sources, read_keys
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ def test_a_virtual_ip_is_told_with_its_standing_order() -> None:
         interface="eth0",
         healthChecks=[{"name": "app", "tcpSocket": {"port": 80}}],
         announcement={"count": 3, "refreshSeconds": 30},
+        routes=[{"destination": "198.51.100.0/24", "via": "192.0.2.254"}],
+        rules=[{"table": 100, "from": "192.0.2.10"}],
     )
     document["status"] |= {
         "owner": "b",
@@ -122,6 +125,8 @@ def test_a_virtual_ip_is_told_with_its_standing_order() -> None:
     assert (found.owner, found.succession, found.based_on_term) == ("a", ("b", "c"), 7)
     assert found.observed_term == 7
     assert (found.announcement_count, found.announcement_refresh_s) == (3, 30)
+    assert found.routes == (Route("198.51.100.0/24", via="192.0.2.254"),)
+    assert found.rules == (Rule(100, from_address="192.0.2.10"),)
     assert [check.name for check in found.health_checks] == ["app"]
 
 

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vipapi.link import Vote, VoteWanted
+from vipapi.nodeplan import MOST_CEILING, MOST_FLOOR
 from vipcourier import votes
 from vipcourier.votes import (
     DURATION_NS,
@@ -32,6 +34,7 @@ from vipcourier.votes import (
     RENEWAL_NS,
     TERM_CEILING,
     Claim,
+    GiveBack,
     Look,
     Make,
     Wait,
@@ -59,6 +62,7 @@ def wanted(
     incarnation: int = 1,
     epoch: int = 0,
     is_needed: bool = True,
+    since_ns: int = 0,
 ) -> VoteWanted:
     return VoteWanted(
         domain_uid="uid",
@@ -68,7 +72,13 @@ def wanted(
         term_ceiling=ceiling,
         epoch=epoch,
         is_needed=is_needed,
+        since_ns=since_ns,
     )
+
+
+def given_back(since_ns: int, *, incarnation: int = 1) -> VoteWanted:
+    want = wanted(incarnation=incarnation, since_ns=since_ns, is_needed=False)
+    return msgspec.structs.replace(want, is_given_back=True)
 
 
 def voted(until_ns: int, *, floor: int, transitions: int) -> Vote:
@@ -141,6 +151,7 @@ def test_another_holders_vote_is_taken_when_it_has_not_changed_for_its_duration(
     assert written.lease["metadata"]["annotations"] == {
         TERM_CEILING: "1000",
         votes.EPOCH: "0",
+        votes.CLAIM: "1.0",
         "kept": "yes",
     }
     said_at = "2026-01-01T00:00:00.000000Z"
@@ -213,6 +224,60 @@ def test_a_version_that_another_wrote_before_the_vote_was_needed_has_been_known_
     claim.saw(lease(2, "b_2"), now_ns=1500 * MS)
     written = write(claim, 1500 * MS + DURATION_NS)
     assert written.lease["metadata"]["resourceVersion"] == "2"
+
+
+def test_a_vote_that_was_given_back_is_anybodys_at_once() -> None:
+    claim = seeing(lease(1, "b_2", ceiling=5))
+    win(claim, 4 * S, 2)
+    back = step(claim, 5 * S, given_back(5 * S))
+    assert isinstance(back, GiveBack)
+    assert back.lease["metadata"]["resourceVersion"] == "2"
+    free = copy.deepcopy(back.lease)
+    free["metadata"]["resourceVersion"] = "3"
+    claim.saw(free, now_ns=5 * S)
+    assert step(claim, 5 * S, given_back(5 * S)) == Wait(5 * S + IDLE_LOOK_NS)
+    other = seeing(free, at_ns=77 * S)
+    assert win(other, 77 * S, 4, wanted("b_2")) == voted(77 * S + HOLD_NS, floor=1000, transitions=3)
+    third = seeing(other._seen.lease if other._seen else None, at_ns=0)  # noqa: SLF001 - as it was written
+    assert step(third, 0, wanted("c_3")) == Wait(LOOK_NS)  # it is held again
+
+
+def test_who_gave_the_vote_back_and_needs_it_again_wins_it_anew_at_once() -> None:
+    claim = seeing(lease(1, "b_2", ceiling=5))
+    win(claim, 4 * S, 2)
+    back = step(claim, 4 * S + 1, given_back(4 * S + 1))
+    assert isinstance(back, GiveBack)
+    claim.failed(now_ns=4 * S + 1)  # whether it was written nobody knows
+    claim.saw(back.lease | {"metadata": back.lease["metadata"] | {"resourceVersion": "3"}}, now_ns=4 * S + 2)
+    again = wanted(since_ns=4 * S + 1)
+    vote = win(claim, 5 * S, 4, again)
+    assert vote == msgspec.structs.replace(voted(5 * S + HOLD_NS, floor=5, transitions=2), since_ns=4 * S + 1)
+    assert isinstance(step(claim, 5 * S + 1, again), Wait)
+
+
+def test_who_needs_the_vote_again_before_its_word_was_written_renews_it_for_the_new_want() -> None:
+    claim = seeing(lease(1))
+    win(claim, 4 * S, 2)
+    assert isinstance(step(claim, 4 * S + 1, wanted(since_ns=4 * S)), Write)
+
+
+@pytest.mark.parametrize(
+    ("holder", "said_by", "word"),
+    [
+        pytest.param("a_1", wanted(since_ns=7), given_back(7), id="it-was-won-since"),
+        pytest.param("a_1", wanted(since_ns=9), given_back(7), id="it-was-won-by-a-later-want"),
+        pytest.param("a_1", wanted(incarnation=2), given_back(7), id="it-was-won-by-a-later-keeper"),
+        pytest.param("b_2", wanted("b_2"), given_back(7), id="it-is-another's"),
+        pytest.param("a_1", None, given_back(7), id="nobody-knows-for-whom-it-was-won"),
+    ],
+)
+def test_a_vote_is_not_given_away_where(holder: str, said_by: VoteWanted | None, word: VoteWanted) -> None:
+    there = lease(2, holder)
+    if said_by is not None:
+        winner = seeing(lease(1))
+        there = stored(write(winner, 4 * S, said_by), 2)
+    assert there["spec"]["holderIdentity"] == holder
+    assert step(seeing(there), 0, word) == Wait(IDLE_LOOK_NS)
 
 
 def test_a_keeper_that_was_restarted_renews_at_once_and_gets_the_ceiling_as_its_floor() -> None:
@@ -324,10 +389,30 @@ def test_failures_are_paused_for_ever_longer_up_to_a_second_and_then_looked_at_a
     assert step(claim, now_ns) == Wait(now_ns + FIRST_RETRY_NS)
 
 
-@pytest.mark.parametrize("text", ["many", "", "-5", "9" * 5000], ids=["word", "empty", "negative", "endless"])
-def test_a_ceiling_that_was_spoilt_by_hand_is_none(text: str) -> None:
-    vote = win(seeing(lease(1, "b_2", ceiling=text)), 4 * S, 2)
+@pytest.mark.parametrize(
+    "text",
+    ["many", "", "-5", "9" * 5000, str(MOST_CEILING + 1)],
+    ids=["word", "empty", "negative", "endless", "beyond"],
+)
+def test_a_ceiling_that_was_spoilt_by_hand_is_told_and_what_was_seen_before_counts(text: str) -> None:
+    claim = seeing(lease(1, "b_2", ceiling=text))
+    assert "term-ceiling cannot be read" in claim.objection
+    vote = win(claim, 4 * S, 2)
     assert (vote.term_floor, vote.term_ceiling) == (0, 1000)
+    assert claim.objection == ""
+    claim = seeing(lease(1, "b_2", ceiling=70))
+    claim.saw(lease(2, "b_2", ceiling=text), now_ns=0)
+    assert win(claim, 4 * S, 3).term_floor == 70
+
+
+@pytest.mark.parametrize("ceiling", [MOST_FLOOR + 3000, MOST_CEILING])
+def test_the_highest_ceiling_that_is_written_is_read_back(ceiling: int) -> None:
+    claim = seeing(lease(1))
+    written = write(claim, 4 * S, wanted(ceiling=ceiling))
+    other = Claim(NAME)
+    other.saw({**written.lease, "metadata": {**written.lease["metadata"], "resourceVersion": "9"}}, now_ns=0)
+    assert other.objection == ""
+    assert win(other, 4 * S, 10, wanted("c_3")).term_floor == ceiling
 
 
 def test_a_lease_that_was_deleted_is_made_with_what_is_remembered_of_it() -> None:
@@ -382,6 +467,8 @@ class Machine:
     ceiling: int = 100
     # The keeper's; it is restarted without its courier.
     incarnation: int = 1
+    since_ns: int = 0
+    has_given_back: bool = False
     # Grows with every restart: what was asked by a process that is gone has nobody to answer to.
     process: int = 0
 
@@ -401,6 +488,7 @@ class Faults:
     pause: float
     restart: float
     whim: float
+    return_: float
     deletion: float
 
 
@@ -472,17 +560,34 @@ class World:
         if self._chance(self.faults.restart):
             machine.incarnation += 1
             machine.ceiling = 100
+        if self._chance(self.faults.return_):
+            self._give_back(machine)
+        elif self._chance(0.5):
+            machine.has_given_back = False
         machine.ceiling += self.draw.choice([0, 0, 0, 500])
         if not machine.wants or self._chance(self.faults.whim):
             self._next(machine, self.draw.randrange(6 * S))
             return
-        want = wanted(f"{machine.node}_1", machine.ceiling, incarnation=machine.incarnation)
+        want = msgspec.structs.replace(
+            wanted(f"{machine.node}_1", machine.ceiling, incarnation=machine.incarnation),
+            since_ns=machine.since_ns,
+            is_needed=not machine.has_given_back,
+            is_given_back=machine.has_given_back,
+        )
         clock_ns = machine.clock(self.now_ns)
         found = machine.claim.step(want, now_ns=clock_ns, wall=EPOCH)
         if isinstance(found, Wait):
             self._next(machine, int((found.until_ns - clock_ns) / machine.rate) + 1)
             return
         self._ask(Request(machine, machine.process, found, want))
+
+    def _give_back(self, machine: Machine) -> None:
+        """Let a keeper forget the vote that it holds, and what was won before and is told later."""
+        machine.since_ns, machine.has_given_back = machine.clock(self.now_ns), True
+        self.told = [
+            (began_ns, min(ended_ns, self.now_ns) if keeper[0] == machine.node else ended_ns, keeper, vote)
+            for began_ns, ended_ns, keeper, vote in self.told
+        ]
 
     def _next(self, machine: Machine, delay_ns: int) -> None:
         self._in(delay_ns, lambda process=machine.process: self._turn(machine, process))  # type: ignore[misc]
@@ -519,7 +624,7 @@ class World:
         elif isinstance(request.asked, Write):
             assert answer is not None
             vote = machine.claim.wrote(request.asked, answer, request.want, now_ns=now_ns)
-            if vote is not None:
+            if vote is not None and vote.since_ns == machine.since_ns:
                 keeper = machine.node, request.want.incarnation
                 self.told.append((self.now_ns, machine.true_time(vote.until_ns), keeper, vote))
         else:
@@ -533,7 +638,7 @@ class World:
             case Make(document):
                 answer = self.store.create(document)
                 return answer, answer is None
-            case Write(document):
+            case Write(document) | GiveBack(document):
                 answer = self.store.replace(document)
                 return answer, answer is None
         raise AssertionError(asked)
@@ -560,6 +665,7 @@ def some_faults(draw: random.Random, *, deletion: float = 0.0) -> Faults:
         pause=draw.choice([0, 0.02, 0.1]),
         restart=draw.choice([0, 0.005, 0.02]),
         whim=draw.choice([0, 0.02, 0.2]),
+        return_=draw.choice([0, 0.02, 0.2]),
         deletion=deletion,
     )
 
@@ -615,7 +721,7 @@ def test_after_any_trouble_who_alone_wants_the_vote_gets_it_and_keeps_it(*, seed
     draw = random.Random(seed)
     world = World(draw, some_faults(draw, deletion=draw.choice([0, 0.05])), 3)
     world.run(20 * S)
-    world.faults = Faults(lost=0, slow=0, pause=0, restart=0, whim=0, deletion=0)
+    world.faults = Faults(lost=0, slow=0, pause=0, restart=0, whim=0, return_=0, deletion=0)
     for machine in world.machines:
         machine.wants = machine.node == "a"
     # What is still under way takes up to its pause and its way; then come the longest pause and the wait.

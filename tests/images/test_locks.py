@@ -29,7 +29,14 @@ PLANES = {"dbus-fast", "h11", "h2", "pyroute2", "scapy"}
 
 
 @pytest.mark.parametrize(
-    "lock", [*LOCKS.values(), build.TREE / "requirements.lock", build.TREE / "tests/images/build.lock"]
+    "lock",
+    [
+        *LOCKS.values(),
+        *(
+            build.TREE / lock
+            for lock in ("requirements.lock", "tests/images/build.lock", "tests/fuzz/engine.lock")
+        ),
+    ],
 )
 def test_every_locked_distribution_has_hashes_and_names_no_index(lock: Path) -> None:
     entries = locks.entries(lock)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _OF_THE_AGENT: Final = (
     *("datagrams", "lease", "lines", "memory", "plan", "reports", "schedule", "seat", "succession"),
-    *("vote", "witness", "workload"),
+    *("vote", "witness", "workload", "suspects", "holdoff"),
 )
 FILES: Final = {
     "controller": ("api", "controller", "health"),

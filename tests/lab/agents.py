@@ -28,10 +28,10 @@ KEEPER_METRICS = 9946
 COURIER_METRICS = 9947
 
 
-def start_keeper(host: Host, *, node: str = "", witness_only: bool = False) -> Process:
+def start_keeper(host: Host, *, node: str = "", witness_only: bool = False, fence: str = "auto") -> Process:
     """Start the keeper of a host; its state and its hooks are kept from one start to the next.
 
-    It is called as the host, or `node`.
+    It is called as the host, or `node`; `fence` is what it keeps addresses silent with.
     """
     state, hooks = host.folder / "state", host.folder / "hooks"
     for folder in (state, hooks):
@@ -43,6 +43,7 @@ def start_keeper(host: Host, *, node: str = "", witness_only: bool = False) -> P
         *("--socket", _socket(host)),
         *("--hooks-dir", hooks),
         *("--metrics", f"127.0.0.1:{KEEPER_METRICS}"),
+        *("--fence-backend", fence),
         *(["--witness-only"] if witness_only else []),
     ]
     return host.start(command, name="keeper", environment=environment())
@@ -88,11 +89,14 @@ class Agents:
     controllers: list[Process]
     witness_only: frozenset[str] = frozenset()
     notifications: Path | None = None
+    fence: str = "auto"
 
     def restart(self, node: Host) -> None:
         """Start a node's keeper again, and its courier if that has ended too."""
         if not self.keepers[node.name].is_alive:
-            self.keepers[node.name] = start_keeper(node, witness_only=node.name in self.witness_only)
+            self.keepers[node.name] = start_keeper(
+                node, witness_only=node.name in self.witness_only, fence=self.fence
+            )
         if not self.couriers[node.name].is_alive:
             self.couriers[node.name] = start_courier(self.lab, node)
 
@@ -120,10 +124,12 @@ def start_agents(
     controllers: int = 2,
     witness_only: Collection[str] = (),
     notifications: Path | None = None,
+    fence: str = "auto",
 ) -> Agents:
     """Start a keeper and a courier on every node, and the controllers, with the rights that the chart gives.
 
-    None of them is waited for. The keepers of the nodes named in `witness_only` are so from the beginning.
+    None of them is waited for. The keepers of the nodes named in `witness_only` are so from the beginning;
+    all keep addresses silent with `fence`.
     """
     lab.plane.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     for manifest in manifests_in(RBAC):
@@ -135,12 +141,13 @@ def start_agents(
             for replica in range(1, controllers + 1)
         ],
         keepers={
-            node.name: start_keeper(node, witness_only=node.name in witness_only)
+            node.name: start_keeper(node, witness_only=node.name in witness_only, fence=fence)
             for node in lab.nodes.values()
         },
         couriers={node.name: start_courier(lab, node) for node in lab.nodes.values()},
         witness_only=frozenset(witness_only),
         notifications=notifications,
+        fence=fence,
     )
 
 

@@ -46,6 +46,7 @@ INTERVAL_NS = 2 * MILLISECOND
 SILENCE_INTERVALS = 5
 SETTLED_NS = 1000 * MILLISECOND
 QUICKEST_NS = 50 * MILLISECOND
+PAUSE_NS = 100 * MILLISECOND
 # How long a frame may have been under way between its node's fence and the bridge's clock.
 HELD_UP_NS = MILLISECOND
 
@@ -223,6 +224,35 @@ def overlaps(
     slowest_first = sorted(unsettled, key=lambda proof: proof.away_ns, reverse=True)
     lawful = [each for each in slowest_first if each.away_ns >= QUICKEST_NS][:lawful_returns]
     return [each for each in unsettled if each not in lawful]
+
+
+def shared_ns(answers: Sequence[Answer], *, since_ns: int = 0, pause_ns: int = PAUSE_NS) -> int:
+    """Return for how long at least two nodes had the address since then, as far as answers prove it.
+
+    A node has it from its first answer to the beginning of its last one, and not while it pauses for
+    longer than `pause_ns`. An inquirer that asks every node itself must have been at work.
+    """
+    spans: dict[str, list[list[int]]] = {}
+    for each in answers:
+        if each.latest_ns < since_ns:
+            continue
+        own = spans.setdefault(each.node, [])
+        if own and each.earliest_ns - own[-1][1] <= pause_ns:
+            own[-1][1] = max(own[-1][1], each.earliest_ns)
+        else:
+            own.append([each.latest_ns, each.latest_ns])
+    edges = sorted(
+        edge
+        for own in spans.values()
+        for start_ns, end_ns in own
+        if end_ns > start_ns
+        for edge in ((start_ns, 1), (end_ns, -1))
+    )
+    owners, shared = 0, 0
+    for (at_ns, step), (next_ns, _) in pairwise(edges):
+        owners += step
+        shared += (next_ns - at_ns) if owners > 1 else 0
+    return shared
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

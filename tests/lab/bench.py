@@ -3,35 +3,40 @@
 For each case the same fault is committed again and again to whichever node owns the address; what is told
 is the client's outage (median, 99th percentile, worst) beside the worst silence of the control address
 in the same moments, and the limit that the project has set itself. It prints and does not judge, save
-for two owners or an address that did not come back, which make it fail.
+for two owners or an address that did not come back, which make it fail. Then come keepalived beside
+vipkeeper, and what the processes of both cost (`lab.peers`). Each run's figures are written down as they come
+(`lab.ledger`); the tables are made of these, here and later (`compare`).
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from lab import enclosure, faults
-from lab.analysis import percentile
+from lab import choice, comparison, enclosure, faults, keepalived, ledger, peers, plot
+from lab.burdens import Burden
 from lab.cluster import Lab
+from lab.ledger import Failover, Ledger
+from lab.processes import ProcessFailedError
 from lab.stage import HTTP, UDP, VERSION, NotReadyError, Outcome, Stage, urls_for
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from pathlib import Path
+
     from lab.binaries import Binaries
-    from lab.processes import Process
+    from lab.ledger import Entry
+    from lab.peers import Fault, Peer
 
 ADDRESSES = {"minimal": "192.0.2.10", "web": "192.0.2.11"}
-IDLE_ADDRESSES = 10
-IDLE_S = 20.0
 FREEZE_S = 1.5
 AFTERMATH_S = 0.6
 RESTORED_S = 2.5  # a keeper that comes back is silent for longer than any grant
@@ -89,35 +94,12 @@ class Bench:
         self.stage.watch(ADDRESSES, urls=urls_for({"web": ADDRESSES["web"]}))
         self.stage.rest(*ADDRESSES)
 
-    def idle_costs(self) -> list[tuple[str, float, float]]:
-        """Return name, resident MB and per cent of a core of every process while ten addresses are held."""
-        extra = range(2, IDLE_ADDRESSES)
-        for number in extra:
-            self._apply("VirtualIP", f"idle-{number}", {"addresses": [f"192.0.2.{20 + number}/24"]})
-        for number in extra:
-            self.stage.wait_until(f"idle-{number} held", partial(self._is_owned, f"idle-{number}"))
-        processes = self.stage.agents.everything()
-        before = [_cpu_s(process) for process in processes]
-        started_s = time.monotonic()
-        time.sleep(IDLE_S)
-        elapsed_s = time.monotonic() - started_s
-        costs = [
-            (process.name, _resident_mb(process), 100 * (_cpu_s(process) - spent_s) / elapsed_s)
-            for process, spent_s in zip(processes, before, strict=True)
-        ]
-        for number in extra:
-            self.lab.plane.api.delete(VERSION, "VirtualIP", f"idle-{number}")
-        return costs
-
     def rest(self, *, without_api: bool) -> None:
         """Wait until the next fault may come."""
         if without_api:
             time.sleep(RESTORED_S)
         else:
             self.stage.rest(*ADDRESSES)
-
-    def _is_owned(self, name: str) -> bool:
-        return bool(self.stage.status(name).get("owner"))
 
     def _apply(self, kind: str, name: str, spec: Mapping[str, object]) -> None:
         self.lab.plane.api.apply(
@@ -187,7 +169,7 @@ CASES = (
     Case(title="cut link, no API server", limits="p50 ≤ 500, max ≤ 700 ms", run=cut_link, without_api=True),
     Case(title="keeper frozen, no API server", limits="max ≤ 250 ms", run=frozen_keeper, without_api=True),
     Case(title="cut link", limits="p50 ≤ 320 ms", run=cut_link, profile="Fast"),
-    Case(title="node death", limits="p50 ≤ 320 ms", run=node_death, profile="Fast"),
+    Case(title="node death", limits="p50 ≤ 320, max ≤ 450 ms", run=node_death, profile="Fast"),
     Case(
         title="node death, two nodes and a witness only",
         limits="p50 ≤ 500, max ≤ 700 ms",
@@ -210,51 +192,168 @@ CASES = (
 )
 
 
-def run(binaries: Binaries, say: Say, *, runs: int, only: str) -> int:
-    """Measure all cases, or those whose title or profile contains `only`; print the tables."""
-    chosen = [case for case in CASES if only.lower() in f"{case.title} {case.profile}".lower()]
-    results: list[tuple[Case, list[Outcome]]] = []
-    costs: list[tuple[str, float, float]] = []
+FAILOVERS, COMPARISON, BOTH = "failovers", "comparison", "both"
+STARTS_S = 40.0
+ONCE_S = 6.5
+"""About how long a lab takes to come up and to end, and one failover in it: only estimates rest on it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be measured: cases of vipkeeper's own, and faults to subjects of the comparison."""
+
+    runs: int
+    cases: Sequence[Case]
+    faults: Sequence[Fault]
+    peers: Sequence[Peer]
+    load: Collection[str]
+
+    @property
+    def needs_keepalived(self) -> bool:
+        """Tell whether keepalived is among what is to be measured."""
+        return any(not isinstance(peer.profile_or_settings, str) for peer in self.peers)
+
+    @property
+    def groups(self) -> list[tuple[str, Layout]]:
+        """Return profile and layout of each lab that the cases need."""
+        return list(dict.fromkeys((case.profile, case.layout) for case in self.cases))
+
+    @property
+    def expected_s(self) -> float:
+        """Return about how long it takes on an idle machine."""
+        own_s = STARTS_S * len(self.groups) + ONCE_S * self.runs * len(self.cases)
+        return own_s + peers.expected_s(self.peers, self.faults, self.runs)
+
+
+def plan(*, runs: int, only: str, part: str, peers_only: str, load: Collection[str]) -> Plan:
+    """Choose by name (`lab.choice`); a case may be named with its profile behind it, as `node death Fast`."""
+    cases = choice.picked(only, CASES, lambda case: [case.title, f"{case.title} {case.profile}"])
+    chosen_faults = peers.chosen(only)
+    return Plan(
+        runs=runs,
+        cases=[] if part == COMPARISON else cases,
+        faults=[] if part == FAILOVERS else chosen_faults,
+        peers=peers.peers_with(peers_only) if chosen_faults and part != FAILOVERS else [],
+        load=load,
+    )
+
+
+def run(binaries: Binaries, say: Say, chosen: Plan, book: Ledger) -> int:
+    """Measure what is planned, write it down and print the tables; return the exit status.
+
+    Raises `KeepalivedMissingError` before anything is measured.
+    """
+    # What is missing is told before the first part, which takes long.
+    book.add(machine(keepalived.version() if chosen.needs_keepalived else ""))
+    say(f"about {chosen.expected_s / 60:.0f} minutes on an idle machine")
     started_s = time.monotonic()
-    for profile, layout in dict.fromkeys((case.profile, case.layout) for case in chosen):
+    for profile, layout in chosen.groups:
         nodes, voters = layout.value
         say(
             f"profile {profile}: bringing up {nodes} nodes, {len(voters)} of them witness only, "
             "two controllers and an API server"
         )
         lab = Lab(binaries, enclosure.scratch_folder() / f"{profile}-{layout.name}", nodes=nodes)
+        burden = Burden(lab, chosen.load)
         try:
             bench = Bench(lab, profile, layout)
             bench.set_up()
-            if not costs:
-                say(f"idle with {IDLE_ADDRESSES} addresses for {IDLE_S:.0f} s")
-                costs = bench.idle_costs()
-            cases = [case for case in chosen if (case.profile, case.layout) == (profile, layout)]
-            results += [(case, _repeat(bench, case, runs, say)) for case in cases]
-        except NotReadyError as failure:
+            burden.start()
+            for case in chosen.cases:
+                if (case.profile, case.layout) == (profile, layout):
+                    _repeat(bench, case, book, say, runs=chosen.runs, load=burden.named)
+        except (NotReadyError, ProcessFailedError) as failure:
             say(f"FAILED: {failure}")
-            results.append(
-                (Case(title=f"(stopped: {failure})", limits="", run=cut_link, profile=profile), [])
-            )
-            break
+            of = f"{ledger.OURS}: profile {profile}, {layout.name.lower()}"
+            book.add(ledger.Failure(of=of, message=str(failure)))
         finally:
+            burden.end()
             lab.close()
-    console = Console(width=130)
-    console.print(_failovers(results))
-    console.print(_costs(costs))
+    peers.run(
+        binaries,
+        say,
+        book,
+        runs=chosen.runs,
+        chosen_faults=chosen.faults,
+        peers=chosen.peers,
+        load=chosen.load,
+    )
+    show(book.entries)
     say(f"{time.monotonic() - started_s:.0f} s in all")
-    is_safe = all(outcomes and all(each.is_safe for each in outcomes) for _, outcomes in results)
-    return 0 if is_safe else 1
+    return 0 if ledger.is_safe(book.entries) else 1
 
 
-def _repeat(bench: Bench, case: Case, runs: int, say: Say) -> list[Outcome]:
+def compare(record: Path, page: Path, say: Say) -> None:
+    """Print the tables of a ledger's file, and write its picture and its part of the page.
+
+    The picture stands beside the page, under the same name. Both are left as they are if there is no
+    comparison in the file. Raises `OSError`, `ValueError` for a file that is no ledger, and `PageError`;
+    nothing is written then.
+    """
+    entries = ledger.read(record)
+    show(entries)
+    panels = comparison.panels(entries)
+    if not panels:
+        say(f"{record} has no comparison in it: {page} is left as it is")
+        return
+    text = comparison.filled(page.read_text(), comparison.part(entries))
+    picture = page.with_suffix(".svg")
+    picture.write_text(plot.draw(comparison.TITLE, comparison.NOTE, panels))
+    page.write_text(text)
+    say(f"written: {page}, {picture}")
+
+
+def show(entries: Sequence[Entry]) -> None:
+    """Print the tables."""
+    console = Console(width=150)
+    for sheet in comparison.sheets(entries):
+        console.print(table_of(sheet))
+
+
+def table_of(sheet: comparison.Sheet) -> Table:
+    """Return a table for the terminal, with a line between groups."""
+    table = Table(title=sheet.title, title_justify="left")
+    for number, column in enumerate(sheet.header):
+        table.add_column(column, justify="left" if number < sheet.words else "right")
+    for number, row in enumerate(sheet.rows):
+        if number and sheet.rows[number - 1][0] != row[0]:
+            table.add_section()
+        table.add_row(*row)
+    return table
+
+
+def machine(peer: str) -> ledger.Machine:
+    """Return what this machine is; of the kernel only what its makers number."""
+    kernel = ".".join(platform.release().split(".")[:2])
+    return ledger.Machine(
+        at=time.strftime("%Y-%m-%d"),
+        processors=os.cpu_count() or 1,
+        kernel=f"{platform.system()} {kernel}",
+        keepalived=peer,
+    )
+
+
+def _repeat(bench: Bench, case: Case, book: Ledger, say: Say, *, runs: int, load: str) -> None:
     if case.without_api:
         bench.lab.plane.stop()
-    outcomes = []
     for number in range(1, runs + 1):
         bench.rest(without_api=case.without_api)
         outcome = case.run(bench)
-        outcomes.append(outcome)
+        book.add(
+            Failover(
+                case=case.title,
+                profile=case.profile,
+                limits=case.limits,
+                load=load,
+                number=number,
+                before=outcome.before,
+                after=outcome.after,
+                outage_ms=ledger.finite(outcome.outage_ms),
+                hiccup_ms=ledger.finite(outcome.hiccup_ms),
+                overlaps=len(outcome.overlaps),
+                is_safe=outcome.is_safe,
+            )
+        )
         doubt = "" if outcome.is_safe else f"  NOT SAFE: {outcome.after or 'nobody'}, {outcome.overlaps}"
         say(
             f"  {case.title} ({case.profile}) {number}/{runs}: {outcome.outage_ms:6.1f} ms, "
@@ -263,49 +362,3 @@ def _repeat(bench: Bench, case: Case, runs: int, say: Say) -> list[Outcome]:
     if case.without_api:
         bench.lab.plane.start_etcd()
         bench.lab.plane.start_apiserver()
-    return outcomes
-
-
-def _failovers(results: list[tuple[Case, list[Outcome]]]) -> Table:
-    table = Table(title="outage of the client in ms", title_justify="left")
-    for column in ("case", "profile"):
-        table.add_column(column)
-    for column in ("runs", "p50", "p99", "max", "control max"):
-        table.add_column(column, justify="right")
-    for column in ("limit", "two owners"):
-        table.add_column(column)
-    for case, outcomes in results:
-        lengths = [outcome.outage_ms for outcome in outcomes] or [float("nan")]
-        hiccup_ms = max((outcome.hiccup_ms for outcome in outcomes), default=float("nan"))
-        overlaps = sum(bool(outcome.overlaps) for outcome in outcomes)
-        figures = (percentile(lengths, 50), percentile(lengths, 99), max(lengths), hiccup_ms)
-        table.add_row(
-            case.title,
-            case.profile,
-            str(len(outcomes)),
-            *(f"{figure:.1f}" for figure in figures),
-            case.limits,
-            f"{overlaps} times" if overlaps else "never",
-        )
-    return table
-
-
-def _costs(costs: list[tuple[str, float, float]]) -> Table:
-    table = Table(title=f"idle, with {IDLE_ADDRESSES} addresses", title_justify="left")
-    table.add_column("process")
-    table.add_column("resident MB", justify="right")
-    table.add_column("% of a core", justify="right")
-    for name, resident_mb, cpu_percent in costs:
-        table.add_row(name, f"{resident_mb:.1f}", f"{cpu_percent:.2f}")
-    return table
-
-
-def _cpu_s(process: Process) -> float:
-    fields = Path(f"/proc/{process.child.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _resident_mb(process: Process) -> float:
-    lines = Path(f"/proc/{process.child.pid}/status").read_text().splitlines()
-    [resident] = [line.split()[1] for line in lines if line.startswith("VmRSS:")]
-    return int(resident) / 1024

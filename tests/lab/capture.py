@@ -1,10 +1,10 @@
 """The view from the bridge: which node speaks as the owner of an address, by ARP, NDP and answers to probes.
 
-`python -m lab.capture FILE ADDRESS...` runs in the bridge's network namespace and looks only at frames as
-they come in from a port, before any fault drops them, so a node that answers is seen even if nobody
-hears it. The kernel's receive timestamps are used, and a packet filter leaves everything else out.
+`python -m lab.capture FILE REPEAT_MS ADDRESS...` runs in the bridge's network namespace and looks only at
+frames as they come in from a port, before any fault drops them, so a node that answers is seen even if
+nobody hears it. The kernel's receive timestamps are used, and a packet filter leaves everything else out.
 
-An unchanging answerer of probes is written down every 5 ms only; every change of answerer is.
+An unchanging answerer of probes is written down every `REPEAT_MS` only; every change of answerer is.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ PACKET_OUTGOING = 4
 SO_ATTACH_FILTER, SO_TIMESTAMPNS = 26, 35
 ARP_REPLY = 2
 ICMPV6, UDP, NEIGHBOUR_ADVERT = 58, 17, 136
-REPEAT_NS = 5_000_000
 MAXIMUM_FRAME = 2048
 BRIDGE = "segment"
 _TIME = struct.Struct("@qq")
@@ -71,6 +70,10 @@ class Ear:
         self._door.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self._ahead_ns = _wall_clock_ahead_ns()
 
+    def fileno(self) -> int:
+        """Return the descriptor to wait at."""
+        return self._door.fileno()
+
     def hear(self) -> tuple[int, str, bytes]:
         """Wait for a frame; return when it came, by which port, and its bytes."""
         while True:
@@ -108,7 +111,7 @@ def claim_in(frame: bytes) -> tuple[str, str] | None:
     return None
 
 
-def main(path: Path, addresses: set[str]) -> None:
+def main(path: Path, repeat_ns: int, addresses: set[str]) -> None:
     prefer_precision()
     ear = Ear(FILTER)
     last: dict[str, tuple[str, int]] = {}
@@ -122,11 +125,15 @@ def main(path: Path, addresses: set[str]) -> None:
             kind, address = claim
             if kind == "reply":
                 node, written_ns = last.get(address, ("", 0))
-                if node == port and at_ns - written_ns < REPEAT_NS:
+                if node == port and at_ns - written_ns < repeat_ns:
                     continue
                 last[address] = (port, at_ns)
             output.write(line_of(Sighting(at_ns, port, frame[6:12].hex(":"), kind, address)))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), {str(ipaddress.ip_address(each)) for each in sys.argv[2:]})
+    main(
+        Path(sys.argv[1]),
+        int(sys.argv[2]) * 1_000_000,
+        {str(ipaddress.ip_address(each)) for each in sys.argv[3:]},
+    )

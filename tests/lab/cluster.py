@@ -23,13 +23,14 @@ from lab import enclosure, kernelcalls, topology
 from lab.api import manifests_in
 from lab.controlplane import ControlPlane
 from lab.faults import Faults
-from lab.measuring import Measurement, environment, start_responder
+from lab.measuring import USUAL, Measurement, environment, start_responder
 from lab.topology import Host, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lab.binaries import Binaries
+    from lab.measuring import Pace
     from lab.processes import Process
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +93,9 @@ class Lab:
         status = {"addresses": [*addresses, {"type": "Hostname", "address": name}]}
         self.plane.api.merge("v1", "Node", name, {"status": status}, subresource="/status")
 
-    def measure(self, addresses: Mapping[str, str], *, name: str = "measured") -> Measurement:
+    def measure(
+        self, addresses: Mapping[str, str], *, name: str = "measured", pace: Pace = USUAL
+    ) -> Measurement:
         """Start measuring addresses, given by label."""
         measurement = Measurement(
             segment=self.segment,
@@ -102,6 +105,7 @@ class Lab:
             gateway=self.gateway,
             client=self.client,
             observer=self.observer,
+            pace=pace,
         )
         self._measurements.append(measurement)
         measurement.start()

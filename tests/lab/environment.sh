@@ -68,6 +68,9 @@ for tool in "$@"; do
     with-agents)
         [ -e /usr/lib/ocf/resource.d/heartbeat/anything ] ||
             from_debian "a set of OCF resource agents (tests run some)" resource-agents ;;
+    with-keepalived)
+        command -v keepalived >/dev/null ||
+            from_debian "keepalived (the benchmark compares with it; it is not started)" keepalived ;;
     with-kubelets)
         command -v containerd >/dev/null || from_debian "containerd (a kubelet runs pods with it)" containerd
         command -v runc >/dev/null || from_debian "runc (containerd runs containers with it)" runc
@@ -75,7 +78,7 @@ for tool in "$@"; do
             from_debian "a set of CNI plugins (pods get addresses from them)" containernetworking-plugins ;;
     with-buildah)
         command -v buildah >/dev/null || from_debian "buildah (it builds the images)" buildah ;;
-    *) fail "$tool is none of with-nft, with-agents, with-kubelets and with-buildah" ;;
+    *) fail "$tool is none of with-nft, with-agents, with-keepalived, with-kubelets and with-buildah" ;;
     esac
 done
 echo "$environment"

@@ -17,7 +17,7 @@ from lab.legacy import running
 from lab.servicefaults import Ending, ServiceFault
 from lab.site import FAILURES, PERIOD_MS, START_S, STOP_S, TIMEOUT_MS
 from lab.stage import HTTP, Outcome
-from vipagent.workload import leash_ns
+from vipagent.suspects import leash_ns
 
 if TYPE_CHECKING:
     from lab.site import Site

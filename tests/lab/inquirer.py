@@ -1,10 +1,10 @@
 """Asks every node itself whether it answers for an address, past every cache, switch table and announcement.
 
-`python -m lab.inquirer FOLDER MAC,... LABEL=ADDRESS...` appends the answers to `FOLDER/LABEL.probes`,
-in the form of `prober`; a question without an answer is not written down. An ordinary client hears only
-the node that its neighbour table names, so a node that goes on answering beside a new owner would be
-heard by nobody. Here each question is an Ethernet frame to one node's own MAC address, and every node
-is asked every 5 ms. The answer comes back as any other and is read from an ordinary socket.
+`python -m lab.inquirer FOLDER INTERVAL_MS MAC,... LABEL=ADDRESS...` appends the answers to
+`FOLDER/LABEL.probes`, in the form of `prober`; a question without an answer is not written down. An
+ordinary client hears only the node that its neighbour table names, so a node that goes on answering beside a
+new owner would be heard by nobody. Here each question is an Ethernet frame to one node's own MAC address, and
+every node is asked at that interval. The answer comes back as any other and is read from an ordinary socket.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from lab.precision import prefer_precision
 from lab.records import Probe
 from lab.responder import PORT
 
-INTERVAL_NS = 5_000_000
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD
 UDP = 17
 # A node that forwards must not pass a question for an address of others on to its owner.
@@ -86,7 +85,7 @@ def listen(door: socket.socket, outputs: dict[str, BinaryIO]) -> None:
             outputs[address].write(Probe(sent_ns, received_ns, node).packed())
 
 
-def main(folder: Path, macs: list[str], targets: dict[str, str]) -> None:
+def main(folder: Path, interval_ns: int, macs: list[str], targets: dict[str, str]) -> None:
     prefer_precision()
     folder.mkdir(parents=True, exist_ok=True)
     link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
@@ -115,7 +114,7 @@ def main(folder: Path, macs: list[str], targets: dict[str, str]) -> None:
             for each in questions:
                 with contextlib.suppress(OSError):
                     link.send(each.frame(time.monotonic_ns()))
-            next_ask_ns = max(next_ask_ns + INTERVAL_NS, now_ns)
+            next_ask_ns = max(next_ask_ns + interval_ns, now_ns)
         pause_s = max(0.0, (next_ask_ns - time.monotonic_ns()) / 1e9)
         for ready in select.select([four, six], [], [], pause_s)[0]:
             listen(ready, outputs)
@@ -139,4 +138,9 @@ def _own_address_towards(address: str) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2].split(","), dict(each.split("=", 1) for each in sys.argv[3:]))
+    main(
+        Path(sys.argv[1]),
+        int(sys.argv[2]) * 1_000_000,
+        sys.argv[3].split(","),
+        dict(each.split("=", 1) for each in sys.argv[4:]),
+    )

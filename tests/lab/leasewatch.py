@@ -45,10 +45,22 @@ def words_in(message: messages.Message) -> Iterator[tuple[str, bytes]]:
             yield from (("granted", granted.key) for granted in message.granted)
         case messages.Prepare():
             yield "prepare", message.key
+        case messages.Ready():
+            yield "ready", message.key
         case messages.Handover():
             yield "handover", message.key
         case messages.Release():
             yield "release", message.key
+
+
+def words_of(frame: bytes) -> list[tuple[str, str, bytes]]:
+    """Return what a frame's datagram says, as receiver, kind and key; nothing where it cannot be read."""
+    length = int.from_bytes(frame[38:40])  # UDP's: an Ethernet frame may be padded
+    try:
+        to, message = datagrams.overhear(frame[BEFORE : BEFORE - 8 + length])
+    except datagrams.DatagramRefused:
+        return []
+    return [(to, kind, key) for kind, key in words_in(message)]
 
 
 def main(path: Path) -> None:
@@ -59,12 +71,7 @@ def main(path: Path) -> None:
         print("listening", flush=True)  # noqa: T201  # the lab waits for it
         while True:
             at_ns, node, frame = ear.hear()
-            length = int.from_bytes(frame[38:40])  # UDP's: an Ethernet frame may be padded
-            try:
-                to, message = datagrams.overhear(frame[BEFORE : BEFORE - 8 + length])
-            except datagrams.DatagramRefused:
-                continue
-            for kind, key in words_in(message):
+            for to, kind, key in words_of(frame):
                 if kind == "acquire":
                     granted_by[node, key] = set()
                 elif kind == "granted":

@@ -44,6 +44,21 @@ def start_responder(host: Host) -> processes.Process:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often each address is asked, by the client and by the inquirer, and the capture repeats itself.
+
+    Where there are many addresses, the usual pace is all that the machine has time for.
+    """
+
+    client_ms: int = 2
+    inquirer_ms: int = 5
+    repeat_ms: int = 5
+
+
+USUAL = Pace()
+
+
 @dataclass(slots=True, kw_only=True)
 class Measurement:
     """Measures `addresses` (by label) until it is stopped; everything is written under `folder`."""
@@ -55,15 +70,17 @@ class Measurement:
     gateway: Host
     client: Host
     observer: Host
+    pace: Pace = USUAL
     started: list[processes.Process] = field(default_factory=list)
 
     def start(self) -> None:
         """Start the capture, the address watch, the client and the inquirer."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._outside("capture", [self.folder / "sightings.jsonl", *self.addresses.values()], "capturing")
+        seen = self.folder / "sightings.jsonl"
+        self._outside("capture", [seen, str(self.pace.repeat_ms), *self.addresses.values()], "capturing")
         self._outside("leasewatch", [self.folder / "words.jsonl"], "listening")
         self.watch_kernels(self.nodes)
-        self.watch_from(self.client)
+        self.watch_from(self.client, interval_ms=self.pace.client_ms)
         self.inquire(self.nodes)
 
     def watch_kernels(self, nodes: Sequence[Host]) -> None:
@@ -80,6 +97,7 @@ class Measurement:
             "-m",
             "lab.inquirer",
             self.folder / f"inquirer-{nodes[0].name}",
+            str(self.pace.inquirer_ms),
             ",".join(node.mac for node in nodes),
             *targets,
         ]
@@ -118,9 +136,9 @@ class Measurement:
         file = self.folder / (vantage or self.client.name) / f"{label}.probes"
         return records.probes_in(file, since_ns=since_ns)
 
-    def address_events(self, address: str | None = None) -> list[records.AddressEvent]:
+    def address_events(self, address: str | None = None, *, since_ns: int = 0) -> list[records.AddressEvent]:
         """Return what the nodes' kernels told, of all addresses or of one."""
-        events = records.address_events_in(self.folder / "addresses.jsonl")
+        events = records.address_events_in(self.folder / "addresses.jsonl", since_ns=since_ns)
         return [each for each in events if address is None or each.address.partition("/")[0] == address]
 
     def sightings(self, address: str, *, since_ns: int = 0) -> list[records.Sighting]:
@@ -137,12 +155,27 @@ class Measurement:
 
         A question counts by when it was sent.
         """
-        address = self.addresses[label]
-        answers = analysis.answers_seen(self.sightings(address, since_ns=since_ns), address)
+        seen = self.sightings(self.addresses[label], since_ns=since_ns)
+        return self._merged(label, seen, since_ns=since_ns)
+
+    def _merged(
+        self, label: str, seen: Sequence[records.Sighting], *, since_ns: int
+    ) -> list[analysis.Answer]:
+        answers = analysis.answers_seen(seen, self.addresses[label])
         for file in sorted(self.folder.glob(f"*/{label}.probes")):
             probes = records.probes_in(file, since_ns=since_ns)
             answers += analysis.answers_from(probes, vantage=file.parent.name)
         return sorted(answers, key=lambda answer: answer.latest_ns)
+
+    def answers_of_all(self, *, since_ns: int) -> dict[str, list[analysis.Answer]]:
+        """Return for every label what `answers` does, and read what the bridge saw once for all of them."""
+        seen: dict[str, list[records.Sighting]] = {address: [] for address in self.addresses.values()}
+        for each in records.sightings_in(self.folder / "sightings.jsonl", since_ns=since_ns):
+            seen[each.address].append(each)
+        return {
+            label: self._merged(label, seen[address], since_ns=since_ns)
+            for label, address in self.addresses.items()
+        }
 
     def overlaps(self, label: str, *, since_ns: int = 0, lawful_returns: int = 0) -> list[analysis.Overlap]:
         """Return every proof since then that two nodes answered for an address at once."""
@@ -152,7 +185,12 @@ class Measurement:
     def hiccup_ms(self, *, since_ns: int, until_ns: int) -> float:
         """Return the longest silence of the control address: how far to trust the others' figures."""
         probes = self.probes(CONTROL, since_ns=since_ns - LAG_NS)
-        return analysis.longest_silence(probes, since_ns=since_ns, until_ns=until_ns).length_ms
+        return analysis.longest_silence(
+            probes,
+            since_ns=since_ns,
+            until_ns=until_ns,
+            interval_ns=self.pace.client_ms * analysis.MILLISECOND,
+        ).length_ms
 
     def settle(self) -> int:
         """Wait until every probe sent so far is written down, and return the time before which that holds."""

@@ -7,6 +7,7 @@ appended to, in whole records, so it can be read while it is being written.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import struct
 from bisect import bisect_left
@@ -61,8 +62,8 @@ class Sighting:
 class Word:
     """Something that one keeper told another about an address set (`key`, in hex).
 
-    `kind` is `acquire` (a request for what the sender does not hold), `granted`, `release`, `prepare` or
-    `handover`.
+    `kind` is `acquire` (a request for what the sender does not hold), `granted`, `release`, `prepare`,
+    `ready` or `handover`.
     """
 
     at_ns: int
@@ -98,8 +99,8 @@ def line_of(record: AddressEvent | Sighting | Word) -> bytes:
     return json.dumps(asdict(record)).encode() + b"\n"
 
 
-def address_events_in(path: Path) -> list[AddressEvent]:
-    return [AddressEvent(**each) for each in _lines(path)]
+def address_events_in(path: Path, *, since_ns: int = 0) -> list[AddressEvent]:
+    return [AddressEvent(**each) for each in _lines(path, since_ns=since_ns)]
 
 
 def sightings_in(path: Path, *, since_ns: int = 0) -> list[Sighting]:
@@ -111,8 +112,20 @@ def words_in(path: Path) -> list[Word]:
 
 
 def _lines(path: Path, *, since_ns: int = 0) -> Iterator[dict[str, Any]]:
-    """Yield the lines from the first that is not older; the file is in the order of `at_ns`."""
-    if path.exists():
-        lines = path.read_bytes().split(b"\n")[:-1]
-        first = bisect_left(lines, since_ns, key=lambda line: int(json.loads(line)["at_ns"]))
-        yield from (json.loads(line) for line in lines[first:])
+    """Yield the lines from the first that is not older, at little cost however long the file is.
+
+    The file is in the order of `at_ns`.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        end = content.rfind(b"\n") + 1
+
+        def at_ns_around(place: int) -> int:
+            """Return the time of the line that the byte at a place is of."""
+            start = content.rfind(b"\n", 0, place) + 1
+            return int(json.loads(content[start : content.find(b"\n", start)])["at_ns"])
+
+        place = bisect_left(range(end), since_ns, key=at_ns_around)
+        for line in content[place:end].splitlines():
+            yield json.loads(line)

@@ -94,10 +94,14 @@ class Outcome:
 
 
 class Stage:
-    """A running lab with vipkeeper, its services and its measurement."""
+    """A running lab with vipkeeper, its services and its measurement.
 
-    def __init__(self, lab: Lab, *, aftermath_s: float = AFTERMATH_S) -> None:
+    `fence` is what the keepers keep addresses silent with.
+    """
+
+    def __init__(self, lab: Lab, *, aftermath_s: float = AFTERMATH_S, fence: str = "auto") -> None:
         self.lab = lab
+        self._fence = fence
         self._aftermath_s = aftermath_s
         self.agents: Agents
         self.measured: Measurement
@@ -113,7 +117,11 @@ class Stage:
     ) -> None:
         """Start vipkeeper and a web server on every node; the nodes named `witness_only` hold nothing."""
         self.agents = start_agents(
-            self.lab, controllers=controllers, witness_only=witness_only, notifications=notifications
+            self.lab,
+            controllers=controllers,
+            witness_only=witness_only,
+            notifications=notifications,
+            fence=self._fence,
         )
         for node in self.lab.nodes.values():
             self.web[node.name] = self.lab.start_webserver(node)
@@ -136,7 +144,7 @@ class Stage:
         if urls:
             self.measured.request_from(self.lab.client, urls)
         for label in addresses:
-            self._keys[label] = self._key(label)
+            self._keys[label] = self.key(label)
 
     def status(self, virtual_ip: str) -> dict[str, Any]:
         """Return a VirtualIP's status as the API server has it."""
@@ -147,6 +155,10 @@ class Stage:
         """Return which start of its keeper a node's newest report is of."""
         found: int = self.lab.plane.api.get(VERSION, "VIPNode", node.name)["status"]["incarnation"]
         return found
+
+    def has_restarted(self, node: Host, before: int) -> bool:
+        """Tell whether a node has reported a later start of its keeper than one of before."""
+        return self.incarnation(node) > before
 
     def owner(self, virtual_ip: str) -> Host:
         """Return the node that answers the client now."""
@@ -159,6 +171,10 @@ class Stage:
 
         self.wait_until(f"an answer for {virtual_ip}", is_answered)
         return self.lab.nodes[found[0]]
+
+    def answerer(self, virtual_ip: str, *, since_ns: int) -> str | None:
+        """Return the node that answered the client last, by questions since then; None where nobody did."""
+        return self._newest_answerer(virtual_ip, since_ns=since_ns)
 
     def wait_until(self, what: str, is_so: Callable[[], bool], *, patience_s: float = PATIENCE_S) -> None:
         """Wait for something to become true; raises `NotReadyError`."""
@@ -261,6 +277,11 @@ class Stage:
         switchover = {"apiVersion": VERSION, "kind": "Switchover", "metadata": {"name": name}, "spec": spec}
         self.lab.plane.api.apply(switchover)
 
+    def forget_moves(self) -> None:
+        """Delete every request for a planned move, so that nothing follows from it any more."""
+        for each in self.lab.plane.api.list(VERSION, "Switchover"):
+            self.lab.plane.api.delete(VERSION, "Switchover", each["metadata"]["name"])
+
     def edit(self, virtual_ip: str, changes: Mapping[str, object]) -> None:
         """Change a VirtualIP's spec, as `kubectl patch --type=merge` does."""
         self.lab.plane.api.merge(VERSION, "VirtualIP", virtual_ip, {"spec": changes})
@@ -273,6 +294,11 @@ class Stage:
         """Tell whether a VirtualIP does not exist, its finalizer being gone too."""
         found = self.lab.plane.api.list(VERSION, "VirtualIP")
         return all(each["metadata"]["name"] != virtual_ip for each in found)
+
+    def key_ids(self) -> set[int]:
+        """Return the ids of the heartbeat keys in the Secret."""
+        found = self.lab.plane.api.get("v1", "Secret", HEARTBEAT_SECRET, namespace=NAMESPACE)
+        return set(map(int, found["data"]))
 
     def add_key(self, key_id: int) -> None:
         """Add a heartbeat key to the Secret, as the first step of a rotation."""
@@ -384,8 +410,8 @@ class Stage:
             and fit.issuperset(wanted)
         )
 
-    def _key(self, label: str) -> bytes:
-        """Return the name that keepers have for a VirtualIP's addresses."""
+    def key(self, label: str) -> bytes:
+        """Return the name that keepers have for a VirtualIP's addresses, as it is now."""
         found = self.lab.plane.api.get(VERSION, "VirtualIP", label)
         addresses = tuple(found["spec"]["addresses"])
         plan = VirtualIPPlan(uid=found["metadata"]["uid"], name=label, addresses=addresses, candidates=())

@@ -18,6 +18,7 @@ from lab.analysis import (
     overlaps,
     percentile,
     returns,
+    shared_ns,
 )
 from lab.records import Probe, Sighting
 
@@ -247,3 +248,38 @@ def test_who_announces_an_address_speaks_as_its_owner_and_did_so_a_little_earlie
 @pytest.mark.parametrize(("percent", "value"), [(50, 20.0), (99, 40.0), (100, 40.0), (1, 10.0)])
 def test_percentiles_are_values_that_occurred(percent: float, value: float) -> None:
     assert percentile([40.0, 10.0, 20.0, 30.0], percent) == value
+
+
+@pytest.mark.parametrize(
+    ("given_answers", "expected_ms"),
+    [
+        pytest.param([], 0, id="no answers"),
+        pytest.param(answers((0, 1, "a"), (5, 6, "a"), (10, 11, "b"), (15, 16, "b")), 0, id="a hand-over"),
+        pytest.param(
+            answers((0, 1, "a"), (2, 3, "b"), (50, 51, "a"), (52, 53, "b"), (90, 91, "a")),
+            49,
+            id="side by side",
+        ),
+        pytest.param(
+            answers(
+                (0, 1, "a"), (10, 11, "a"), (12, 13, "b"), (40, 41, "b"), (150, 151, "a"), (170, 171, "a")
+            ),
+            0,
+            id="a long pause between",
+        ),
+        pytest.param(
+            answers((0, 1, "a"), (1, 2, "b"), (2, 3, "c"), (60, 61, "a"), (62, 63, "b"), (64, 65, "c")),
+            60,
+            id="three of them count once",
+        ),
+    ],
+)
+def test_time_with_two_owners_is_what_answers_prove(given_answers: list[Answer], expected_ms: int) -> None:
+    assert shared_ns(given_answers) == expected_ms * MILLISECOND
+
+
+def test_only_answers_since_the_fault_prove_two_owners() -> None:
+    spoken = answers((0, 1, "a"), (2, 3, "b"), (50, 51, "a"), (52, 53, "b"), (90, 91, "a"), (92, 93, "b"))
+
+    assert shared_ns(spoken, since_ns=60 * MILLISECOND) == 0
+    assert shared_ns(spoken, since_ns=45 * MILLISECOND) == 37 * MILLISECOND

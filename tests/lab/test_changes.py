@@ -7,13 +7,17 @@ server, gateways go, a machine is cloned. Each test commits one of these to thre
 from __future__ import annotations
 
 import json
+import socket
 from functools import partial
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
+from pyroute2 import IPRoute
 
-from lab import faults
+from lab import faults, kernelcalls
 from lab.stage import VERSION, Stage
+from vipagent import frames
 
 if TYPE_CHECKING:
     from lab.cluster import Lab
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
 ADDRESS = "192.0.2.50"
 ELSEWHERE = "192.0.2.55"
+CONTESTED, FOREIGN = "192.0.2.58", "foreign"
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +185,52 @@ def test_a_clone_of_the_owner_s_machine_never_answers_beside_it_and_is_told_of(a
     at_rest.lab.tell_addresses(owner.name, owner)
     at_rest.agents.keepers[owner.name].kill()  # a later start than the clone's makes it the node again
     at_rest.agents.restart(owner)
+
+
+def condition(stage: Stage, virtual_ip: str, kind: str) -> tuple[str, str, str]:
+    """Return a condition's status, reason and message."""
+    found = {each["type"]: each for each in stage.status(virtual_ip).get("conditions", ())}
+    told = found.get(kind, {})
+    return told.get("status", ""), told.get("reason", ""), told.get("message", "")
+
+
+def foreign_host(stage: Stage, action: str) -> Host:
+    """Have a host outside vipkeeper `add` the contested address, and announce it, or `del` it."""
+    segment = stage.lab.segment
+    host = segment.hosts.get(FOREIGN) or segment.add(FOREIGN, 66)
+    with kernelcalls.entered(host.network), IPRoute() as netlink:
+        [eth0] = netlink.link_lookup(ifname="eth0")
+        netlink.addr(action, index=eth0, address=CONTESTED, prefixlen=24)
+        if action == "add":
+            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
+                raw.sendto(frames.build(host.mac, ip_address(CONTESTED)).frames[0], ("eth0", 0))
+    return host
+
+
+def test_an_address_is_left_to_a_foreign_host_that_has_it_first_and_defended_against_a_later_one(
+    at_rest: Stage,
+) -> None:
+    host = foreign_host(at_rest, "add")
+    apply(at_rest, "contested", addresses=[f"{CONTESTED}/24"])
+    at_rest.wait_until("a word about the foreign host", lambda: is_told(at_rest, host))
+    assert condition(at_rest, "contested", "Bound")[:2] == ("False", "ForeignHost")
+    assert not any(f"{CONTESTED}/32" in node.addresses() for node in at_rest.lab.nodes.values())
+
+    owner, term = at_rest.status("contested")["owner"], at_rest.status("contested")["term"]
+    foreign_host(at_rest, "del")
+    at_rest.wait_until("the address", lambda: condition(at_rest, "contested", "Ready")[0] == "True")
+    assert condition(at_rest, "contested", "Conflict")[:2] == ("False", "NoConflict")
+
+    foreign_host(at_rest, "add")
+    at_rest.wait_until("a word about it again", lambda: is_told(at_rest, host))
+    assert condition(at_rest, "contested", "Ready")[0] == "True"
+    assert (at_rest.status("contested")["owner"], at_rest.status("contested")["term"]) == (owner, term)
+    assert f"{CONTESTED}/32" in at_rest.lab.nodes[owner].addresses()
+    foreign_host(at_rest, "del")
+    at_rest.lab.plane.api.delete(VERSION, "VirtualIP", "contested")
+
+
+def is_told(stage: Stage, host: Host) -> bool:
+    """Tell whether the contested address is said to be in conflict with this host."""
+    status, reason, message = condition(stage, "contested", "Conflict")
+    return (status, reason) == ("True", "ForeignHost") and host.mac in message

@@ -273,6 +273,21 @@ def test_a_keeper_whose_stored_plan_was_cut_in_half_says_so_and_takes_the_next(a
     at_rest.rest("dual")
 
 
+def test_no_failover_of_all_these_was_taken_for_a_foreign_host(at_rest: Stage) -> None:
+    owner = at_rest.owner("dual")
+    outcome = at_rest.act("dual", at_rest.agents.keepers[owner.name].kill)
+    assert outcome.is_safe, outcome
+    at_rest.agents.restart(owner)
+    at_rest.rest("dual")
+    told = at_rest.lab.plane.api.list("events.k8s.io/v1", "Event", namespace="default")
+    reasons = {event["reason"] for event in told if event["regarding"]["name"] == "dual"}
+    assert "OwnerChanged" in reasons
+    assert not reasons & {"ForeignHost", "ForeignVRRP"}
+    nodes = at_rest.lab.nodes.values()
+    claims = {node.name: counted(node, "vipkeeper_foreign_claims_total") for node in nodes}
+    assert claims == dict.fromkeys(at_rest.lab.nodes, 0)
+
+
 def test_deleting_a_virtual_ip_takes_its_address_away_everywhere(at_rest: Stage) -> None:
     spec = {"addresses": ["192.0.2.60/24"]}
     at_rest.lab.plane.api.apply(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pyroute2 import IPRoute
 
-from lab import faults, kernelcalls
+from lab import faults, holdings, kernelcalls
 from lab.agents import NAMESPACE
 from lab.cluster import WEB_PORT
 from lab.stage import HEARTBEAT_SECRET, VERSION, Stage
@@ -132,3 +132,21 @@ def test_a_clone_has_the_name_and_the_state_of_its_node_and_answers_for_itself(s
     stage.lab.tell_addresses(node.name, node)
     assert not keeper.is_alive
     stage.rest("pair")
+
+
+def test_what_processes_and_kernels_hold_is_counted(stage: Stage) -> None:
+    found = {(measure.of, measure.what): many for measure, many in holdings.sample(stage).items()}
+    for node in stage.lab.nodes:
+        for name in (f"{node}/keeper", f"{node}/courier"):
+            assert found[name, "tasks"] > 1
+            assert found[name, "descriptors"] >= found[name, "descriptors: socket"] > 0
+            assert found[name, "resident, MB"] > found[name, "own memory, MB"] > 1
+    kernels = "the nodes' kernels"
+    assert found["the machine's kernel", "BPF maps"] >= NODES
+    assert found["the machine's kernel", "BPF programs"] >= 3 * NODES
+    assert found[kernels, "tc filters"] >= 2 * NODES
+    bound = sum(len(node.addresses()) for node in stage.lab.nodes.values())
+    assert found[kernels, "addresses"] >= bound == 2 * NODES + 2
+    assert found["the state folders", "files"] >= 2 * NODES
+    assert found["Kubernetes", "VirtualIP: objects"] == 1
+    assert found["Kubernetes", "VirtualIP: managedFields"] > 1

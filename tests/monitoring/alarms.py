@@ -185,6 +185,10 @@ def _vip(metric: str, name: str = "web", replica: int = 0) -> str:
     return controller(f"vipkeeper_virtualip_{metric}", replica, virtualip=name)
 
 
+def _conflict(reason: str) -> str:
+    return agent("vipkeeper_virtualip_conflict", "node-a", virtualip="web", reason=reason)
+
+
 def _domain(metric: str) -> str:
     return controller(f"vipkeeper_domain_{metric}", domain="default")
 
@@ -224,6 +228,8 @@ _NO_CONTROLLER: Final = Firing("VipkeeperControllerDown", {})
 _NO_LEADER: Final = Firing("VipkeeperControllerNoLeader", {})
 _ERRORS: Final = Firing("VipkeeperControllerErrors", {})
 _NOT_TOLD: Final = Firing("VipkeeperNotificationsFailing", {"target": "mail"})
+
+_IN_CONFLICT: Final = Firing("VipkeeperAddressInConflict", _WEB)
 
 STORIES: Final = (
     Story("all is well", {}, _CALM),
@@ -320,6 +326,23 @@ STORIES: Final = (
             agent("vipkeeper_virtualip_held", "node-b", virtualip="web"): until(2, None, 1),
         },
         {"2m45s": _SILENT, "3m": [Firing("VipkeeperAddressWithTwoOwners", _WEB, "2")]},
+    ),
+    Story(
+        "another machine has an address, and then a VRRP router",
+        {
+            _conflict("ForeignHost"): until(2, None, 1, (2.5, STALE), (2.75, None)),
+            _conflict("ForeignVRRP"): until(2.5, None, 1),
+        },
+        {"2m45s": _SILENT, "3m": [_IN_CONFLICT], "20m": [_IN_CONFLICT]},
+    ),
+    Story(
+        "another machine claims an address every four minutes for half a minute",
+        {
+            _conflict("ForeignHost"): until(
+                2, None, 1, (2.5, STALE), (2.75, None), (6, 1), (6.5, STALE), (6.75, None)
+            )
+        },
+        {"2m45s": _SILENT, "3m": [_IN_CONFLICT], "9m": [_IN_CONFLICT], "12m": _SILENT},
     ),
     Story(
         "an address has no standby",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import subprocess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 import yaml
@@ -15,7 +15,7 @@ from lab.gobuilds import BinariesMissingError
 from monitoring.alarms import STATES, STORIES, Firing, Moments, Series, always, healthy, text
 from monitoring.families import series
 from monitoring.promtool import complaints, locate
-from vipagent import workload
+from vipapi import nodestatus
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,7 +103,7 @@ def test_the_stories_tell_of_series_that_the_processes_serve() -> None:
         assert metric in known
         assert told - OF_TARGETS == set(known[metric]) - OF_TARGETS, name
         assert set(known[metric]) <= told, name
-    assert set(STATES) <= set(workload.State.__args__)
+    assert set(STATES) <= set(get_args(nodestatus.State))
 
 
 def test_a_silence_that_is_none_is_told(promtool: Path, rules: Object, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from simulation.clock import SECOND
 from vipagent.effects import MILLISECOND
-from vipagent.workload import Outcome
+from vipagent.runs import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

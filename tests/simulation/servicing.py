@@ -16,7 +16,7 @@ from simulation.mixes import SERVICES, Mix
 from simulation.servicefaults import ServiceFaults
 from simulation.torment import Torment
 from vipagent.effects import MILLISECOND
-from vipagent.workload import LONGEST_HOLD_OFF_S
+from vipagent.holdoff import LONGEST_HOLD_OFF_S
 
 if TYPE_CHECKING:
     from simulation.faults import Faults

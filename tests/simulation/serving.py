@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from simulation.keeper import Keeper
     from vipagent.effects import Open, Told
     from vipagent.messages import Inquire, Key
+    from vipagent.runs import Outcome
     from vipagent.seat import Seat
-    from vipagent.workload import Outcome
     from vipagent.workloads import Workloads
     from vipapi.nodeplan import Plan, VirtualIPPlan
 
@@ -98,7 +98,7 @@ class Loop:
 
 @dataclass(slots=True)
 class _Won:
-    """An address set that is held; as `vipagent.keeper.Opened`."""
+    """An address set that is held; as in `vipagent.bindings`."""
 
     seat: Seat
     vip: VirtualIPPlan

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from simulation.world import World
-    from vipagent.workload import Outcome
+    from vipagent.runs import Outcome
     from vipapi.nodeplan import ServicePlan
 
 

@@ -9,6 +9,9 @@ Some are not missed when they alone are switched off, for something else stands 
 - 7, a request older than a release: its grant binds the witness to one who does not listen; it costs time;
 - 8, closing the fences at start: the deadline that is in the kernel ends before any witness's grant does;
 - the replay window: rounds, terms and incarnations order all that a keeper says, seen again or late;
+- a vote that is given back: falling silent for T before that (by then two keepers carry every lease), and
+  what its keeper forgets, what its courier tells no more and what the Lease says of who asked, of which
+  each is enough for a courier that is not late (`test_votes`, `test_vote`);
 - machines: a clone hears no answers, so it wants nothing; what it says can only keep others waiting.
 """
 

@@ -11,7 +11,7 @@ Some were not missed when they alone were switched off, for something else stand
 - 6, another term's first (`NeverDrains`): a lease is not `closed`, so not won anew, before all has stopped;
 - 7 allows what is safe; without it a stack would only ask again.
 
-Rules 9 and 10, for nodes that are fenced or said to be off, are not simulated: `test_workload.py` has them.
+Rules 9 and 10, for nodes that are fenced or said to be off, are not simulated: `test_suspects.py` has them.
 """
 
 from __future__ import annotations

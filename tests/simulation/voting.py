@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from simulation.clock import SECOND
 from vipagent.effects import MILLISECOND
 from vipapi.link import Answer, Vote, Votes, VotesWanted
-from vipcourier.votes import PATIENCE_NS, Claim, Look, Make, Wait, Write, lease_name
+from vipcourier.votes import PATIENCE_NS, Claim, GiveBack, Look, Make, Wait, Write, lease_name
 
 if TYPE_CHECKING:
     from simulation.machine import Machine
@@ -35,7 +35,7 @@ class Office:
         self._leases: dict[str, Document] = {}
         self._version = 0
 
-    def carry_out(self, name: str, step: Look | Make | Write) -> Document | None:
+    def carry_out(self, name: str, step: Look | Make | Write | GiveBack) -> Document | None:
         """Do it at once; raises `ValueError` for a conflict."""
         lease = self._leases.get(name)
         if isinstance(step, Look):
@@ -61,7 +61,7 @@ class Voter:
         self._world = machine.world
         self._wanted = VotesWanted()
         self._claims: dict[str, Claim] = {}
-        self._won: dict[tuple[str, str, int], Vote] = {}
+        self._won: dict[tuple[str, str, int, int], Vote] = {}
         self._answers: dict[str, Answer] = {}
         self._busy: set[str] = set()
         machine.on_votes_wanted = self.want
@@ -103,7 +103,7 @@ class Voter:
     def _travel_ns(self) -> int:
         return int(self._world.random.random() * self.office.slowest_ns)
 
-    def _arrive(self, claim: Claim, wanted: VoteWanted, step: Look | Make | Write) -> None:
+    def _arrive(self, claim: Claim, wanted: VoteWanted, step: Look | Make | Write | GiveBack) -> None:
         """The request reaches the API server, or does not; then the answer comes back, or does not."""
         office, random, agenda = self.office, self._world.random, self._world.agenda
         is_lost = office.is_away or self.machine.is_cut_from_api or random.random() < office.loss
@@ -129,7 +129,7 @@ class Voter:
         self,
         claim: Claim,
         wanted: VoteWanted,
-        step: Look | Make | Write,
+        step: Look | Make | Write | GiveBack,
         answer: Document | ValueError | None,
     ) -> None:
         if self.machine.is_paused:
@@ -147,7 +147,7 @@ class Voter:
             assert answer is not None
             vote = claim.wrote(step, answer, wanted, now_ns=now_ns)
             if vote is not None:
-                self._won[wanted.domain_uid, wanted.holder, wanted.incarnation] = vote
+                self._won[_voter(wanted)] = vote
         else:
             claim.saw(answer, now_ns=now_ns)
         self._tell()
@@ -156,10 +156,14 @@ class Voter:
     def _tell(self) -> None:
         now_ns = self.machine.now()
         self._won = {key: vote for key, vote in self._won.items() if vote.until_ns > now_ns}
-        keys = [(each.domain_uid, each.holder, each.incarnation) for each in self._wanted.wanted]
+        keys = [_voter(each) for each in self._wanted.wanted]
         needed = [each.domain_uid for each in self._wanted.wanted if each.is_needed]
         votes = Votes(
             votes=tuple(self._won[key] for key in keys if key in self._won),
             answers=tuple(self._answers[uid] for uid in needed if uid in self._answers),
         )
         self._world.agenda.after(_SOCKET_NS, self.machine.hear_votes, votes)  # in order, as on any socket
+
+
+def _voter(wanted: VoteWanted) -> tuple[str, str, int, int]:
+    return wanted.domain_uid, wanted.holder, wanted.incarnation, wanted.since_ns

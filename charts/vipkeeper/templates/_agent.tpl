@@ -63,6 +63,9 @@ containers:
   {{- if $ocfRoot }}
   - --ocf-root=/usr/lib/ocf
   {{- end }}
+  {{- if ne $agent.keeper.fenceBackend "auto" }}
+  - --fence-backend={{ $agent.keeper.fenceBackend }}
+  {{- end }}
   {{- if $fence }}
   - --fence={{ $fence }}
   {{- end }}
@@ -89,7 +92,7 @@ containers:
       add:
       - NET_ADMIN # bind addresses, attach the fence
       - NET_RAW # send and receive ARP, NDP and ICMP
-      - BPF # load the fence
+      - BPF # load the fence, or remove one that was loaded before it became nftables
       {{- if $agent.keeper.realTime }}
       - SYS_NICE # real time, so that heartbeats are on time on a busy node
       - IPC_LOCK # locked memory, for the same
