@@ -160,8 +160,18 @@ class Watch:
             outcome = "or it is the other candidate (`onQuorumLoss: Hold`); this node goes on announcing it"
         return Refusal(reason, f"{who}; {outcome}")
 
+    def is_of_before(self, sighting: Sighting, now_ns: int) -> bool:
+        """Whether a sighting may be a frame of the former owner that was on its way; it says nothing then."""
+        return (
+            self.step is Step.HOLDING
+            and now_ns - self.since_ns < _SETTLING_NS
+            and not self._is_answer(sighting, now_ns)
+        )
+
     def receive(self, sighting: Sighting, now_ns: int) -> Act | None:
         """Somebody else has one of the addresses; returns what to send about it."""
+        if self.is_of_before(sighting, now_ns):
+            return None
         is_answer = self._is_answer(sighting, now_ns)
         self.is_answered = self.is_answered or is_answer
         match self.step:
@@ -174,8 +184,6 @@ class Watch:
                 self._note(sighting, now_ns if is_answer else self.seen_ns)
                 return None
             case Step.HOLDING:
-                if now_ns - self.since_ns < _SETTLING_NS and not is_answer:
-                    return None
                 self._go(Step.DEFENDED, now_ns)
             case Step.DEFENDED:
                 if now_ns - self.since_ns < _SETTLING_NS:

@@ -166,9 +166,9 @@ class Contests:
     def _see(self, sighting: Sighting, now_ns: int) -> bool:
         """Tell the watch that it concerns; returns whether it counted as a claim."""
         key = self._keys[sighting.address.packed]
-        if now_ns >= self._lasts_until(key):
-            return False
         watched = self._watched[key]
+        if now_ns >= self._lasts_until(key) or watched.watch.is_of_before(sighting, now_ns):
+            return False
         if watched.watch.may_bind or sighting.address in watched.probed:
             before = watched.watch.step
             watched.watch.may_cede = self._may_cede(key)

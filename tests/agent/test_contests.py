@@ -109,6 +109,10 @@ def run(story: Callable[[Around, Contests], Awaitable[None]], *, is_open: bool =
     asyncio.run(tell())
 
 
+def claims_counted(kind: str) -> float:
+    return REGISTRY.get_sample_value("vipkeeper_foreign_claims_total", {"kind": kind}) or 0
+
+
 def gauge() -> float | None:
     return REGISTRY.get_sample_value(
         "vipkeeper_virtualip_conflict", {"virtualip": "contested", "reason": "ForeignHost"}
@@ -159,6 +163,17 @@ def test_what_is_read_after_the_lease_s_end_is_the_next_owner_s() -> None:
         around.ends_ns[KEY] = 5 * SECOND
         await around.hear(CLAIM, after_s=5)
         assert around.said == []
+
+    run(story)
+
+
+def test_what_the_former_owner_sent_is_not_counted_as_foreign() -> None:
+    async def story(around: Around, _: Contests) -> None:
+        before = claims_counted("ARP")
+        await around.hear(CLAIM, after_s=0.9)
+        assert (around.said, claims_counted("ARP")) == ([], before)
+        await around.hear(CLAIM, after_s=0.1)
+        assert (around.said, claims_counted("ARP")) == ([("announce", KEY)], before + 1)
 
     run(story)
 
@@ -282,7 +297,7 @@ def test_one_advert_about_240_sets_is_defended_and_told_a_few_sets_at_a_time() -
     async def story(around: Around, contests: Contests) -> None:
         opened(contests, is_first=False)
         around.now_ns = 2 * SECOND
-        before = REGISTRY.get_sample_value("vipkeeper_foreign_claims_total", {"kind": "VRRP"}) or 0
+        before = claims_counted("VRRP")
         assert around.heard(IPV4_PROTOCOL, advert) == 240
         assert worked(around) == (0, 0), "all that takes long waits for its turn"
         defended = await turns(around)
@@ -293,7 +308,7 @@ def test_one_advert_about_240_sets_is_defended_and_told_a_few_sets_at_a_time() -
         told = await turns(around)
         assert (sum(count for count, _ in told), sum(done for _, done in told)) == (15, 240)
         assert max(count for count, _ in told) == 1
-        assert REGISTRY.get_sample_value("vipkeeper_foreign_claims_total", {"kind": "VRRP"}) == before + 2
+        assert claims_counted("VRRP") == before + 2
 
     run(story, is_open=False)
 
