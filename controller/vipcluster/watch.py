@@ -287,11 +287,15 @@ class Watch:
         """Return a session for kopf that says which listings were answered."""
 
         async def note(_session: object, _context: object, answered: aiohttp.TraceRequestEndParams) -> None:
-            if answered.response.ok and "watch" not in answered.url.query:
-                self._follow_listing(answered.url.path)
+            if not answered.response.ok or "watch" not in answered.url.query:
+                self._list_soon(answered.url.path)
+
+        async def fail(_s: object, _c: object, failed: aiohttp.TraceRequestExceptionParams) -> None:
+            self._list_soon(failed.url.path)
 
         trace = aiohttp.TraceConfig()
         trace.on_request_end.append(note)
+        trace.on_request_exception.append(fail)
         credentials = _credentials(connection)
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=credentials.as_ssl_context()),
@@ -299,8 +303,8 @@ class Watch:
             trace_configs=[trace],
         )
 
-    def _follow_listing(self, path: str) -> None:
-        """List what kopf has listed at a path: it may have missed deletions."""
+    def _list_soon(self, path: str) -> None:
+        """List what kopf has listed at a path, or could not see."""
         with self._changed:
             for resource in self._shelves:
                 if path.endswith(resource.path(namespace=self._namespace_of(resource))):

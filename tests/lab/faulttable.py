@@ -29,7 +29,7 @@ from rich.table import Table
 from lab import enclosure, faultruns, legacy, processes
 from lab.analysis import MILLISECOND
 from lab.cluster import Lab
-from lab.faultruns import DETECTED_MS, Run
+from lab.faultruns import DETECTED_MS, Run, limit_ms
 from lab.processes import ProcessFailedError
 from lab.servicefaults import FAULTS, Ending, ServiceFault
 from lab.site import STOP_S, site_on
@@ -154,7 +154,9 @@ def _repeat(
                 say(f"STOPPED at {fault.name}: {str(reason) or 'interrupted'}")
                 return False
             results[fault.name].append((run, added))
-            doubt = "" if run.objection is None else f"  NOT AS IT MUST BE: {run.objection}"
+            doubt = f"  late, not asked for {run.blind_ms:.0f} ms" if run.is_late else ""
+            if run.objection is not None:
+                doubt = f"  NOT AS IT MUST BE: {run.objection}"
             say(f"  {turn}/{times} {fault.name}: away for {run.outcome.outage_ms:.0f} ms{doubt}")
     return True
 
@@ -178,7 +180,7 @@ def _table(chosen: Sequence[ServiceFault], results: Results) -> Table:
     table = Table(title="what each fault cost, in ms", title_justify="left")
     table.add_column("fault")
     table.add_column("must end")
-    for column in ("times", "outage p50", "max", "added p50", "max"):
+    for column in ("times", "outage p50", "max", "added p50", "max", "limit"):
         table.add_column(column, justify="right")
     table.add_column("two copies")
     table.add_column("not as it must be")
@@ -191,12 +193,14 @@ def _table(chosen: Sequence[ServiceFault], results: Results) -> Table:
         added = [each for _, each in results[fault.name] if each is not None]
         doubles = sum(bool(run.doubles) for run in runs)
         objections = sum(run.objection is not None for run in runs)
+        late = sum(run.is_late for run in runs)
         table.add_row(
             fault.name,
             fault.ending.value,
             str(len(runs)),
             *((f"{statistics.median(outages):.0f}", f"{max(outages):.0f}") if is_back else ("", "")),
             *((f"{statistics.median(added):.0f}", f"{max(added):.0f}") if added else ("", "")),
+            (f"{limit_ms(fault):.0f}" + (f" ({late} late)" if late else "")) if is_back else "",
             f"{doubles} times" if doubles else "never",
             f"{objections} times" if objections else "",
         )

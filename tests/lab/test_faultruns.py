@@ -65,7 +65,6 @@ AWAY = replace(
     [
         pytest.param(BACK, id="told"),
         pytest.param(replace(BACK, fault=LEASHED), id="leashed"),
-        pytest.param(replace(BACK, elsewhere_ms=limit_ms(TOLD)), id="late by the machine's own hiccup"),
         pytest.param(STAYED, id="stays"),
         pytest.param(AWAY, id="nowhere"),
     ],
@@ -82,9 +81,6 @@ def test_what_ended_as_it_must_is_not_objected_to(kept: Run) -> None:
         pytest.param(replace(BACK, outcome=replace(MOVED, overlaps=(OVERLAP,))), "address", id="two owners"),
         pytest.param(replace(BACK, outcome=replace(MOVED, after=None)), "did not come back", id="gone again"),
         pytest.param(replace(BACK, elsewhere_ms=None), "did not come back", id="no copy elsewhere"),
-        pytest.param(
-            replace(BACK, elsewhere_ms=limit_ms(TOLD) + MOVED.hiccup_ms), "not asked for", id="too late"
-        ),
         pytest.param(replace(STAYED, outcome=MOVED), "did not stay", id="it moved"),
         pytest.param(
             replace(STAYED, ran=(["node-a.1"], ["node-a.2"])), "did not stay", id="it was started anew"
@@ -96,6 +92,19 @@ def test_what_ended_as_it_must_is_not_objected_to(kept: Run) -> None:
 def test_what_did_not_end_as_it_must_is_said(broken: Run, objection: str) -> None:
     assert broken.objection is not None
     assert objection in broken.objection
+
+
+@pytest.mark.parametrize(
+    ("run", "is_late"),
+    [
+        pytest.param(replace(BACK, elsewhere_ms=limit_ms(TOLD) + MOVED.hiccup_ms), True, id="too late"),
+        pytest.param(replace(BACK, elsewhere_ms=limit_ms(TOLD)), False, id="by the machine's own hiccup"),
+        pytest.param(replace(BACK, elsewhere_ms=None), False, id="not at all"),
+        pytest.param(STAYED, False, id="it stayed"),
+    ],
+)
+def test_what_took_longer_than_the_service_s_own_times_allow_is_late(run: Run, *, is_late: bool) -> None:
+    assert run.is_late is is_late
 
 
 def test_a_leash_is_given_its_time_and_so_is_a_start_that_hangs() -> None:
