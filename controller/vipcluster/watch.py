@@ -10,10 +10,14 @@ callers', who take `documents` and `wait` for news. Listing is ours for two reas
 nothing about completeness, and nothing may be called missing before the first complete listing. And
 kopf does not tell of objects that were deleted while it was away: when the server has forgotten the
 version to resume from (always, when the server itself was restarted), kopf lists anew and shows what
-is there, not what is gone. So whenever kopf has listed a resource, we list it as well: our listing is the
-newer one, and what changes after kopf's comes by its watch. kopf has no word for that, and of a resource
-that is empty it shows nothing at all. The HTTP session is therefore ours, and says which listings were
-answered. Besides, we list once a minute in any case.
+is there, not what is gone. So whenever kopf has listed a resource, or could not, we list it as well: our
+listing is the newer one, and what changes after kopf's comes by its watch. kopf has no word for that, and of
+a resource that is empty it shows nothing at all. The HTTP session is therefore ours, and says which requests
+were made and answered. Besides, we list once a minute in any case.
+
+kopf looks once, when it starts, which kinds the server serves, and never watches one that it did not find. A
+server that has just started tells of its CRDs a moment later than of its own kinds. So where kopf has asked
+for all that it wanted, and that is not all that we want, it is started anew.
 
 An API server that is away is waited for: kopf retries every half second, is started anew when it gives
 up, and the lists are retried every second. What does not heal is told as `failure`: a refusal by
@@ -46,8 +50,36 @@ RESYNC_S = 60.0
 RETRY_S = 1.0
 PATIENCE_S = 10.0
 RECONNECT_S = 0.5
+LOOK_S = 0.5
+SETTLED_S = 2.0
+"""Longer than kopf waits before it tries again, and before it watches what it has found."""
 
 _logger = logging.getLogger(__name__)
+
+
+class _Requests:
+    """The requests that kopf has made since it was started, as the HTTP sessions tell of them."""
+
+    def __init__(self) -> None:
+        self.paths: set[str] = set()
+        self._under_way = 0
+        self._latest_s = time.monotonic()
+
+    def begin(self, path: str) -> None:
+        """A request is sent."""
+        self.paths.add(path)
+        self._under_way += 1
+        self._latest_s = time.monotonic()
+
+    def end(self) -> None:
+        """A request was answered, or failed."""
+        self._under_way -= 1
+        self._latest_s = time.monotonic()
+
+    @property
+    def have_settled(self) -> bool:
+        """Whether kopf waits for nothing but changes."""
+        return not self._under_way and time.monotonic() - self._latest_s > SETTLED_S
 
 
 class Watch:
@@ -224,10 +256,11 @@ class Watch:
             if self._is_stopping.is_set():
                 return
         sessions: list[aiohttp.ClientSession] = []
+        requests = _Requests()
         operators = [
             asyncio.create_task(
                 kopf.operator(
-                    registry=self._registry(namespace, sessions),
+                    registry=self._registry(namespace, sessions, requests),
                     settings=_settings(),
                     standalone=True,
                     stop_flag=stop,
@@ -237,8 +270,12 @@ class Watch:
             )
             for namespace in sorted({self._namespace_of(resource) for resource in self._shelves})
         ]
-        # When one gives up, all are begun anew.
-        await asyncio.wait(operators, return_when=asyncio.FIRST_COMPLETED)
+        # When one gives up or has overlooked something, all are begun anew.
+        while not any(operator.done() for operator in operators):
+            await asyncio.wait(operators, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+            if requests.have_settled and not all(map(self._is_among(requests.paths), self._shelves)):
+                _logger.debug("The API server did not yet tell of every kind; the watch is begun anew")
+                break
         stop.set()
         try:
             await asyncio.gather(*operators)
@@ -250,13 +287,21 @@ class Watch:
         """Return the only namespace in which the resource is watched; empty: there is no such limit."""
         return self._namespace if resource.is_namespaced and not resource.is_everywhere else ""
 
-    def _registry(self, namespace: str, sessions: list[aiohttp.ClientSession]) -> kopf.OperatorRegistry:
+    def _is_among(self, paths: set[str]) -> Callable[[Resource], bool]:
+        """Return what tells whether a resource is listed or watched at one of these paths."""
+        return lambda resource: any(
+            path.endswith(resource.path(namespace=self._namespace_of(resource))) for path in paths
+        )
+
+    def _registry(
+        self, namespace: str, sessions: list[aiohttp.ClientSession], requests: _Requests
+    ) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
 
         async def login(**_: Any) -> kopf.AiohttpSession:
             connection = self._cluster.connection()
             sessions[:] = [session for session in sessions if not session.closed]
-            sessions.append(self._session(connection))
+            sessions.append(self._session(connection, requests))
             return kopf.AiohttpSession(server=connection.server, aiohttp_session=sessions[-1])
 
         kopf.on.login(registry=registry)(login)
@@ -283,18 +328,24 @@ class Watch:
         if shelf.remove(document) if change == "DELETED" else shelf.put(document):
             self._tell()
 
-    def _session(self, connection: Connection) -> aiohttp.ClientSession:
-        """Return a session for kopf that says which listings were answered."""
+    def _session(self, connection: Connection, requests: _Requests) -> aiohttp.ClientSession:
+        """Return a session for kopf that tells of its requests."""
 
-        async def note(_session: object, _context: object, answered: aiohttp.TraceRequestEndParams) -> None:
+        async def begin(_s: object, _c: object, sent: aiohttp.TraceRequestStartParams) -> None:
+            requests.begin(sent.url.path)
+
+        async def end(_s: object, _c: object, answered: aiohttp.TraceRequestEndParams) -> None:
+            requests.end()
             if not answered.response.ok or "watch" not in answered.url.query:
                 self._list_soon(answered.url.path)
 
         async def fail(_s: object, _c: object, failed: aiohttp.TraceRequestExceptionParams) -> None:
+            requests.end()
             self._list_soon(failed.url.path)
 
         trace = aiohttp.TraceConfig()
-        trace.on_request_end.append(note)
+        trace.on_request_start.append(begin)
+        trace.on_request_end.append(end)
         trace.on_request_exception.append(fail)
         credentials = _credentials(connection)
         return aiohttp.ClientSession(
@@ -306,10 +357,10 @@ class Watch:
     def _list_soon(self, path: str) -> None:
         """List what kopf has listed at a path, or could not see."""
         with self._changed:
-            for resource in self._shelves:
-                if path.endswith(resource.path(namespace=self._namespace_of(resource))):
-                    self._to_list.add(resource)
-                    self._changed.notify_all()
+            found = set(filter(self._is_among({path}), self._shelves))
+            if found:
+                self._to_list |= found
+                self._changed.notify_all()
 
 
 def _credentials(connection: Connection) -> kopf.ConnectionInfo:

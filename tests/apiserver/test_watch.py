@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import socket
 import threading
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from apiserver.controllers import follow
 from apiserver.fleet import API_VERSION, Fleet, eventually, eventually_equals
+from lab.api import manifests_in
 from vipcluster.client import (
     FAILOVER_DOMAINS,
     NODES,
@@ -25,10 +29,11 @@ from vipcluster.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from lab.controlplane import ControlPlane
+    from vipcluster.client import Cluster
 
+ROOT = Path(__file__).parents[2]
 Object = dict[str, Any]
 Watching = "Callable[..., Watch]"
 
@@ -116,9 +121,11 @@ def watching(apiserver: ControlPlane, relay: Relay, tmp_path: Path) -> Iterator[
     path.write_text(json.dumps(config))
     begun: list[Watch] = []
 
-    def begin(*resources: Resource, namespace: str = "") -> Watch:
+    def begin(
+        *resources: Resource, namespace: str = "", seen_by: Callable[[Cluster], Any] = lambda it: it
+    ) -> Watch:
         cluster = connect(str(path), user_agent="test")
-        watch = Watch(cluster, resources or (VIRTUAL_IPS, NODES), namespace=namespace, resync_s=3600)
+        watch = Watch(seen_by(cluster), resources or (VIRTUAL_IPS, NODES), namespace=namespace, resync_s=3600)
         begun.append(watch)
         watch.start()
         return watch
@@ -197,6 +204,43 @@ def test_what_was_deleted_while_nobody_watched_is_noticed_at_the_reconnect(
     relay.mend()
     eventually_equals(lambda: names(some), ["comes", "stays"])
     eventually_equals(lambda: names(none, FAILOVER_DOMAINS), [])
+
+
+class Hasty:
+    """Takes every kind for served, as one does who looked a moment before the API server was restarted."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cluster, name)
+
+    def serves(self, resource: Resource) -> bool:
+        return bool(resource)
+
+
+def test_a_kind_that_the_server_tells_of_late_is_watched_all_the_same(
+    apiserver: ControlPlane, watching: Callable[..., Watch]
+) -> None:
+    name = "failoverdomains.vipkeeper.io"
+    path = apiserver.api.path_of("apiextensions.k8s.io/v1", "CustomResourceDefinition", name=name)
+    apiserver.api.request("DELETE", path)
+    try:
+        eventually(lambda: apiserver.api.raw("GET", path)[0] == http.client.NOT_FOUND)
+        watch = watching(VIRTUAL_IPS, FAILOVER_DOMAINS, seen_by=Hasty)
+        make(apiserver, "web", 10)
+        eventually_equals(lambda: names(watch), ["web"])
+    finally:
+        apiserver.api.apply_definitions(manifests_in(ROOT / "crds" / "failoverdomains.yaml"))
+    eventually(lambda: watch.is_complete)
+    for last in ("first", "second"):
+        domain = {"apiVersion": API_VERSION, "kind": "FailoverDomain", "metadata": {"name": last}, "spec": {}}
+        apiserver.api.apply(domain)
+        eventually(partial(is_there, watch, last))
+
+
+def is_there(watch: Watch, domain: str) -> bool:
+    return domain in names(watch, FAILOVER_DOMAINS)
 
 
 def test_an_object_made_anew_under_its_name_is_another_one(
