@@ -8,7 +8,8 @@ would on any such node.
 
 What a pytest prints is shown when it has ended, the lab's as it comes, and at the very end the names of all
 that failed, in pytest's own words, and how many passed. SIGTERM and Ctrl-C end every pytest that runs, and
-what has been found until then is still said.
+what has been found until then is still said. Said too is how busy the processors were with what is not ours,
+before the tests and during the lab's: a lease that runs out on a machine that others use is theirs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 ALONE = "lab"
@@ -31,6 +37,8 @@ LONGEST_FIRST = ("agent", "apiserver", "simulation", "model", "courier", "contro
 ELSEWHERE = ("e2e",)
 """Not among those of `make test`; pyproject.toml says so too."""
 MOST = 4
+STAT = Path("/proc/stat")
+LOOK_S = 1.0
 
 _COUNT = re.compile(r"(\d+) ([a-z]+)")
 _LAST_LINE = re.compile(r"^=+ (.*) in [\d.]+s.* =+$")
@@ -61,6 +69,30 @@ def read(folder: str, status: int, lines: list[str]) -> Report:
     if status and not failures:
         failures = (f"ERROR tests/{folder} - pytest ended with status {status}",)
     return Report(status, counts, failures)
+
+
+@dataclass(frozen=True, slots=True)
+class Processors:
+    """What the machine's processors have done since it was started, in ticks (proc(5))."""
+
+    busy: int
+    stolen: int
+    total: int
+
+    @classmethod
+    def read(cls, text: str) -> Processors:
+        """Read the text of /proc/stat."""
+        user, nice, system, idle, waiting, *interrupts, stolen = map(
+            int, text.split("\n", maxsplit=1)[0].split()[1:9]
+        )
+        busy = user + nice + system + sum(interrupts)
+        return cls(busy, stolen, busy + stolen + idle + waiting)
+
+    def since(self, before: Processors) -> str:
+        """Return in words what was done in between."""
+        total = max(self.total - before.total, 1)
+        busy, stolen = self.busy - before.busy, self.stolen - before.stolen
+        return f"busy for {busy / total:.0%} of the time, taken away by the host for {stolen / total:.1%}"
 
 
 class Suites:
@@ -144,9 +176,11 @@ def main(root: Path = ROOT) -> int:
     try:
         with ThreadPoolExecutor(many) as pool:
             try:
+                _say(f"before: the processors were {_processors_during(partial(time.sleep, LOOK_S))}")
                 for together in (side_by_side, [ALONE]):
                     runs += [pool.submit(suites.run, folder) for folder in together]
-                    wait(runs)
+                    during = _processors_during(partial(wait, runs))
+                    _say(f"{', '.join(together)}: the processors were {during}")
             except SystemExit:
                 pool.shutdown(wait=False, cancel_futures=True)
                 suites.end()
@@ -161,6 +195,12 @@ def _end(number: int, _frame: object) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)  # the end is under way
     raise SystemExit(128 + number)
+
+
+def _processors_during(act: Callable[[], object]) -> str:
+    before = Processors.read(STAT.read_text())
+    act()
+    return Processors.read(STAT.read_text()).since(before)
 
 
 def _say(text: str) -> None:

@@ -16,6 +16,7 @@ from suites import (
     ELSEWHERE,
     LONGEST_FIRST,
     ROOT,
+    Processors,
     Report,
     folders,
     is_well,
@@ -37,6 +38,14 @@ ERROR tests/agent/test_seat.py::test_other - OSError
 
 def passed(many: int) -> Report:
     return read("api", 0, [f"============== {many} passed in 0.10s =============="])
+
+
+def test_how_busy_the_processors_were_is_said() -> None:
+    before = Processors.read("cpu  100 10 40 800 20 5 5 20 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n")
+    after = Processors.read("cpu  150 10 60 900 20 10 10 40 0 0\n")
+    assert before == Processors(busy=160, stolen=20, total=1000)
+    assert after.since(before) == "busy for 40% of the time, taken away by the host for 10.0%"
+    assert before.since(before) == "busy for 0% of the time, taken away by the host for 0.0%"
 
 
 def test_what_failed_is_named_and_all_is_counted() -> None:
