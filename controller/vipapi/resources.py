@@ -65,9 +65,6 @@ class ObjectMeta(msgspec.Struct, frozen=True, rename="camel"):
         return self.deletion_timestamp is not None
 
 
-# ---- VirtualIP
-
-
 class Candidate(msgspec.Struct, frozen=True, rename="camel"):
     """Nodes that may hold the addresses, by name or by labels; the first entry that fits a node counts."""
 
@@ -234,9 +231,6 @@ class VirtualIP(msgspec.Struct, frozen=True, rename="camel"):
     status: VirtualIPStatus = VirtualIPStatus()
 
 
-# ---- ServiceFailover
-
-
 class VirtualIPRef(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """A VirtualIP by name."""
 
@@ -322,9 +316,6 @@ class ServiceFailover(msgspec.Struct, frozen=True, rename="camel"):
     metadata: ObjectMeta
     spec: ServiceFailoverSpec
     status: ServiceFailoverStatus = ServiceFailoverStatus()
-
-
-# ---- FailoverDomain
 
 
 class Heartbeat(msgspec.Struct, frozen=True, rename="camel"):
@@ -476,9 +467,6 @@ def _domain_nodes(witnesses: WitnessSet) -> tuple[DomainNode, ...]:
     return tuple(DomainNode(member.node, member.address) for member in witnesses.members)
 
 
-# ---- Switchover
-
-
 class SwitchoverSpec(msgspec.Struct, frozen=True, rename="camel"):
     """One move, or one drill (there and back): which VirtualIP, to which node."""
 
@@ -507,9 +495,6 @@ class Switchover(msgspec.Struct, frozen=True, rename="camel"):
     metadata: ObjectMeta
     spec: SwitchoverSpec
     status: SwitchoverStatus = SwitchoverStatus()
-
-
-# ---- VIPNode
 
 
 class VIPNodeStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -551,9 +536,6 @@ def node_status(report: Report, *, generation: int, conditions: tuple[Condition,
         problems=bounded.problems,
         conditions=conditions,
     )
-
-
-# ---- core/v1 Node
 
 
 class NodeAddress(msgspec.Struct, frozen=True, rename="camel"):

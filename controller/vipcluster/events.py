@@ -30,7 +30,8 @@ _LONGEST_NOTE = 1024
 class Happening(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that happened to an object. `action` is what was done, `reason` why; both CamelCase.
 
-    `namespace` is the object's, empty for a cluster-scoped one.
+    `namespace` is the object's, empty for a cluster-scoped one. `at` is when, with a time zone, which may be
+    a while before it is told.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Happening(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     reason: str
     note: str
+    at: datetime
 
 
 def tell(
@@ -55,11 +57,11 @@ def tell(
 
     `controller` and `instance` say who tells it, `manager` is the field manager.
     """
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    at = happening.at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     namespace = happening.namespace or NAMESPACE
     event: Document = {
         "metadata": {"name": _name(resource, happening), "namespace": namespace},
-        "eventTime": now,
+        "eventTime": at,
         "type": happening.type,
         "action": happening.action,
         "reason": happening.reason,
@@ -73,7 +75,7 @@ def tell(
     except Conflict:
         known = cluster.get(EVENTS, event["metadata"]["name"], namespace=namespace)
         count = (known.get("series") or {}).get("count", 1) + 1
-        series = {"series": {"count": count, "lastObservedTime": now}}
+        series = {"series": {"count": count, "lastObservedTime": at}}
         cluster.merge(EVENTS, event["metadata"]["name"], series, namespace=namespace, manager=manager)
 
 

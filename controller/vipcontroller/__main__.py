@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import signal
 import socket
 import sys
 import threading
@@ -41,7 +40,7 @@ from vipcluster.client import (
 )
 from vipcluster.leader import Leadership
 from vipcluster.watch import Watch
-from vipcontroller import notifications, uninstall
+from vipcontroller import notifications, uninstall, urgency
 from vipcontroller.crier import Crier
 from vipcontroller.decisions import Memory, reconcile
 from vipcontroller.metrics import Metrics
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vipcluster.client import Cluster
+    from vipcontroller.urgency import Key
     from vipcontroller.world import Problem, World
     from vipcontroller.writes import Write
 
@@ -115,11 +115,12 @@ class Controller:
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="writer")
         self._is_stopping = threading.Event()
         self._rest_s = 0.0
-        self._has_failed = False
+        self._waiting: dict[Key, float] = {}
 
     def stop(self) -> None:
-        """Make `run` return 0 soon; may be called from a signal handler."""
+        """Make `run` return 0 soon; to be called from another thread."""
         self._is_stopping.set()
+        self._watch.wake()
 
     def health(self) -> Health:
         """Say how this replica is; may be called from any thread.
@@ -197,15 +198,17 @@ class Controller:
         self._metrics.looked(took_s, problems=len(decisions.problems))
         self._metrics.show(world.virtual_ips, world.failovers, decisions.vitals)
         self._tell_problems(decisions.problems)
-        self._has_failed = False
         if not self._write_all(decisions.writes):
             return 0.0
-        idle_s = longest_idle_s(took_s, has_failed=self._has_failed)
+        idle_s = longest_idle_s(took_s, has_failed=urgency.FAILED in self._waiting.values())
         return idle_s if decisions.due is None else max(0.0, min(idle_s, decisions.due - time.monotonic()))
 
     def _write_all(self, writes: Sequence[Write]) -> bool:
         """Write for a while; returns False when there is more to write, about which to decide anew first."""
-        until = time.monotonic() + WRITING_S
+        now = time.monotonic()
+        until = now + WRITING_S
+        keys = map(urgency.key, writes)
+        self._waiting = {key: self._waiting.get(key, now) for key in keys}
 
         def write(each: Write) -> bool:
             if self._is_stopping.is_set():
@@ -216,7 +219,7 @@ class Controller:
             return True
 
         # Each is to another object, so several at a time may be under way; most of it is waiting.
-        return all(list(self._writers.map(write, writes)))
+        return all(list(self._writers.map(write, urgency.in_turn(writes, self._waiting, now))))
 
     def _world(self) -> World:
         world = self._reader.read(
@@ -255,13 +258,14 @@ class Controller:
         self._turn()
         kind = "Secret" if isinstance(write, SecretWrite) else write.kind
         name = _name(write)
+        self._waiting.pop(urgency.key(write), None)
         try:
             document = self._scribe.carry_out(write)
         except (Conflict, NotFound):
             self._metrics.wrote(kind, "conflict")
             return
         except ApiError as error:
-            self._has_failed = True
+            self._waiting[urgency.key(write)] = urgency.FAILED
             self._metrics.wrote(kind, "error")
             _logger.warning("Could not write %s %s: %s", kind, name, error)
             return
@@ -333,8 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metrics=metrics,
         notifier=notifier,
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: controller.stop())
+    ending.end_by(controller.stop)
     with contextlib.ExitStack() as stack:
         if options.health is not None:
             try:

@@ -3,8 +3,9 @@
     tell ──▶ a queue ──▶ one thread ──▶ the API server
 
 Of many addresses that start or move at once the Events would be half of all requests. Here they wait their
-turn, one at a time, and come a little after what they tell of. They are lost where more than `LONGEST` wait,
-the oldest first, and where the process ends without a farewell: the log has them.
+turn, one at a time, and come a little after what they tell of, with the time of that. They are lost where
+more than `LONGEST` wait, the oldest first, which counts as an error, and where the process ends before they
+are told: the log has them. What waits is news only: whole statuses would fill the memory of a big world.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vipapi.resources import ObjectMeta
     from vipcontroller.metrics import Result
-    from vipcontroller.writes import FinalizerWrite, StatusWrite, Telling
+    from vipcontroller.writes import FinalizerWrite, Kind, StatusWrite, Telling
 
 LONGEST = 10_000
 FAREWELL_S = 3.0
@@ -28,19 +31,29 @@ FAREWELL_S = 3.0
 _logger = logging.getLogger("vipcontroller")
 
 
+class News(NamedTuple):
+    """An Event, the object that it is about, and when that happened."""
+
+    kind: Kind
+    metadata: ObjectMeta
+    telling: Telling
+    at: datetime
+
+
 class Crier:
     """Tells Events by `carry_out`, which may raise anything; `count` hears each one's type and result."""
 
     def __init__(
         self,
-        carry_out: Callable[[StatusWrite | FinalizerWrite, Telling], None],
+        carry_out: Callable[[News], None],
         *,
         count: Callable[[str, Result], None],
         longest: int = LONGEST,
     ) -> None:
         self._carry_out = carry_out
         self._count = count
-        self._waiting: deque[tuple[StatusWrite | FinalizerWrite, Telling]] = deque(maxlen=longest)
+        self._longest = longest
+        self._waiting: deque[News] = deque()
         self._changed = threading.Condition()
         self._is_stopping = False
         self._until = float("inf")
@@ -56,12 +69,19 @@ class Crier:
             self._is_stopping, self._until = True, min(self._until, time.monotonic() + timeout_s)
             self._changed.notify_all()
         self._thread.join(timeout_s)
+        with self._changed:
+            if self._waiting:
+                _logger.warning("Events that were not told before the end: %d", len(self._waiting))
 
     def tell(self, write: StatusWrite | FinalizerWrite) -> None:
-        """Have the Events of a write told that succeeded; returns at once."""
+        """Have the Events of a write told that has just succeeded; returns at once."""
+        now = datetime.now(UTC)
         with self._changed:
-            self._waiting.extend((write, telling) for telling in write.tellings)
+            self._waiting.extend(News(write.kind, write.metadata, telling, now) for telling in write.tellings)
+            lost = [self._waiting.popleft() for _ in range(len(self._waiting) - self._longest)]
             self._changed.notify_all()
+        for news in lost:
+            self._count(news.telling.type, "error")
 
     def _keep_telling(self) -> None:
         while True:
@@ -69,12 +89,12 @@ class Crier:
                 self._changed.wait_for(lambda: self._waiting or self._is_stopping)
                 if not self._waiting or time.monotonic() >= self._until:
                     return
-                write, telling = self._waiting.popleft()
+                news = self._waiting.popleft()
             try:
-                self._carry_out(write, telling)
+                self._carry_out(news)
             except Exception as error:  # noqa: BLE001 - told and counted, and the next Event is no worse for it
-                self._count(telling.type, "error")
-                name = write.metadata.name
-                _logger.warning("Could not tell an Event about %s %s: %s", write.kind, name, error)
+                self._count(news.telling.type, "error")
+                name = news.metadata.name
+                _logger.warning("Could not tell an Event about %s %s: %s", news.kind, name, error)
             else:
-                self._count(telling.type, "ok")
+                self._count(news.telling.type, "ok")

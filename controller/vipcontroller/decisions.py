@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 SETTLE_S = 3.0
 """How long a first choice waits for keepers that have just learned of the address or of their domain."""
 
+ALARM_S = 30.0
+"""How long a new address may have no eligible candidate without a Warning, while one is settling."""
+
 _NOWHERE = View()
 
 
@@ -316,7 +319,7 @@ class _Look:
             returns=virtual_ip.spec.failback.policy == "Automatic",
             delay_s=float(virtual_ip.spec.failback.delay_seconds),
             is_suspended=virtual_ip.spec.suspend,
-            has_to_wait=resident is None and self._has_to_wait(virtual_ip, domain, candidates),
+            has_to_wait=resident is None and self._may_improve(virtual_ip, domain, candidates, SETTLE_S),
             better=self.memory.better.get(virtual_ip.metadata.uid, {}),
             heirs=self.heirs.get(group, {}) if group else None,
             heir=order.succession[0] if group and order is not None and order.succession else None,
@@ -328,7 +331,12 @@ class _Look:
             self.dues.append(election.due)
         self._count(virtual_ip, election.owner, 1)
         self._count_heir(virtual_ip, election, 1)
-        return findings._replace(election=election)
+        is_early = (
+            virtual_ip.status.term is None
+            and not any(candidate.is_eligible for candidate in candidates)
+            and self._may_improve(virtual_ip, domain, candidates, ALARM_S)
+        )
+        return findings._replace(election=election, is_early=is_early)
 
     def _field(self, domain: FailoverDomain) -> Field:
         """Return what is the same for all VirtualIPs of a domain, found out once."""
@@ -337,15 +345,23 @@ class _Look:
             found = self.fields[domain.metadata.name] = field(domain, self.world)
         return found
 
-    def _has_to_wait(
-        self, virtual_ip: VirtualIP, domain: FailoverDomain, candidates: tuple[Candidate, ...]
+    def _may_improve(
+        self,
+        virtual_ip: VirtualIP,
+        domain: FailoverDomain,
+        candidates: tuple[Candidate, ...],
+        patience_s: float,
     ) -> bool:
-        """Whether a first choice should wait for reports that are to be expected at any moment."""
+        """Whether better reports are to be expected at any moment of an address that is new for so long."""
         starts = (
             conditions.find(virtual_ip.status.conditions, "Accepted"),
             conditions.find(domain.status.conditions, "Quorate"),
         )
-        ends = [self._settled(start) for start in starts if start is not None and start.status == "True"]
+        ends = [
+            self._settled(start, patience_s)
+            for start in starts
+            if start is not None and start.status == "True"
+        ]
         if not might_improve(candidates, virtual_ip.spec.health_checks):
             return False
         if len(ends) < len(starts):
@@ -355,14 +371,14 @@ class _Look:
         self.dues.append(max(ends))
         return True
 
-    def _settled(self, start: conditions.Condition) -> float:
-        """Return the tick at which something that started then is settled.
+    def _settled(self, start: conditions.Condition, patience_s: float) -> float:
+        """Return the tick at which something that started then has had so long to settle.
 
         Its time is cut to seconds, and may come from another machine's clock: a start that lies in the
         future is not waited for.
         """
         age_s = (self.now.wall - start.last_transition_time).total_seconds()
-        return self.now.tick + (SETTLE_S + 1.0 - age_s if age_s >= 0 else 0.0)
+        return self.now.tick + (patience_s + 1.0 - age_s if age_s >= 0 else 0.0)
 
     def _steer(self, virtual_ip: VirtualIP, findings: virtualips.Findings) -> str | None:
         open_ones = self.switchovers.get(virtual_ip.metadata.name, [])

@@ -106,9 +106,6 @@ def leftovers(slices: Iterable[EndpointSlice], assignments: Assignments) -> tupl
     )
 
 
-# ---- what should be
-
-
 def _wanted(assignment: Assignment, service: Service, pods: Sequence[Pod]) -> tuple[EndpointSlice, ...]:
     workload = _workload(assignment)
     found = []
@@ -206,9 +203,6 @@ def _family(address: str) -> str:
         return ""
 
 
-# ---- what there is
-
-
 def _is_there(wanted: EndpointSlice, found: EndpointSlice | None) -> bool:
     """Whether it says just that already; labels of others do no harm."""
     return (
@@ -231,9 +225,6 @@ def _on_owner(assignment: Assignment, found: EndpointSlice) -> EndpointSlice:
     """Return a slice of ours without what leads to others than the owner."""
     endpoints = tuple(each for each in found.endpoints if each.node_name == assignment.owner)
     return msgspec.structs.replace(found, endpoints=endpoints)
-
-
-# ---- what is in the way
 
 
 def _not_found(assignment: Assignment) -> Objection:
@@ -295,9 +286,6 @@ def _foreign(assignment: Assignment, slices: Sequence[EndpointSlice]) -> Objecti
         f"Endpoints object {name!r} if there is one"
     )
     return assignment.objection(Reason.FOREIGN_ENDPOINTS, message)
-
-
-# ---- how it stands
 
 
 def _finding(

@@ -20,9 +20,6 @@ class Part(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """What all of these are."""
 
 
-# ---- core/v1 Service
-
-
 class ServicePort(Part, frozen=True):
     """One port of a Service; `target_port` is a number, the name of a container's port, or absent."""
 
@@ -47,9 +44,6 @@ class Service(Part, frozen=True):
 
     metadata: ObjectMeta
     spec: ServiceSpec = ServiceSpec()
-
-
-# ---- discovery.k8s.io/v1 EndpointSlice
 
 
 class EndpointConditions(msgspec.Struct, frozen=True, rename="camel"):
@@ -115,9 +109,6 @@ class EndpointSlice(msgspec.Struct, frozen=True, rename="camel"):
     ports: tuple[EndpointPort, ...] = ()
 
 
-# ---- core/v1 Pod
-
-
 class ContainerPort(Part, frozen=True):
     """A port that a container has given a name."""
 
@@ -175,9 +166,6 @@ class Pod(Part, frozen=True):
         """Whether it serves and is to go on serving."""
         is_ready = any(each.type == "Ready" and each.status == "True" for each in self.status.conditions)
         return is_ready and not self.metadata.is_deleting
-
-
-# ---- apps/v1 Deployment
 
 
 class Strategy(Part, frozen=True):

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from vipcluster.client import Cluster, Resource
     from vipcluster.store import Document
-    from vipcontroller.writes import Telling, Write
+    from vipcontroller.crier import News
+    from vipcontroller.writes import Write
 
 MANAGER = "vipkeeper-controller"
 KEY_BYTES = 32
@@ -73,20 +74,21 @@ class Scribe:
         self._make_secret(write)
         return None
 
-    def tell(self, write: StatusWrite | FinalizerWrite, telling: Telling) -> None:
+    def tell(self, news: News) -> None:
         """Tell one Event; raises `ApiError`."""
         happening = Happening(
-            name=write.metadata.name,
-            namespace=write.metadata.namespace,
-            uid=write.metadata.uid,
-            type=telling.type,
-            action=telling.action,
-            reason=telling.reason,
-            note=telling.note,
+            name=news.metadata.name,
+            namespace=news.metadata.namespace,
+            uid=news.metadata.uid,
+            type=news.telling.type,
+            action=news.telling.action,
+            reason=news.telling.reason,
+            note=news.telling.note,
+            at=news.at,
         )
         tell(
             self._cluster,
-            RESOURCES[write.kind],
+            RESOURCES[news.kind],
             happening,
             controller="controller",
             manager=MANAGER,

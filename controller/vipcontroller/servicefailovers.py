@@ -139,9 +139,6 @@ def _in_force(findings: Findings) -> InForce | None:
     return InForce(generation=findings.failover.metadata.generation, spec=spec)
 
 
-# ---- one service
-
-
 def _state(service: Service, findings: Findings) -> ServiceState:
     former = findings.former(service)
     if former is not None:
@@ -216,9 +213,6 @@ def _moment(text: str) -> dt.datetime | None:
     except msgspec.ValidationError:
         return None
     return moment
-
-
-# ---- conditions
 
 
 def _conditions(findings: Findings, states: Sequence[ServiceState], now: dt.datetime) -> list[Condition]:
@@ -371,9 +365,6 @@ def _progress(findings: Findings, ready: _Finding) -> _Finding | None:
     if ready.status == "True":
         return None
     return _Finding("True", Reason.PROGRESSING, ready.message)
-
-
-# ---- Events
 
 
 def _moves(findings: Findings, before: ServiceFailoverStatus, after: ServiceFailoverStatus) -> list[Telling]:

@@ -222,8 +222,6 @@ class Steward:
             self._delete(name, assignment.namespace)
         return plan.finding
 
-    # ---- endpoints
-
     def _endpoints(self, assignment: Assignment, workload: KubernetesService) -> endpoints.Plan:
         namespace = assignment.namespace
         service = self._get(SERVICES, workload.name, namespace)
@@ -241,8 +239,6 @@ class Steward:
             [read(Pod, each) for each in pods],
         )
 
-    # ---- Deployments
-
     def _bind(self, assignment: Assignment, plan: deployments.Plan) -> Finding:
         if plan.body is None:
             self._refused.pop(assignment.key, None)
@@ -258,8 +254,6 @@ class Steward:
             self._refused[assignment.key] = _Refused(plan.body, finding)
             return finding
         return deployments.standing(assignment, read(Deployment, answer))
-
-    # ---- what nobody has assigned
 
     @property
     def _is_open(self) -> bool:
@@ -318,8 +312,6 @@ class Steward:
             except ValueError as error:
                 errors.add(f"{document['metadata']['namespace']}: {error}")
         return found
-
-    # ---- requests
 
     def _get(self, resource: Resource, name: str, namespace: str) -> Document | None:
         try:

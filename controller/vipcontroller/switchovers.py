@@ -156,9 +156,6 @@ def _absent(switchover: Switchover) -> _End:
     return _End(is_complete=False, reason=Reason.VIRTUAL_IP_NOT_FOUND, message=message, might_change=True)
 
 
-# ---- the way there
-
-
 def _go(switchover: Switchover, situation: Situation, now: dt.datetime) -> Course | _End:
     """Return how it ends now, or what to do while it goes on."""
     target, status, owner = switchover.spec.to, switchover.status, situation.owner
@@ -245,9 +242,6 @@ def _is_over(status: SwitchoverStatus, situation: Situation, now: dt.datetime) -
 
 def _created(switchover: Switchover, now: dt.datetime) -> dt.datetime:
     return switchover.metadata.creation_timestamp or now
-
-
-# ---- a drill: there, and back
 
 
 def _steady(switchover: Switchover) -> Condition | None:
@@ -350,9 +344,6 @@ def _with_steady(
         metadata=switchover.metadata,
         status=msgspec.structs.replace(switchover.status, conditions=found),
     )
-
-
-# ---- what is written
 
 
 def _started(switchover: Switchover, situation: Situation, now: dt.datetime) -> StatusWrite | None:

@@ -12,12 +12,16 @@ node would be written, and read, about once for each few of them, and the bigger
 people read changes with each of those reports: whoever writes it last writes it once.
 
 An address that somebody has had is no part of that: whatever keepers act upon is `RULED`.
+
+Nothing waits for ever (`in_turn`). A write that was not reached for `LONGEST_WAIT_S` comes before all that
+are more urgent. One that has failed comes after all others until it succeeds: a few that the API server
+never answers would else take all the time that there is.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NewType
 
 from vipapi import conditions
 from vipapi.resources import VirtualIPStatus
@@ -28,6 +32,14 @@ if TYPE_CHECKING:
 
     from vipapi.resources import VirtualIP
     from vipcontroller.writes import StatusWrite, Write
+
+
+LONGEST_WAIT_S: Final = 30.0
+FAILED: Final = float("inf")
+"""Since when a write waits that failed the last time."""
+
+Key = NewType("Key", tuple[str, str])
+"""Of what is written: its kind and UID, of a Secret its name."""
 
 
 class Urgency(IntEnum):
@@ -46,6 +58,23 @@ def in_order(writes: Iterable[Write], virtual_ips: Iterable[VirtualIP]) -> tuple
     return tuple(sorted(writes, key=lambda write: urgency(write, before)))
 
 
+def key(write: Write) -> Key:
+    """Return what a write is to; a look has at most one write with the same key."""
+    return Key(("Secret", write.name) if isinstance(write, SecretWrite) else (write.kind, write.metadata.uid))
+
+
+def in_turn(writes: Iterable[Write], since: Mapping[Key, float], now: float) -> tuple[Write, ...]:
+    """Return the writes that stand by urgency as they are to be tried, `since` is from when each waits."""
+
+    def turn(write: Write) -> int:
+        waits_since = since[key(write)]
+        if waits_since == FAILED:
+            return 2
+        return 0 if now - waits_since >= LONGEST_WAIT_S else 1
+
+    return tuple(sorted(writes, key=turn))
+
+
 def urgency(write: Write, before: Mapping[str, VirtualIPStatus]) -> Urgency:
     """Return how urgent a write is; `before` are the statuses of the VirtualIPs, by UID."""
     if isinstance(write, SecretWrite) or write.kind != "VirtualIP":
@@ -62,9 +91,11 @@ def _of_status(was: VirtualIPStatus, write: StatusWrite) -> Urgency:
         return Urgency.SHOWN
     if was.term is not None:
         return Urgency.RULED
+    if _planned(was) != _planned(now):
+        return Urgency.ACCEPTED
     if _elected(was) is not None and _elected(was) == _elected(now):
         return Urgency.SHOWN  # keepers have the first order; it is only refined, or told to be carried out
-    return Urgency.ORDERED if conditions.is_true(was.conditions, "Accepted") else Urgency.ACCEPTED
+    return Urgency.ORDERED
 
 
 def _elected(status: VirtualIPStatus) -> str | None:
@@ -73,6 +104,10 @@ def _elected(status: VirtualIPStatus) -> str | None:
 
 def _for_keepers(status: VirtualIPStatus) -> object:
     """Return what keepers act upon."""
+    return _planned(status), status.election, status.addresses, status.retired_addresses
+
+
+def _planned(status: VirtualIPStatus) -> int | None:
+    """Return the generation that keepers plan, if they do."""
     accepted = conditions.find(status.conditions, "Accepted")
-    planned = None if accepted is None or accepted.status != "True" else accepted.observed_generation
-    return planned, status.election, status.addresses, status.retired_addresses
+    return None if accepted is None or accepted.status != "True" else accepted.observed_generation

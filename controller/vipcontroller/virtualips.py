@@ -15,6 +15,10 @@ valid for the term that it names. The conditions sum that up:
 | Reconciling | not Ready and not Stalled, or on its way to another node (present only then) |
 
 Nothing in it changes while nothing changes: there is no time in it but those of transitions.
+
+That no candidate can hold the addresses is a Warning, `NoEligibleNode`: at once where each has said so. Of a
+VirtualIP that nobody has had yet, candidates that are still to report or to get ready are waited for first,
+`decisions.ALARM_S` from when keepers may plan it and its domain is quorate: until then it is `NoOwner`.
 """
 
 from __future__ import annotations
@@ -54,7 +58,10 @@ _WORTH_A_WARNING = (
 
 
 class Findings(NamedTuple):
-    """Everything that a VirtualIP's status tells. `election` is None where none was held."""
+    """Everything that a VirtualIP's status tells. `election` is None where none was held.
+
+    `is_early` is that the VirtualIP is new and that candidates will be eligible in a moment, as it seems.
+    """
 
     virtual_ip: VirtualIP
     verdict: Verdict
@@ -66,6 +73,7 @@ class Findings(NamedTuple):
     candidates: Sequence[Candidate] = ()
     election: Election | None = None
     hindrance: Hindrance | None = None
+    is_early: bool = False
 
 
 class _Finding(NamedTuple):
@@ -226,6 +234,9 @@ def _owned(findings: Findings) -> _Finding:
         if findings.virtual_ip.spec.on_quorum_loss == "Hold":
             message += "; by `onQuorumLoss: Hold` a candidate that hears no other witness keeps the addresses"
         return _Finding("False", Reason.DOMAIN_NOT_QUORATE, message)
+    if findings.is_early:
+        message = "no candidate has got ready yet; `status.candidates` says what each waits for"
+        return _Finding("False", Reason.NO_OWNER, message)
     if findings.candidates and not any(candidate.is_eligible for candidate in findings.candidates):
         message = "no candidate can hold the addresses now; `status.candidates` says why"
         return _Finding("False", Reason.NO_ELIGIBLE_NODE, message)

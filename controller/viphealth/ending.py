@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def end_at_once(status: int = 0) -> None:
@@ -17,3 +22,12 @@ def end_at_once(status: int = 0) -> None:
 def end_unfinished() -> None:
     """Let SIGTERM end this process as an uncaught one would, for whoever asks whether its work is done."""
     end_at_once(128 + signal.SIGTERM)
+
+
+def end_by(stop: Callable[[], None]) -> None:
+    """Let SIGTERM and SIGINT call `stop` from now on, in a thread of its own.
+
+    A handler runs amidst whatever the main thread is doing, which may have a lock that `stop` waits for.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: threading.Thread(target=stop, name="stop", daemon=True).start())

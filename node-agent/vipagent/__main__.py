@@ -21,12 +21,12 @@ from pathlib import Path
 from vipagent import fences, leash_fence, leash_ocf, machine, metrics, realtime
 from vipagent.announcer import Announcer
 from vipagent.disk import Disk
-from vipagent.fence import FenceRefused
 from vipagent.keeper import Keeper
 from vipagent.kernel import Kernel, KernelRefused
 from vipagent.leash_cgroups import default_cgroup
 from vipagent.listener import Listener
 from vipagent.node import Node
+from vipagent.packetfence import FenceRefused
 from vipagent.preflight import inspect, look
 from vipagent.probes import Probes
 from vipagent.probes_exec import HookRunner

@@ -75,6 +75,7 @@ class Announcer:
         self._stock = stock
         self._is_unsaved = False
         self._ready: dict[tuple[int, IPAddress], _Ready] = {}
+        self._macs: Mapping[int, str] = {}
 
     @classmethod
     def open(cls, builder: tuple[str, ...] = BUILDER, *, disk: Disk | None = None) -> Self:
@@ -128,6 +129,7 @@ class Announcer:
             )
             self._ready[each.link_index, each.address] = _Ready(each, built)
             self._put_in_stock(built)
+        self.follow(self._macs)  # a link may have got another MAC address while frames were built for it
         for each in wanted:
             self._stock.find(each.mac, each.address)  # they are the last that may go
         if failures:
@@ -136,6 +138,7 @@ class Announcer:
 
     def follow(self, macs: Mapping[int, str]) -> None:
         """Take over which MAC addresses links have now, by index: what is ready leaves from those."""
+        self._macs = macs
         for key, ready in self._ready.items():
             mac = macs.get(ready.built_for.link_index)
             if mac and mac != ready.built_for.mac:
@@ -248,7 +251,12 @@ async def _build(missing: list[Announced], builder: tuple[str, ...]) -> list[dic
         + "\n"
         for each in missing
     )
-    process = realtime.spawn(builder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        process = realtime.spawn(
+            builder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    except OSError as cause:
+        raise FramesUnavailable(f"the process that builds frames cannot be started: {cause}") from cause
     answering = asyncio.ensure_future(
         asyncio.to_thread(process.communicate, questions.encode(), timeout=_BUILD_TIMEOUT_S)
     )

@@ -8,6 +8,7 @@ courier brings the next plan, and with it a configuration, and frames are built 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -178,16 +179,28 @@ class Disk:
             ) from error
 
     def store_frames(self, built: Iterable[Built], maker: str) -> None:
-        """Keep these frames instead of those that were kept. Raises `OSError`."""
-        self._replace(self._frames, stock.encode(built, maker))
+        """Keep these frames instead of those that were kept. Raises `OSError`.
+
+        What a full disk has no room for takes none: the promises need it more.
+        """
+        try:
+            self._replace(self._frames, stock.encode(built, maker))
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._new(self._frames).unlink()
+            raise
 
     def _of_domain(self, what: str, domain_uid: str) -> Path:
         digest = hashlib.blake2b(domain_uid.encode(), digest_size=8).hexdigest()
         return self._folder / f"{what}-{digest}"
 
+    def _new(self, path: Path) -> Path:
+        """Return where a file is written before it takes the place of the old one."""
+        return path.with_name(f"{path.name}.new")
+
     def _replace(self, path: Path, content: bytes) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = path.with_name(f"{path.name}.new")
+        new = self._new(path)
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

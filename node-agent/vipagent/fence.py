@@ -30,13 +30,12 @@ from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from vipagent import filters
+from vipagent.packetfence import MAX_ADDRESSES, TOO_MANY, FenceRefused, PacketFence
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from vipagent.nodeview import IPAddress
-
-MAX_ADDRESSES: Final = 4096
 
 _SYSTEM_CALLS: Final = {"x86_64": 321, "aarch64": 280}
 
@@ -61,10 +60,6 @@ _OLDEST_KERNEL: Final = "5.18"
 _MAPPED_PREFIX: Final = b"\x00" * 10 + b"\xff\xff"
 
 
-class FenceRefused(Exception):  # noqa: N818 - an expected refusal with a remedy, not a defect
-    """The kernel refused the fence; the message names what is missing and its remedy."""
-
-
 def _refusal(cause: OSError, attempt: str) -> FenceRefused:
     match cause.errno:
         case errno.EPERM | errno.EACCES:
@@ -79,13 +74,13 @@ def _refusal(cause: OSError, attempt: str) -> FenceRefused:
         case errno.ENOMEM:
             why = "no memory for it. Raise the keeper's memory limit"
         case errno.E2BIG:
-            why = f"more than {MAX_ADDRESSES} addresses. Spread them over more domains"
+            why = TOO_MANY
         case _:
             why = os.strerror(cause.errno or 0)
     return FenceRefused(f"the kernel refused to {attempt}: {why}")
 
 
-class Fence:
+class Fence(PacketFence):
     """A loaded fence; made by `Fence.load`, let go of by `release` (or as a context manager).
 
     `ingress_fd` and `egress_fd` are the programs for a link that addresses may be bound on,
@@ -122,20 +117,10 @@ class Fence:
                 programs[name] = _load_program(resources, name, write(map_fd))
             return cls(map_fd, programs, resources.pop_all())
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.release()
-
     @property
     def addresses(self) -> frozenset[IPAddress]:
         """The addresses that the fence knows: all that were closed or admitted and not forgotten."""
         return frozenset(self._keys)
-
-    def close(self, addresses: Iterable[IPAddress]) -> None:
-        """Close addresses now; when it returns no packet of theirs passes any more."""
-        self.admit(addresses, 0)
 
     def admit(self, addresses: Iterable[IPAddress], deadline_ns: int) -> None:
         """Let addresses pass until a CLOCK_BOOTTIME deadline, and not after it."""
@@ -150,19 +135,15 @@ class Fence:
                 raise _refusal(cause, f"set the fence of {address}") from cause
             self._keys[address] = key
 
-    def forget(self, address: IPAddress) -> None:
-        """Let the kernel treat an address as none of ours: it passes. Absent is fine."""
-        self._key.raw = _key(address)
-        if _system_call(_NUMBER, _MAP_DELETE, self._element, _KEY_ONLY) < 0:
-            cause = _last_error()
-            if cause.errno != errno.ENOENT:
-                raise _refusal(cause, f"forget the fence of {address}") from cause
-        self._keys.pop(address, None)
-
     def forget_all(self, addresses: Iterable[IPAddress]) -> None:
-        """Forget addresses."""
+        """Forget addresses, one after the other."""
         for address in addresses:
-            self.forget(address)
+            self._key.raw = _key(address)
+            if _system_call(_NUMBER, _MAP_DELETE, self._element, _KEY_ONLY) < 0:
+                cause = _last_error()
+                if cause.errno != errno.ENOENT:
+                    raise _refusal(cause, f"forget the fence of {address}") from cause
+            self._keys.pop(address, None)
 
     def deadline_ns(self, address: IPAddress) -> int | None:
         """Return what the kernel has for an address: 0 is closed, None is unknown to the fence."""

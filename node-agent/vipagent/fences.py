@@ -14,8 +14,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from vipagent.fence import Fence, FenceRefused
+from vipagent.fence import Fence
 from vipagent.nftfence import NftFence, clear
+from vipagent.packetfence import FenceRefused
 
 if TYPE_CHECKING:
     from vipagent.kernel import Kernel
@@ -41,8 +42,18 @@ def load(backend: Backend) -> AnyFence:
             fence = NftFence.load()
         except FenceRefused as refused_too:
             raise FenceRefused(f"{refused}. Instead of BPF: {refused_too}") from refused
-        _log.warning("The fence is nftables, which costs more and others can flush: %s", refused)
+        _log.warning("%s. It is not BPF: %s", instead_of_bpf(is_owned=fence.owns_tables), refused)
         return fence
+
+
+def instead_of_bpf(*, is_owned: bool) -> str:
+    """Tell what nftables are worth as the fence: whether the kernel keeps others from its tables."""
+    others = (
+        "others can neither flush nor change it while this keeper lives"
+        if is_owned
+        else "others can flush it, which Linux 6.9 and newer prevent"
+    )
+    return f"The fence is nftables, which costs more; {others}"
 
 
 def kind(fence: AnyFence) -> Kind:

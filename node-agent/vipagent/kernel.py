@@ -41,9 +41,10 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from vipagent import rtnetlink
-from vipagent.fence import FenceRefused, has_tcx_programs
+from vipagent.fence import has_tcx_programs
 from vipagent.nftfence import NftFence
 from vipagent.nodeview import BoundAddress, GuardRole, LinkIndex, NodeView, Refusal, Rule
+from vipagent.packetfence import FenceRefused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -124,8 +124,6 @@ class Lease:
         self._next_heartbeat_ns = now_ns + int(random.random() * timing.heartbeat_ns)
         self._due_ns = _NEVER_NS
 
-    # What the shell and the report ask -----------------------------------------------------------
-
     def phase(self, key: Key) -> Phase:
         """Where the address set stands here; STANDBY if it is not ours to hold."""
         holding = self._holdings.get(key)
@@ -199,8 +197,6 @@ class Lease:
         return tuple(
             key for key, h in self._holdings.items() if h.phase is Phase.STANDBY and self._is_ready(h)
         )
-
-    # What happens to it --------------------------------------------------------------------------
 
     def assign(self, orders: Mapping[Key, Order], now_ns: int) -> list[Effect]:
         """Take over the address sets for which this node is a candidate; others are given up."""
@@ -328,8 +324,6 @@ class Lease:
         self._due_ns = self._earliest_due_ns()
         return effects
 
-    # Letting go ----------------------------------------------------------------------------------
-
     def _lapse(self, now_ns: int) -> list[Effect]:
         """Rule 12: whatever ran out is given up before anything else is looked at."""
         effects: list[Effect] = []
@@ -368,8 +362,6 @@ class Lease:
         self._releases.add(release, self._witnesses, now_ns=now_ns, until_ns=now_ns + self._timing.grant_ns)
         self._wake_by(self._releases.due_ns)
         return [Send(witness, release) for witness in self._asked]
-
-    # Holding and moving --------------------------------------------------------------------------
 
     def _steer(self, now_ns: int) -> list[Effect]:
         """Move what should be elsewhere: unfit, resigning, or ordered to another node at this term."""
@@ -436,8 +428,6 @@ class Lease:
             holding.handing.is_ready, holding.handing.asks = True, 0
             return []
         return self._give_up(message.key, holding, now_ns, successor=sender)
-
-    # Taking --------------------------------------------------------------------------------------
 
     def _on_free(self, witness: str, free: Free, now_ns: int) -> None:
         """Rule 10: a majority must call it free; the worst of their ranks says how long to wait."""
@@ -540,8 +530,6 @@ class Lease:
             else:
                 self._attempt(key, holding, now_ns)
         return effects
-
-    # Asking and being answered -------------------------------------------------------------------
 
     def _heartbeat(self, now_ns: int) -> list[Effect]:
         """Renew everything at once; an owner that is behind renews three times as fast."""

@@ -87,6 +87,7 @@ class Comparison(IntEnum):
 
 _REQUEST, _ACKNOWLEDGE, _CREATE, _APPEND, _DUMP = 0x001, 0x004, 0x400, 0x800, 0x300
 _DUMP_INTERRUPTED: Final = 0x10
+_ERROR, _DONE = 2, 3
 _SUBSYSTEM: Final = 10
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _NESTED: Final = 0x8000
@@ -117,9 +118,6 @@ def _text(kind: int, value: str) -> bytes:
 
 def _list(kind: int, values: Iterable[bytes]) -> bytes:
     return _nested(kind, *(_nested(1, each) for each in values))
-
-
-# Messages ------------------------------------------------------------------------------------------
 
 
 def message(kind: int, flags: int, family: int, body: bytes, *, resource: int = 0) -> bytes:
@@ -233,9 +231,6 @@ def _element_bodies(table: str, name: str, elements: Iterable[bytes]) -> Iterato
         yield _text(1, table) + _text(2, name) + _list(3, now)
 
 
-# Questions -----------------------------------------------------------------------------------------
-
-
 def ask_generation() -> bytes:
     """Ask how often the ruleset of this network namespace was changed."""
     return _ours(Message.GET_GENERATION, 0, 0)
@@ -254,9 +249,6 @@ def ask_rules(family: int, table: str) -> bytes:
 def ask_elements(family: int, table: str, name: str) -> bytes:
     """Ask for all elements of a set."""
     return _ours(Message.GET_ELEMENTS, _DUMP, family, _text(1, table), _text(2, name))
-
-
-# Expressions ---------------------------------------------------------------------------------------
 
 
 def _expression(name: str, *attributes: bytes) -> bytes:
@@ -327,9 +319,6 @@ def drop() -> bytes:
     return _verdict(_DROP)
 
 
-# Answers -------------------------------------------------------------------------------------------
-
-
 def messages_of(answer: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Read what a socket received: the type, the sender and the body of each message."""
     offset = 0
@@ -339,6 +328,11 @@ def messages_of(answer: bytes) -> Iterator[tuple[int, int, bytes]]:
             return
         yield kind, sender, answer[offset + 16 : offset + length]
         offset += length + 3 & ~3
+
+
+def refusal_in(kind: int, body: bytes) -> int | None:
+    """Read what ends an answer: the errno of a refusal, 0 where all was done; None for any other message."""
+    return -int(struct.unpack_from("=i", body)[0]) if kind in (_ERROR, _DONE) else None
 
 
 def is_interrupted(answer: bytes) -> bool:

@@ -1,6 +1,6 @@
 """Nftfence: the door to nftables, which is the packet fence where BPF is not to be had.
 
-It has the verbs of `fence.Fence`, and guards links itself. What it puts into the kernel is written by
+It has the verbs of every `PacketFence`, and guards links itself. What it puts into the kernel is written by
 `nftfilters`, whose docstring tells how an address is open and until when; it is sent over a netlink socket of
 its own, so no `nft` program is needed. A call returns when the kernel has done it, and packets see it.
 
@@ -39,10 +39,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Final, Self
 
 from vipagent import nftables, nftfilters
-from vipagent.fence import MAX_ADDRESSES, FenceRefused
 from vipagent.nftables import NETDEV, OWNED, Message
 from vipagent.nftfilters import FAMILIES, GRATUITOUS, KNOWN, TABLE
 from vipagent.nodeview import GuardRole, Refusal
+from vipagent.packetfence import MAX_ADDRESSES, TOO_MANY, FenceRefused, PacketFence
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -54,7 +54,6 @@ _SOL_NETLINK, _ADD_MEMBERSHIP, _NFTABLES_GROUP = 270, 1, 7
 _SO_ATTACH_FILTER, _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 26, 32, 33
 _BUFFER: Final = 1 << 25
 _RECEIVED: Final = 1 << 18
-_ERROR, _DONE = 2, 3
 _PROMPT_NS: Final = 50_000_000
 _TRIES: Final = 3
 _LOOKS: Final = 5
@@ -65,7 +64,7 @@ _Fact = tuple[str, int, str, int | str]
 """Something that our tables have: what, the family, its chain or set; and how many rules, which link, key."""
 
 
-class NftFence:
+class NftFence(PacketFence):
     """The fence as nftables of this network namespace; made by `load`, let go of by `release`.
 
     Letting go ends nothing in the kernel. Not to be used by two threads, as `Fence`. `repairs` is how often
@@ -100,19 +99,15 @@ class NftFence:
         return made
 
     def _can_own(self) -> bool:
-        """Try all that will be needed in tables of our own, and make ours such where that is possible."""
+        """Try all that will be needed in tables of our own, and make ours such; False if none can be."""
         try:
             self._commit(nftfilters.trial(OWNED))
-        except OSError:
+        except OSError as cause:
+            if cause.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
             return False
         self._table_flags = OWNED
         return True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.release()
 
     @property
     def owns_tables(self) -> bool:
@@ -123,10 +118,6 @@ class NftFence:
     def addresses(self) -> frozenset[IPAddress]:
         """The addresses that the fence knows: all that were closed or admitted and not forgotten."""
         return frozenset(self._deadlines)
-
-    def close(self, addresses: Iterable[IPAddress]) -> None:
-        """Close addresses now; when it returns no packet of theirs passes any more."""
-        self.admit(addresses, 0)
 
     def admit(self, addresses: Iterable[IPAddress], deadline_ns: int) -> None:
         """Let addresses pass until a CLOCK_BOOTTIME deadline, and not after it.
@@ -152,10 +143,6 @@ class NftFence:
             if deadline_ns <= now_ns or _clocks()[1] - now_ns < _PROMPT_NS:
                 break
 
-    def forget(self, address: IPAddress) -> None:
-        """Let the kernel treat an address as none of ours: it passes. Absent is fine."""
-        self.forget_all([address])
-
     def forget_all(self, addresses: Iterable[IPAddress]) -> None:
         """Forget addresses, all in one change."""
         gone = {each: None for each in addresses if each in self._deadlines}
@@ -169,8 +156,6 @@ class NftFence:
     def release(self) -> None:
         """Close the door; the tables go on with the deadlines they have."""
         self._door.close()
-
-    # Links ---------------------------------------------------------------------------------------
 
     def guard(self, link_index: int, role: GuardRole) -> None:
         """Judge the packets of a link for its role from now on."""
@@ -233,8 +218,6 @@ class NftFence:
             return Refusal("FenceMissing", f"link {link_index} is still guarded as a carrier")
         return None
 
-    # Others --------------------------------------------------------------------------------------
-
     async def watch(self) -> AsyncIterator[str]:
         """Yield after each change of nftables by another program, with that program's name."""
         news = asyncio.Event()
@@ -293,8 +276,6 @@ class NftFence:
             for kind, sender, body in nftables.messages_of(answer):
                 if nftables.is_about(kind, Message.NEW_GENERATION) and sender != ours:
                     programs.append(nftables.text_of(nftables.attributes_of(body).get(3, b"unknown")))
-
-    # The kernel ----------------------------------------------------------------------------------
 
     def _change(self, change: Iterable[bytes], deadlines: dict[IPAddress, int], attempt: str) -> None:
         """Change what is there; where that fails, make everything afresh so that it ends up as wanted."""
@@ -402,10 +383,11 @@ class NftFence:
         """Have the kernel do a batch, all or nothing; raises OSError."""
         messages = list(messages)
         self._door.send(nftables.batch(messages))
-        refusals = [struct.unpack_from("=i", body)[0] for kind, body in self._received() if kind == _ERROR]
+        told = [nftables.refusal_in(kind, body) for kind, body in self._received()]
+        refusals = [each for each in told if each is not None]
         for each in refusals:
             if each:
-                raise OSError(-each, os.strerror(-each))
+                raise OSError(each, os.strerror(each))
         if not refusals:
             raise OSError(errno.EIO, "nftables did not answer")
         if self._asked_generation() == self._generation + 1:
@@ -426,8 +408,8 @@ class NftFence:
             self._door.send(question)
             answers = self._received()
             for kind, body in answers:
-                if kind in (_ERROR, _DONE) and (refusal := struct.unpack_from("=i", body)[0]):
-                    raise OSError(-refusal, os.strerror(-refusal))
+                if refusal := nftables.refusal_in(kind, body):
+                    raise OSError(refusal, os.strerror(refusal))
             if not self._is_interrupted:
                 return answers
         raise OSError(errno.EINTR, f"it changed during each of {_LOOKS} looks")
@@ -551,7 +533,7 @@ def _refusal(cause: OSError, attempt: str) -> FenceRefused:
         case errno.ENODEV:
             why = "there is no such link any more"
         case errno.E2BIG:
-            why = f"more than {MAX_ADDRESSES} addresses. Spread them over more domains"
+            why = TOO_MANY
         case _:
             why = cause.strerror or str(cause)
     return FenceRefused(f"nftables refused to {attempt}: {why}")

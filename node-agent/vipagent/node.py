@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, Final
 from vipagent import announcement, fences, metrics, routing
 from vipagent.announcer import Announced, FramesUnavailable
 from vipagent.carriers import Carriers
-from vipagent.fence import FenceRefused
 from vipagent.kernel import InTheWay, KernelRefused
 from vipagent.nftfence import NftFence
 from vipagent.nodeview import GuardRole, NodeView, Refusal
+from vipagent.packetfence import FenceRefused
 from vipagent.plan import (
     LIFETIME_S,
     Bind,
@@ -132,8 +132,6 @@ class Node:
         self._look_lock = asyncio.Lock()
         self._changed = asyncio.Event()
 
-    # What the keeper asks ------------------------------------------------------------------------
-
     def obstacles(self) -> dict[str, Refusal | None]:
         """Why this node cannot carry each planned VirtualIP now, by UID; None for one that it can.
 
@@ -197,8 +195,6 @@ class Node:
         """The default gateways, best first."""
         return tuple(gateway.address for gateway in self.view.gateways)
 
-    # From start to end ---------------------------------------------------------------------------
-
     async def start_clean(self, vips: Iterable[VirtualIPPlan]) -> None:
         """Close the fence for every address of ours, then remove what an earlier keeper left (rule 8).
 
@@ -217,8 +213,6 @@ class Node:
         if self._preparing is not None:
             self._preparing.cancel()
             await asyncio.gather(self._preparing, return_exceptions=True)
-
-    # What the lease tells ------------------------------------------------------------------------
 
     def plan(self, vips: Iterable[VirtualIPPlan]) -> None:
         """Take over the planned VirtualIPs; their addresses are closed from now on (rule 8)."""
@@ -321,8 +315,6 @@ class Node:
                 for index in tuple(self._bound_on[address.ip])
             ],
         )
-
-    # Looking -------------------------------------------------------------------------------------
 
     async def watch(self, on_change: Callable[[], None]) -> None:
         """Look at every change and every `LOOK_S`, until cancelled; raises if it cannot look for long."""
@@ -667,8 +659,6 @@ class Node:
                 return next(iter(self._bound_on[address]), None)
             return places[address]
         return None
-
-    # Announcing ----------------------------------------------------------------------------------
 
     async def _prepare(self) -> None:
         """Have frames built for every address that could come to this node."""

@@ -96,9 +96,6 @@ def at_address(check: HealthCheck, vip: VirtualIPPlan) -> HealthCheck:
             return check
 
 
-# The observer's side -----------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class _Watch:
     """An owner that wants to be observed; since when it can be, and its services."""
@@ -203,9 +200,6 @@ def _due(vip: VirtualIPPlan, watch: _Watch | None) -> Iterable[tuple[HealthCheck
     if watch is not None and watch.active_s is not None:
         for check in observed(vip.service_checks):
             yield check, watch.active_s
-
-
-# The owner's side --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,8 +116,6 @@ class Observing:
             self._watches.hear(vip.uid, heard.node, heard.said, now)
             self._disputes[vip.uid].see_owner(now)
 
-    # What the keeper asks ------------------------------------------------------------------------
-
     def subjects(self) -> tuple[Subject, ...]:
         """Return what is probed of other owners."""
         return self._subjects
@@ -136,8 +134,6 @@ class Observing:
         if dispute.remark is None or not standing.is_fit:
             return seen
         return replace(seen, reason=dispute.remark.reason, message=dispute.remark.message)
-
-    # The loop ------------------------------------------------------------------------------------
 
     def _look(self, vip: VirtualIPPlan, *, is_active: bool) -> None:
         """Decide anew about one VirtualIP, and say what is due."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vipagent import fences
-from vipagent.fence import FenceRefused
+from vipagent.packetfence import FenceRefused
 from vipapi.nodestatus import Problem
 
 if TYPE_CHECKING:

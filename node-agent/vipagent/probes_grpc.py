@@ -190,9 +190,6 @@ def _told(probe: GRPC, status: str | None, message: str) -> str:
     return f"grpc-status {status}: {said}" if said else f"grpc-status {status}"
 
 
-# Protobuf ----------------------------------------------------------------------------------------
-
-
 def _request(service: str) -> bytes:
     name = service.encode()
     return b"\x0a" + _varint(len(name)) + name if name else b""

@@ -104,8 +104,6 @@ class Seat:
         self._uids: dict[Key, str] = {}
         self._stamp()
 
-    # Plan and configuration ----------------------------------------------------------------------
-
     def assign(self, domain: DomainPlan, now_ns: int) -> list[Effect]:
         """Take over the newest plan: address sets, orders, members, keys; not its configuration."""
         assert domain.timing == self.domain.timing
@@ -191,8 +189,6 @@ class Seat:
     def vip(self, key: Key) -> VirtualIPPlan | None:
         """The planned VirtualIP of that key."""
         return self._vips.get(key)
-
-    # Words ---------------------------------------------------------------------------------------
 
     def receive(self, datagram: bytes, now_ns: int) -> list[Effect]:
         """Act on a datagram; raises `DatagramRefused`."""
@@ -291,8 +287,6 @@ class Seat:
                 return []
         return self.lease.receive(sender.node, message, now_ns)
 
-    # The API server's vote -----------------------------------------------------------------------
-
     def hear_votes(self, vote: link.Vote | None, now_ns: int) -> None:
         """What the courier says of this domain's vote; None when it holds none."""
         was_held = self.vote.transitions(now_ns) > 0
@@ -355,8 +349,6 @@ class Seat:
         """Whether a majority of the witnesses, this one among them, has answered within a second."""
         answering = self._peers.answering(now_ns - _LATELY_NS) - {API_SERVER}
         return is_majority(answering | {self._me.node}, self.configuration.quorums)
-
-    # Time and report -----------------------------------------------------------------------------
 
     def expire(self, now_ns: int) -> list[Effect]:
         """Do what is due."""

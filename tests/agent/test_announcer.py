@@ -132,6 +132,33 @@ def test_a_builder_that_cannot_start_is_told() -> None:
     announcer.close()
 
 
+def test_a_builder_that_there_is_none_of_is_told() -> None:
+    announcer = Announcer.open(("/no/such/program",))
+    with pytest.raises(FramesUnavailable, match=r"cannot be started: .*/no/such/program"):
+        asyncio.run(announcer.prepare([Announced(LinkIndex(1), MAC, VIP4)]))
+    announcer.close()
+
+
+def test_a_link_that_gets_another_mac_address_while_frames_are_built_never_announces_the_former_one(
+    wire: tuple[LinkIndex, socket.socket], announcer: Announcer
+) -> None:
+    async def story() -> None:
+        preparing = asyncio.create_task(
+            announcer.prepare([Announced(index, MAC, VIP4), Announced(index, MAC, VIP6)])
+        )
+        await asyncio.sleep(0)
+        announcer.follow({index: OTHER})
+        assert await preparing
+
+    index, ear = wire
+    asyncio.run(story())
+    heard(ear)
+    assert announcer.announce(index, [VIP4, VIP6]) == ()
+    frames = heard(ear)
+    assert {*build(OTHER, VIP4).frames, *build(OTHER, VIP6).frames} <= frames
+    assert not {*build(MAC, VIP4).frames, *build(MAC, VIP6).frames} & frames
+
+
 def test_a_builder_that_nobody_waits_for_any_more_is_ended() -> None:
     async def story() -> int:
         is_free = threading.Event()
@@ -182,9 +209,6 @@ def test_a_closed_fence_or_a_link_that_is_gone_is_a_lost_frame_and_no_exception(
         assert announcer.announce(index, [VIP4]) == ()
         assert set(build(MAC, VIP4).frames) <= heard(ear)
     announcer.close()
-
-
-# What was built once -----------------------------------------------------------------------------
 
 
 def built(address: IPAddress, gateway: IPAddress | None = None) -> Built:
@@ -317,5 +341,6 @@ def test_what_a_full_disk_does_not_keep_is_ready_all_the_same(
     heir.follow({1: OTHER})
     asyncio.run(save_twice())
     assert heir.is_ready(1, VIP6)
+    assert [each.name for each in tmp_path.iterdir()] == ["frames"], "what has no room takes some"
     assert len([each for each in caplog.messages if "cannot be kept on disk" in each]) == 1
     assert disk.load_frames(maker()) == (built(VIP4, GATEWAY4), built(VIP6))

@@ -28,7 +28,8 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 
 from agent import judges
 from agent.judges import BpfJudge
-from vipagent.fence import MAX_ADDRESSES, Fence, FenceRefused
+from vipagent.fence import Fence
+from vipagent.packetfence import MAX_ADDRESSES, FenceRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -296,7 +297,8 @@ def test_a_released_fence_leaves_no_descriptor_behind() -> None:
 def test_a_keeper_without_capabilities_is_told_which_it_lacks() -> None:
     trial = """
 import ctypes
-from vipagent.fence import Fence, FenceRefused
+from vipagent.fence import Fence
+from vipagent.packetfence import FenceRefused
 assert ctypes.CDLL(None).capset(b"\\x22\\x05\\x08\\x20" + bytes(4), bytes(24)) == 0
 try: Fence.load()
 except FenceRefused as refused: print(refused)

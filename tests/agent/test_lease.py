@@ -109,9 +109,6 @@ class _Candidate:
                 return requests[0], at_ns / MILLISECOND
 
 
-# Taking ------------------------------------------------------------------------------------------
-
-
 def test_it_tries_only_when_a_majority_calls_the_address_free() -> None:
     a = _Candidate()
     assert not a.offer("v", 10)
@@ -266,9 +263,6 @@ def test_a_term_that_is_too_low_is_raised_and_asked_for_again() -> None:
     assert isinstance(a.ack("x", again, 13)[0], Open)
 
 
-# Letting go --------------------------------------------------------------------------------------
-
-
 def test_what_ran_out_is_given_up_before_anything_is_believed() -> None:
     a = _Candidate()
     request = a.own(10)
@@ -335,9 +329,6 @@ def test_what_is_planned_again_while_it_closes_stays() -> None:
     assert a.seek(100).wants[0].term == 2
 
 
-# Moving ------------------------------------------------------------------------------------------
-
-
 def test_an_order_is_obeyed_at_its_term_alone() -> None:
     a = _Candidate()
     a.own(10)
@@ -396,8 +387,6 @@ def test_a_hand_over_is_taken_at_once_and_waits_for_a_release_that_it_overtook()
     a.ack("v", again, 23)
     assert a.ack("w", again, 23) == [Open(_WEB, 422 * MILLISECOND, 5, Origin("Moved", "b", 10 * MILLISECOND))]
 
-
-# Services that follow ----------------------------------------------------------------------------
 
 _ALL: frozenset[Key] = frozenset({_WEB})
 
@@ -494,9 +483,6 @@ def test_a_lapsed_lease_waits_for_no_service_to_close() -> None:
     assert not a.is_leaving()
 
 
-# Renewing ----------------------------------------------------------------------------------------
-
-
 def test_a_heartbeat_renews_what_is_held_and_stands_by_for_the_rest() -> None:
     a = _Candidate(keys=(_WEB, _DB))
     a.own(10)
@@ -520,9 +506,6 @@ def test_the_term_floor_of_a_witness_is_carried_to_the_others() -> None:
     ack = Ack(_INCARNATION, request.round, request.sent_at_ns, 3000, (), (), ())
     a.lease.receive("v", ack, 11 * MILLISECOND)
     assert a.heartbeat()[0].term_floor == 3000
-
-
-# Witnesses that change ---------------------------------------------------------------------------
 
 
 def test_while_the_witnesses_change_both_majorities_must_grant() -> None:
@@ -570,8 +553,6 @@ def test_an_attempt_does_not_outlive_the_witnesses_that_it_asked() -> None:
     assert not a.ack("x", request, 13)
     assert a.phase() is Phase.STANDBY
 
-
-# Going on alone ----------------------------------------------------------------------------------
 
 _ALONE = Order(None, 0, is_held_alone=True)
 
@@ -640,9 +621,6 @@ def test_of_two_that_went_on_alone_the_higher_term_stays(holder_term: int, goes:
     renewal, at_ms = a.heartbeat()
     effects = a.ack("b", renewal, at_ms, denied=Denied(_WEB, "b", 9, holder_term))
     assert (effects == [Close(_WEB)]) is goes
-
-
-# Gateways ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

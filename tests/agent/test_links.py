@@ -357,9 +357,6 @@ def test_what_changes_again_and_again_is_announced_at_a_bounded_rate() -> None:
     run(story)
 
 
-# What the kernel says of links that stand on others ---------------------------------------------------
-
-
 def attribute(kind: int, value: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 

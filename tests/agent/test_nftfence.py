@@ -24,11 +24,12 @@ from lab.kernelcalls import entered, new_network
 from vipagent import fences, nftables, nftfilters
 from vipagent.announcer import Announcer
 from vipagent.disk import Disk
-from vipagent.fence import MAX_ADDRESSES, Fence, FenceRefused
+from vipagent.fence import Fence
 from vipagent.kernel import Kernel
 from vipagent.nftfence import NftFence, clear
 from vipagent.node import Node
 from vipagent.nodeview import GuardRole, LinkIndex
+from vipagent.packetfence import MAX_ADDRESSES, FenceRefused
 from vipagent.sweeping import sweep
 from vipapi.nodeplan import CandidatePlan, VirtualIPPlan
 
@@ -99,9 +100,6 @@ def can_speak(name: str = "eth0") -> bool:
         except OSError:
             return False
     return True
-
-
-# Time ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -179,9 +177,6 @@ def test_a_refresh_moves_the_deadline_on_and_a_close_ends_it(fence: NftFence) ->
     assert not can_speak()
 
 
-# Addresses -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("address", ["192.0.2.10", "2001:db8::10", "::", "255.255.255.255"])
 def test_a_key_is_of_one_address(address: str) -> None:
     assert nftfilters.address_of(nftfilters.key(ip_address(address))) == ip_address(address)
@@ -206,8 +201,6 @@ def test_many_addresses_go_in_one_change(fence: NftFence) -> None:
     assert fence.addresses == {VIP4, VIP6}
     assert "198.51.100" not in nft("list", "ruleset")
 
-
-# Others --------------------------------------------------------------------------------------------
 
 THEFTS = [
     pytest.param(("flush", "ruleset"), id="flush ruleset"),
@@ -255,6 +248,36 @@ def test_what_a_living_keeper_owns_is_not_taken_away(
     assert (fence.guarded(link, CARRIER) is None) == fence.owns_tables
     assert fence.mend() != fence.owns_tables
     assert not can_speak()
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        pytest.param(errno.EOPNOTSUPP, "taken", id="the kernel does not know tables that are owned"),
+        pytest.param(errno.EINVAL, "taken", id="an older one, which says so otherwise"),
+        pytest.param(errno.ENOMEM, "Cannot allocate memory", id="anything else is no answer to that"),
+    ],
+)
+@pytest.mark.usefixtures("link")
+def test_only_a_kernel_without_owned_tables_goes_without_them(answer: int, outcome: str) -> None:
+    class Answered(NftFence):
+        def _commit(self, messages: Iterable[bytes]) -> None:
+            written = b"".join(messages)
+            if written == b"".join(nftfilters.trial(nftables.OWNED)):
+                raise OSError(answer, os.strerror(answer))
+            super()._commit([written])
+
+    try:
+        with Answered.load() as fence:
+            found = "owned" if fence.owns_tables else "taken"
+    except FenceRefused as refused:
+        found = str(refused)
+    assert found.endswith(outcome)
+
+
+def test_what_others_can_do_to_the_fence_is_told() -> None:
+    assert "neither flush nor change it" in fences.instead_of_bpf(is_owned=True)
+    assert "others can flush it" in fences.instead_of_bpf(is_owned=False)
 
 
 def test_what_a_dead_keeper_leaves_anybody_may_take_away(fence: NftFence) -> None:
@@ -390,9 +413,6 @@ def test_what_is_missing_is_looked_for_once(link: int, loose: NftFence) -> None:
     for _ in range(3):
         assert loose.guarded(link, CARRIER) is not None
     assert door.asked.count(ASK_RULES) == len(nftfilters.FAMILIES)
-
-
-# Links ---------------------------------------------------------------------------------------------
 
 
 def test_a_guarded_link_reads_back_as_guarded(link: int) -> None:
@@ -574,9 +594,6 @@ def test_a_look_that_is_refused_by_the_fence_is_followed_by_another(link: int) -
         announcer.close()
 
     run(story)
-
-
-# Keepers -------------------------------------------------------------------------------------------
 
 
 def test_a_trial_leaves_nothing_and_touches_nothing(link: int, fence: NftFence) -> None:
@@ -768,7 +785,7 @@ def test_auto_takes_what_the_kernel_gives() -> None:
     trial = """
 from agent.test_capabilities import keep_only
 from vipagent import fences
-from vipagent.fence import FenceRefused
+from vipagent.packetfence import FenceRefused
 for capabilities in ((12, 39), (12,), ()):
     keep_only(*capabilities)
     try: print(fences.kind(fences.load("auto")))
@@ -789,7 +806,7 @@ from agent import seccomp
 from agent.test_nftfence import WEB, can_speak
 from vipagent import fences
 from vipagent.announcer import Announcer
-from vipagent.fence import FenceRefused
+from vipagent.packetfence import FenceRefused
 from vipagent.kernel import Kernel
 from vipagent.node import Node
 from vipagent.preflight import inspect, look

@@ -62,9 +62,6 @@ def observe(term: int = 3, *, announced: bool = True, active: bool = False, inca
     return Observe(incarnation, KEY, term, is_announced=announced, is_active=active)
 
 
-# Which checks ------------------------------------------------------------------------------------
-
-
 def test_a_check_of_peers_is_none_of_the_nodes_own() -> None:
     domain = DomainPlan(
         "d", "d", 7946, Timing(100, 400, 500, 600), Configuration(), (), (), (vip(service_checks=(DB, OWN)),)
@@ -111,9 +108,6 @@ def test_checks_that_differ_anywhere_have_different_names_between_keepers() -> N
     made = [APP, DB, check(port=81), check(period_milliseconds=500), check("app2")]
     assert len({digest(each) for each in made}) == len(made)
     assert digest(check()) == digest(APP)
-
-
-# The observer ------------------------------------------------------------------------------------
 
 
 class Observer:
@@ -237,9 +231,6 @@ def test_an_owner_that_falls_silent_is_not_observed() -> None:
     observer.pass_time(int(FRESH_S) + 2, NO)
     assert observer.subject() is None
     assert observer.view() is None
-
-
-# The owner ---------------------------------------------------------------------------------------
 
 
 class Owner:

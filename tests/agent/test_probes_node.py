@@ -52,9 +52,6 @@ def ask(
     return asyncio.run(run())
 
 
-# Processes ---------------------------------------------------------------------------------------
-
-
 @contextmanager
 def program(folder: Path, count: int = 1) -> Iterator[Path]:
     """A program with a name of its own that runs so many times."""
@@ -140,9 +137,6 @@ def test_half_a_path_is_refused_in_words(tmp_path: Path, executable: str) -> Non
 def test_a_node_without_proc_says_so(tmp_path: Path) -> None:
     result = ask(Process(executable="nginx"), tmp_path, proc=tmp_path / "nowhere")
     assert (result.is_ok, result.message) == (False, "process nginx: No such file or directory")
-
-
-# Files -------------------------------------------------------------------------------------------
 
 
 def written(folder: Path, text: str = "state: up\n", *, age_s: float = 0.0) -> str:
@@ -262,9 +256,6 @@ def test_bytes_that_are_no_text_are_searched_all_the_same(tmp_path: Path) -> Non
     assert ask(File(path=str(tmp_path / "binary"), content_regex="up"), tmp_path).is_ok
 
 
-# What hangs --------------------------------------------------------------------------------------
-
-
 def test_a_look_that_hangs_is_begun_once_and_delays_no_other() -> None:
     let_go = threading.Event()
     begun: list[str] = []
@@ -351,9 +342,6 @@ def test_many_files_are_looked_at_beside_each_other(tmp_path: Path) -> None:
     assert all(result.is_ok for result in asyncio.run(run()))
 
 
-# Units -------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def systemd(request: pytest.FixtureRequest) -> Iterator[Systemd]:
     with for_tests(request.config) as started:
@@ -409,8 +397,6 @@ def test_libraries_are_imported_only_where_a_check_needs_them() -> None:
     )
     assert ended.stdout == "[]\n"
 
-
-# Pods --------------------------------------------------------------------------------------------
 
 DB = Pods(selector=Selector({"app": "db", "tier": "1"}), namespace="prod")
 

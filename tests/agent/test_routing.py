@@ -108,9 +108,6 @@ def test_what_is_no_route_or_rule_is_refused(
         routing.check(routes, rules)
 
 
-# A real kernel ---------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def link() -> Iterator[None]:
     """Stand on a node with eth0 (192.0.2.1/24, 2001:db8::1/64)."""

@@ -265,9 +265,6 @@ def test_keepers_with_two_configurations_of_one_epoch_do_nothing_for_each_other_
     assert ours.problems(3_000 * MILLISECOND) == ()
 
 
-# Configurations ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("first", ["abcd", "dcba", "bd", "c"], ids="first at {}".format)
 def test_a_witness_is_replaced_and_nothing_moves(first: str) -> None:
     domain = Domain("abcd")
@@ -348,8 +345,6 @@ def test_new_witnesses_start_above_every_term_of_the_old_ones() -> None:
         domain.run(700)
     assert domain.seats["d"].witness.term_floor >= 1
 
-
-# The API server's vote ---------------------------------------------------------------------------
 
 PAIRED = _domain(configuration=PAIR, members=(MEMBERS["a"], MEMBERS["b"]))
 
@@ -506,9 +501,6 @@ def test_a_lease_that_rests_on_the_api_server_s_vote_ends_with_it() -> None:
     domain.away.clear()
     domain.run(1_000)
     assert len(domain.owners()) == 1
-
-
-# Deleted VirtualIPs and cloned machines ----------------------------------------------------------
 
 
 def test_a_tombstone_is_reported_when_no_grant_of_a_deleted_address_set_stands() -> None:

@@ -115,9 +115,6 @@ def admin(guarded: ControlPlane, apiserver: ControlPlane) -> Api:
     return guarded.api
 
 
-# ---- as rendered
-
-
 def test_every_policy_refuses_what_it_cannot_judge_and_is_bound(rendering: Rendering) -> None:
     found = {each["metadata"]["name"]: each["spec"] for each in rendering.of(POLICY)}
     assert len(found) == 10
@@ -158,9 +155,6 @@ def test_another_release_guards_its_own_service_accounts(chart: Chart) -> None: 
     found = chart.render(release="edge", namespace="addresses").one(POLICY, "edge-vipkeeper-nodes")
     [known] = found["spec"]["matchConditions"]
     assert '"system:serviceaccount:addresses:edge-vipkeeper-courier"' in known["expression"]
-
-
-# ---- couriers
 
 
 def courier(admin: Api, how: str, name: str = "node-a") -> Api:
@@ -364,9 +358,6 @@ def test_others_than_couriers_are_left_alone(admin: Api) -> None:
     admin.delete("coordination.k8s.io/v1", "Lease", "node-a", namespace="kube-node-lease")
 
 
-# ---- the controller
-
-
 def test_a_real_controller_works_under_the_policies(
     admin: Api, guarded: ControlPlane, tmp_path: Path
 ) -> None:
@@ -507,9 +498,6 @@ def test_the_controller_makes_no_secrets_but_heartbeat_keys(admin: Api) -> None:
     admin.delete("v1", "Secret", "key", namespace=NAMESPACE)
 
 
-# ---- who may use which addresses
-
-
 @pytest.mark.parametrize(
     ("user", "group", "addresses", "why"),
     [
@@ -569,9 +557,6 @@ def test_addresses_of_others_are_not_deleted_by_their_metadata(admin: Api) -> No
 
 def test_a_cluster_administrator_uses_every_address(admin: Api) -> None:
     admin.apply(virtual_ip("web", "198.51.100.9"))
-
-
-# ---- who may run programs on the nodes
 
 
 def failover(namespace: str, **service: Any) -> Object:
@@ -750,9 +735,6 @@ def test_a_person_is_given_the_nodes_by_a_role(admin: Api) -> None:
 
     eventually(is_taken, what="the role is known")
     admin.delete(RBAC, "RoleBinding", "hosts", namespace="plain")
-
-
-# ---- upgrades
 
 
 def trial(group: str, version: str | None) -> Object:

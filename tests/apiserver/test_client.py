@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from lab.controlplane import ControlPlane
 
 Object = dict[str, Any]
+HAPPENED = datetime(2026, 1, 1, 14, tzinfo=timezone(timedelta(hours=2)))
 
 
 @pytest.fixture
@@ -121,12 +123,14 @@ def test_a_hundred_repeats_are_one_event(cluster: Cluster, apiserver: ControlPla
         action="Observe",
         reason="NoStandby",
         note="no other node could take over",
+        at=HAPPENED,
     )
     for _ in range(100):
         tell(cluster, VIRTUAL_IPS, happening, controller="controller", instance="one", manager="us")
     events = apiserver.api.list("events.k8s.io/v1", "Event", namespace="default")
     (event,) = [each for each in events if each["regarding"]["uid"] == web["metadata"]["uid"]]
     assert event["series"]["count"] == 100
+    assert event["eventTime"] == event["series"]["lastObservedTime"] == "2026-01-01T12:00:00.000000Z"
     assert event["reportingController"] == "vipkeeper.io/controller"
     assert "vipkeeper" in apiserver.kubectl("describe", "virtualip", "web")
 
@@ -143,6 +147,7 @@ def test_an_event_about_a_namespaced_object_is_where_the_object_is(
         action="Observe",
         reason="ServiceFailed",
         note="app: Failed on node-a",
+        at=HAPPENED,
     )
     for _ in range(2):
         tell(cluster, SERVICE_FAILOVERS, happening, controller="controller", instance="one", manager="us")

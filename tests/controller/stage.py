@@ -46,8 +46,6 @@ class Stage:
     version: int = 0
     last: Decisions | None = None
 
-    # ---- what people do
-
     def put(self, kind: str, name: str, spec: Object | None = None, **metadata: Any) -> Object:
         self.version += 1
         created = (START + dt.timedelta(seconds=self.now_s)).isoformat()
@@ -98,8 +96,6 @@ class Stage:
         status = self.objects["FailoverDomain", name]["status"]
         nodes = {each["nodeName"] for each in status.get("witnesses", [])}
         return nodes | ({API_SERVER} if status.get("apiServerVotes") else set())
-
-    # ---- what the controller does
 
     def look(self) -> Decisions:
         if self.way is Way.REBUILT:
@@ -173,8 +169,6 @@ class Stage:
     def touch(self, obj: Object) -> None:
         self.version += 1
         obj["metadata"]["resourceVersion"] = str(self.version)
-
-    # ---- what agents do
 
     def run(
         self, node: str, state: str, service: str = "app", failover: str = "billing", **more: Any

@@ -10,7 +10,7 @@ import pytest
 
 from controller.stage import Object, Stage, Way
 from vipapi.selectors import LabelSelector
-from vipcontroller.decisions import Memory, reconcile
+from vipcontroller.decisions import ALARM_S, SETTLE_S, Memory, reconcile
 from vipcontroller.vitals import Vitals
 
 
@@ -102,6 +102,61 @@ def test_a_first_choice_need_not_wait_for_who_cannot_be_better(stage: Stage) -> 
     stage.report(unfit={"node-a": "CheckPending"})
     stage.settle()
     assert order(stage)[0] == "node-b"
+
+
+def alarms(stage: Stage) -> int:
+    return stage.tellings.count("web NoEligibleNode")
+
+
+def test_a_new_address_that_nobody_has_reported_on_yet_is_no_matter_for_a_warning(stage: Stage) -> None:
+    stage.virtual_ip("web")
+    stage.settle()
+    assert stage.reasons("web")["Owned"] == "False NoOwner"
+    stage.report(unfit=dict.fromkeys(("node-a", "node-b", "node-c"), "NotArmed"))
+    stage.pass_time(ALARM_S - 1)
+    assert stage.reasons("web")["Ready"] == "False NoOwner"
+    stage.converge()
+    stage.converge(owners={"web": ("node-a", 1)})
+    stage.pass_time(2 * ALARM_S)
+    assert stage.reasons("web")["Ready"] == "True Held"
+    assert alarms(stage) == 0
+
+
+def test_a_new_address_that_nobody_reports_on_is_warned_of_when_it_has_had_its_time(stage: Stage) -> None:
+    stage.virtual_ip("web")
+    stage.settle()
+    made_s = stage.now_s
+    stage.pass_time(SETTLE_S + 1)
+    assert stage.last is not None
+    assert stage.last.due is not None
+    assert ALARM_S <= stage.last.due - made_s <= ALARM_S + 1
+    assert alarms(stage) == 0
+    stage.pass_time(stage.last.due - stage.now_s)
+    assert stage.reasons("web")["Ready"] == "False NoEligibleNode"
+    stage.pass_time(ALARM_S)
+    assert alarms(stage) == 1
+
+
+def test_a_new_address_that_every_candidate_has_refused_is_warned_of_at_once(stage: Stage) -> None:
+    nodes = ("node-a", "node-b", "node-c")
+    stage.virtual_ip("web")
+    stage.settle()
+    stage.report(unfit=dict.fromkeys(nodes[:2], "CheckFailed") | {"node-c": "CheckPending"})
+    stage.settle()
+    assert alarms(stage) == 0
+    stage.report(unfit=dict.fromkeys(nodes, "CheckFailed"))
+    stage.settle()
+    assert alarms(stage) == 1
+    assert stage.reasons("web")["Owned"] == "False NoEligibleNode"
+
+
+def test_an_address_that_somebody_had_is_warned_of_at_once_when_nobody_can_have_it(stage: Stage) -> None:
+    stage.virtual_ip("web")
+    stage.converge()
+    stage.converge(owners={"web": ("node-a", 1)})
+    stage.report(unfit=dict.fromkeys(("node-a", "node-b", "node-c"), "CheckPending"))
+    stage.settle()
+    assert alarms(stage) == 1
 
 
 def test_owner_and_term_are_what_a_majority_of_the_witnesses_granted(stage: Stage) -> None:

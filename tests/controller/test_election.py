@@ -341,9 +341,6 @@ def test_ties_fall_differently_for_different_addresses() -> None:
     assert first == {"a", "b", "c"}
 
 
-# ---- a group of addresses, and who would get them
-
-
 class Group:
     """Addresses of one spread group, elected again and again as the controller does it.
 

@@ -116,9 +116,6 @@ def objection(plan: Plan) -> str:
     return f"{plan.finding.objection.reason} {plan.finding.objection.message}"
 
 
-# ---- the owner's node
-
-
 def test_the_one_endpoint_is_the_owners_node_and_the_slice_says_whose_it_is() -> None:
     plan = endpoints.plan(assignment(), service(HTTP, DNS), (), ())
     assert [msgspec.to_builtins(each) for each in plan.applies] == [
@@ -284,9 +281,6 @@ def test_a_service_that_another_object_has_now_gets_that_ones_slices() -> None:
     assert [owner.uid for owner in mine.metadata.owner_references] == ["uid-1"]
 
 
-# ---- Pods
-
-
 def test_only_ready_pods_on_the_owner_are_endpoints() -> None:
     pods = [
         pod("app-2", "node-a", "10.0.0.2"),
@@ -365,9 +359,6 @@ def test_while_nobody_owns_the_address_no_pod_is_an_endpoint() -> None:
     assert addresses(plan) == {"web-vipkeeper-ipv4": []}
 
 
-# ---- what is in the way
-
-
 def test_a_service_with_a_selector_is_told_what_to_do_and_gets_no_slices() -> None:
     plan = endpoints.plan(assignment(), service(selector={"app": "web"}), (), ())
     assert (plan.applies, plan.deletes) == ((), ())
@@ -412,9 +403,6 @@ def test_endpoints_of_others_are_told_and_left_alone() -> None:
     assert endpoints.plan(assignment(), service(), (somebodys("empty"),), ()).finding.objection is None
 
 
-# ---- what nobody has assigned
-
-
 def test_slices_that_nobody_assigned_are_left_over_unless_nobody_knows() -> None:
     there = stored(endpoints.plan(assignment(), service(), (), ()), somebodys("web-abcde", "10.0.0.9"))
     wanted = Assignments((assignment(uid="uid-2"),))
@@ -423,9 +411,6 @@ def test_slices_that_nobody_assigned_are_left_over_unless_nobody_knows() -> None
     assert endpoints.leftovers(there, Assignments(untouched=frozenset({"uid-1"}))) == ()
     elsewhere = msgspec.structs.replace(assignment(), namespace="lab")
     assert endpoints.leftovers(there, Assignments((elsewhere,))) == (("prod", "web-vipkeeper-ipv4"),)
-
-
-# ---- the law
 
 
 @given(

@@ -87,8 +87,6 @@ class Cluster:
         for name in self.keepers:
             self.report(name)
 
-    # ---- keepers
-
     def living(self) -> list[str]:
         return [name for name, keeper in self.keepers.items() if keeper.is_up]
 
@@ -162,8 +160,6 @@ class Cluster:
         self.keepers.setdefault(name, Keeper()).is_up = True
         self.report(name)
 
-    # ---- people and time
-
     def ask_for(self, *, count: int, api: bool) -> None:
         self.spec = FailoverDomainSpec(
             witnesses=Witnesses(count=count, api_server=api, replace_after_seconds=10)
@@ -171,8 +167,6 @@ class Cluster:
 
     def wait(self, seconds: int) -> None:
         self.tick += seconds
-
-    # ---- controllers
 
     def decide(self, number: int) -> None:
         clerk = self.clerks[number]
@@ -215,8 +209,6 @@ class Cluster:
     def decide_and_write(self, number: int) -> None:
         self.decide(number)
         self.write(number)
-
-    # ---- the laws
 
     def there(self, quorum: frozenset[str], epoch: int) -> set[str]:
         """Return who of a quorum truly has that epoch on disk."""

@@ -43,9 +43,6 @@ def telling(reason: str, note: str = "why") -> Telling:
     return Telling(type="Warning", action="Observe", reason=reason, note=note)
 
 
-# ---- what is worth it
-
-
 @pytest.mark.parametrize("reason", sorted(KINDS))
 def test_what_is_told_of_an_object_is_worth_a_notification(reason: str) -> None:
     meta = ObjectMeta(name="billing", namespace="prod")
@@ -81,9 +78,6 @@ def test_a_target_is_told_of_its_kinds_and_namespaces_only() -> None:
     assert not team.wants(failure._replace(namespace="shop"))
     assert not team.wants(failure._replace(kind="Degraded"))
     assert not team.wants(failure._replace(namespace="")), "an address of everybody is not of the team"
-
-
-# ---- the settings
 
 
 def test_settings_are_read_and_an_empty_list_notifies_nobody() -> None:
@@ -126,9 +120,6 @@ def test_settings_that_cannot_be_used_say_where_and_nothing_of_their_contents(te
 def test_settings_in_another_encoding_are_no_crash() -> None:
     with pytest.raises(ValueError, match=r"UTF-8|YAML"):
         read("targets: [{name: \xfc, url: x}]".encode("latin-1"))
-
-
-# ---- one message of many happenings
 
 
 def test_one_happening_is_a_title_of_its_own() -> None:

@@ -71,9 +71,6 @@ def test_a_node_that_is_unwell_is_refused_at_once() -> None:
     assert len(steer([asked(1)], situation("CheckFailed"), NOW).writes) == 1
 
 
-# ---- drills
-
-
 @pytest.fixture(params=list(Way), ids=lambda way: way.value)
 def stage(request: pytest.FixtureRequest) -> Stage:
     stage = Stage(way=request.param)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from controller.stage import Stage
-from vipcontroller.urgency import Urgency, urgency
-from vipcontroller.writes import SecretWrite
+from vipapi.resources import ObjectMeta
+from vipcontroller.urgency import FAILED, LONGEST_WAIT_S, Urgency, in_turn, key, urgency
+from vipcontroller.writes import FinalizerWrite, SecretWrite
 
 if TYPE_CHECKING:
     from vipcontroller.decisions import Decisions
@@ -82,6 +83,15 @@ def test_an_edit_that_was_accepted_is_what_keepers_wait_for(stage: Stage) -> Non
     assert ranked(stage) == [("web", Urgency.RULED)]
 
 
+def test_an_edit_of_an_address_that_nobody_has_yet_is_what_keepers_wait_for_too(stage: Stage) -> None:
+    edited = stage.virtual_ip("web")
+    stage.converge()
+    assert stage.get("VirtualIP", "web")["status"]["election"]["owner"]
+    edited["metadata"]["generation"] = 2
+    stage.touch(edited)
+    assert ranked(stage) == [("web", Urgency.ACCEPTED)]
+
+
 def test_domains_come_before_their_addresses() -> None:
     stage = Stage()
     stage.virtual_ip("web")
@@ -90,3 +100,38 @@ def test_domains_come_before_their_addresses() -> None:
     assert found[-1] == ("web", Urgency.KEPT)
     assert {rank for _, rank in found[:-1]} == {Urgency.RULED}
     assert len(found) == 3
+
+
+def writes(*names: str) -> list[FinalizerWrite | SecretWrite]:
+    metadata = (ObjectMeta(name=name, uid=name) for name in names)
+    return [FinalizerWrite(kind="VirtualIP", metadata=each, finalizers=()) for each in metadata]
+
+
+@pytest.mark.parametrize(
+    ("since", "expected"),
+    [
+        pytest.param([71, 72, 73, 99], "abcd", id="as they stand"),
+        pytest.param([100, 100, 71, 70], "dabc", id="one was passed over for long"),
+        pytest.param([70, 69, 100, 1], "abdc", id="several were: of them the most urgent"),
+        pytest.param([FAILED, 100, FAILED, 100], "bdac", id="whoever failed comes last"),
+        pytest.param([FAILED, 100, 100, 70], "dbca", id="all at once"),
+    ],
+)
+def test_nobody_waits_for_ever_for_who_is_more_urgent_or_always_fails(
+    since: list[float], expected: str
+) -> None:
+    assert LONGEST_WAIT_S == 30
+    found = writes(*"abcd")
+    waiting = dict(zip(map(key, found), since, strict=True))
+    in_order = in_turn(found, waiting, 100)
+    assert [each.metadata.name for each in in_order if isinstance(each, FinalizerWrite)] == [*expected]
+
+
+def test_no_two_writes_of_a_look_have_the_same_key(stage: Stage) -> None:
+    stage.virtual_ip("default")
+    stage.failover("default")
+    stage.secrets.clear()
+    found = [key(each) for each in stage.look().writes]
+    assert {kind for kind, _ in found} >= {"Secret", "VirtualIP", "ServiceFailover"}
+    assert len({*found}) == len(found)
+    assert len({*found}) == len(found)

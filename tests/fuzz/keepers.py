@@ -137,9 +137,6 @@ def _examples() -> tuple[Message, ...]:
     return tuple(found)
 
 
-# Datagrams ---------------------------------------------------------------------------------------
-
-
 def datagram(data: bytes) -> None:
     """Anybody sends this to a keeper's port."""
     tag = domain_tag(data)
@@ -194,9 +191,6 @@ def _body_seeds() -> tuple[bytes, ...]:
         bodies.append(b"\0" + msgspec.msgpack.encode(body))
     nested = b"\x98\xa1b\xc4\x00\x07\x01\xa1a\x01\x91\xa9getConfig" + b"\x91" * 5000 + b"\x90"
     return (*bodies, *(b"\1" + body[1:] for body in bodies[:3]), b"\0" + nested, b"\1" + nested)
-
-
-# Dialogues ---------------------------------------------------------------------------------------
 
 
 class Dialogue:

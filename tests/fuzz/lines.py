@@ -58,9 +58,6 @@ _POOLS: Final[dict[str, Sequence[Any]]] = {
 }
 
 
-# Lines -------------------------------------------------------------------------------------------
-
-
 def to_keeper(data: bytes) -> None:
     """A courier, or another that may open the socket, sends this line; it is also what a disk may have."""
     try:
@@ -243,9 +240,6 @@ def _sit(seats: Seats, domain: DomainPlan, now_ns: int) -> None:
                     raise AssertionError("nobody has told it of one")
         effects = []
     assert nodestatus.encode(Report("a", "1", 1, domains=(seat.status(heartbeat_address="", now_ns=now_ns),)))
-
-
-# The disk ----------------------------------------------------------------------------------------
 
 
 @functools.cache

@@ -86,9 +86,6 @@ def _told_otherwise(choices: Choices, document: Document) -> Document:
     return whole
 
 
-# The controller ----------------------------------------------------------------------------------
-
-
 def parse(data: bytes) -> None:
     """One object says this."""
     choices = Choices(data)
@@ -135,9 +132,6 @@ def controller(data: bytes) -> None:
                 "resourceVersion": str(int(document["metadata"]["resourceVersion"]) + 1000),
             }
     raise AssertionError(f"it writes without end: {statuses[0]}")
-
-
-# The courier -------------------------------------------------------------------------------------
 
 
 def _sources() -> dict[str, list[Document]]:
@@ -220,9 +214,6 @@ def _told_by_hand(choices: Choices, lease: Document) -> Document:
     spec["holderIdentity"] = choices.pick((None, "", "a_00", "b_00"))
     spec["leaseTransitions"] = choices.pick((None, 0, 5, (1 << 31) - 1))
     return {"metadata": metadata, "spec": choices.pick((spec, spec, spec, None))}
-
-
-# What both are told ------------------------------------------------------------------------------
 
 
 def shelf(data: bytes) -> None:

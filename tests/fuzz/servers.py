@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 _LONGEST_MESSAGE: Final = 70_000
 
 
-# Health checks -----------------------------------------------------------------------------------
-
-
 class _Nowhere(asyncio.Transport):
     """What takes every byte, until it is closed."""
 
@@ -134,8 +131,6 @@ def health(data: bytes) -> None:
         assert len(body) in (0, length)
         assert len(data) <= LONGEST_REQUEST or status.endswith("431 Request Header Fields Too Large")
 
-
-# The kernel --------------------------------------------------------------------------------------
 
 _READERS: Final[tuple[Callable[[bytes], object], ...]] = (
     rtnetlink.read_link,

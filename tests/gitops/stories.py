@@ -73,9 +73,6 @@ def _edit(stage: Stage, kind: str, name: str, **spec: Any) -> None:
     stage.touch(found)
 
 
-# ---- VirtualIP
-
-
 def _nothing(_: Stage) -> None:
     pass
 
@@ -179,9 +176,6 @@ def _virtual_ips() -> Iterator[Case]:
         yield Case(name, "VirtualIP", _as_stored(stage, "VirtualIP", "web"), kstatus, health)
 
 
-# ---- ServiceFailover
-
-
 def _serve(stage: Stage, node: str = "node-a", term: int = 1, state: str = "Active", **more: Any) -> None:
     stage.settle()
     stage.run(node, state, term=term, since="2026-01-01T00:00:00Z", **more)
@@ -244,9 +238,6 @@ def _failovers() -> Iterator[Case]:
         yield Case(name, "ServiceFailover", _as_stored(stage, "ServiceFailover", "billing"), kstatus, health)
 
 
-# ---- FailoverDomain
-
-
 def _domains() -> Iterator[Case]:
     def tell(name: str, kstatus: str, health: str, stage: Stage) -> Case:
         return Case(name, "FailoverDomain", _as_stored(stage, "FailoverDomain", "default"), kstatus, health)
@@ -272,9 +263,6 @@ def _domains() -> Iterator[Case]:
     yield tell("invalid", "Failed", "Degraded", wrong)
 
 
-# ---- Switchover
-
-
 def _switchovers() -> Iterator[Case]:
     def tell(name: str, kstatus: str, health: str, stage: Stage) -> Case:
         return Case(name, "Switchover", _as_stored(stage, "Switchover", "move"), kstatus, health)
@@ -296,9 +284,6 @@ def _switchovers() -> Iterator[Case]:
     stage = ask(to="node-x")
     stage.pass_time(60)
     yield tell("failed", "Failed", "Degraded", stage)
-
-
-# ---- VIPNode, of which the courier writes the status
 
 
 def _nodes() -> Iterator[Case]:

@@ -194,6 +194,7 @@ def run(stage: Stage, faults: Sequence[AddressFault], chance: random.Random, *, 
                     owner=owner,
                     chance=random.Random(chance.getrandbits(64)),  # threads of two faults do not share one
                     failures=failures,
+                    is_alone=len(faults) == 1,
                 )
                 undoing.callback(scene.end)
                 undoing.enter_context(fault.deed(scene))

@@ -31,6 +31,8 @@ LOOKED_AT: Final = "dual"
 BYSTANDER: Final = "calm"
 ADDRESSES: Final = {LOOKED_AT: "192.0.2.51", BYSTANDER: "192.0.2.50"}
 IPV6_ADDRESSES: Final = {LOOKED_AT: "2001:db8::51"}
+NOTICED_S: Final = 15.0
+"""A keeper looks after its fence and its addresses every few seconds."""
 
 
 def manifest(kind: str, name: str, **spec: object) -> Mapping[str, object]:
@@ -58,6 +60,8 @@ class Scene:
     chance: random.Random
     failures: list[BaseException]
     """What went wrong in threads; `addressruns` looks."""
+    is_alone: bool = True
+    """Whether no other fault is done at the same time."""
     started: list[Process] = field(default_factory=list)
     """What the fault started beside vipkeeper; `end` kills what is left of it."""
 

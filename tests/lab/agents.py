@@ -28,10 +28,18 @@ KEEPER_METRICS = 9946
 COURIER_METRICS = 9947
 
 
-def start_keeper(host: Host, *, node: str = "", witness_only: bool = False, fence: str = "auto") -> Process:
+def start_keeper(
+    host: Host,
+    *,
+    node: str = "",
+    witness_only: bool = False,
+    fence: str = "auto",
+    health: int | None = None,
+) -> Process:
     """Start the keeper of a host; its state and its hooks are kept from one start to the next.
 
-    It is called as the host, or `node`; `fence` is what it keeps addresses silent with.
+    It is called as the host, or `node`; `fence` is what it keeps addresses silent with, `health` the port
+    of its /readyz.
     """
     state, hooks = host.folder / "state", host.folder / "hooks"
     for folder in (state, hooks):
@@ -45,12 +53,16 @@ def start_keeper(host: Host, *, node: str = "", witness_only: bool = False, fenc
         *("--metrics", f"127.0.0.1:{KEEPER_METRICS}"),
         *("--fence-backend", fence),
         *(["--witness-only"] if witness_only else []),
+        *_health(health),
     ]
     return host.start(command, name="keeper", environment=environment())
 
 
-def start_courier(lab: Lab, host: Host, *, node: str = "") -> Process:
-    """Start the courier of a host. It is called as the host, or `node`."""
+def start_courier(lab: Lab, host: Host, *, node: str = "", health: int | None = None) -> Process:
+    """Start the courier of a host.
+
+    It is called as the host, or `node`; `health` is the port of its /readyz.
+    """
     command: list[str | Path] = [
         *(sys.executable, "-m", "vipcourier"),
         *("--node", node or host.name),
@@ -58,14 +70,17 @@ def start_courier(lab: Lab, host: Host, *, node: str = "") -> Process:
         *("--namespace", NAMESPACE),
         *("--metrics", f"127.0.0.1:{COURIER_METRICS}"),
         *("--kubeconfig", lab.plane.kubeconfig_of_service_account(NAMESPACE, "vipkeeper-courier")),
+        *_health(health),
     ]
     return host.start(command, name="courier", environment=environment())
 
 
-def start_controller(lab: Lab, replica: int, *, notifications: Path | None = None) -> Process:
+def start_controller(
+    lab: Lab, replica: int, *, notifications: Path | None = None, health: int | None = None
+) -> Process:
     """Start a replica of the controller; replicas are numbered from 1.
 
-    `notifications` is the file that says who is notified.
+    `notifications` is the file that says who is notified, `health` the port of its /readyz.
     """
     identity = f"controller-{replica}"
     command: list[str | Path] = [
@@ -75,6 +90,7 @@ def start_controller(lab: Lab, replica: int, *, notifications: Path | None = Non
         *("--metrics", f"127.0.0.1:{CONTROLLER_METRICS + 10 * replica}"),
         *("--kubeconfig", lab.plane.kubeconfig_of_service_account(NAMESPACE, "vipkeeper-controller")),
         *(["--notifications", str(notifications)] if notifications else []),
+        *_health(health),
     ]
     return lab.host.start(command, name=identity, environment=environment())
 
@@ -149,6 +165,10 @@ def start_agents(
         notifications=notifications,
         fence=fence,
     )
+
+
+def _health(port: int | None) -> list[str]:
+    return [] if port is None else ["--health", f"127.0.0.1:{port}"]
 
 
 def _socket(host: Host) -> Path:

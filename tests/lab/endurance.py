@@ -145,10 +145,11 @@ def tenures_of(objects: Sequence[Mapping[str, Any]]) -> Tenures:
 
 @dataclass(slots=True)
 class Scene:
-    """The running lab, and what is asked of it."""
+    """The running lab, and what is asked of it; `sets` are the addresses of each VirtualIP."""
 
     stage: Stage
     say: Say
+    sets: Mapping[str, Sequence[str]] = field(default_factory=lambda: SETS)
 
     @property
     def nodes(self) -> list[str]:
@@ -170,7 +171,7 @@ class Scene:
 
         def is_at_rest() -> bool:
             found[:] = self.objects()
-            return len(found) == len(SETS) and not unrest(found, self.nodes)
+            return len(found) == len(self.sets) and not unrest(found, self.nodes)
 
         self._wait(is_at_rest, lambda: f"all VirtualIPs at rest; {unrest(found, self.nodes)}")
         return tenures_of(found)
@@ -189,9 +190,29 @@ class Scene:
 
         def is_there() -> bool:
             tenures = tenures_of(self.objects())
-            return len(tenures) == len(SETS) and {each.owner for each in tenures.values()} == {node}
+            return len(tenures) == len(self.sets) and {each.owner for each in tenures.values()} == {node}
 
         self._wait(is_there, lambda: f"everything to be on {node}")
+
+    def gather(self, before: Tenures, node: str) -> None:
+        """Switch everything over to a node that is not there yet, and wait until it owns all."""
+        for name, tenure in before.items():
+            if tenure.owner != node:
+                self.stage.move(name, node)
+        self.wait_on(node)
+        self.stage.forget_moves()
+
+    def declare(self, candidates: Sequence[str]) -> None:
+        """Make every VirtualIP, or make it anew, with these candidates, the most preferred first."""
+        ranked = [
+            {"nodeName": node, "priority": priority}
+            for node, priority in zip(candidates, PREFERENCES, strict=False)
+        ]
+        for name, addresses in self.sets.items():
+            written = [f"{each}/{64 if ':' in each else 24}" for each in addresses]
+            spec = {"addresses": written, "candidates": ranked}
+            document = {"apiVersion": VERSION, "kind": "VirtualIP", "metadata": {"name": name}, "spec": spec}
+            self.stage.lab.plane.api.apply(document)
 
     def _wait(self, is_so: Callable[[], bool], what: Callable[[], str]) -> None:
         deadline_s = time.monotonic() + PATIENCE_S
@@ -279,11 +300,7 @@ def play(scene: Scene, cause: str, before: Tenures, *, since_ns: int) -> tuple[R
     victim = max(scene.nodes, key=owners.count)
     started_s, fault_ns = time.monotonic(), time.monotonic_ns()
     if cause == SWITCHED:
-        for name, tenure in before.items():
-            if tenure.owner != GATHERED_ON:
-                scene.stage.move(name, GATHERED_ON)
-        scene.wait_on(GATHERED_ON)
-        scene.stage.forget_moves()
+        scene.gather(before, GATHERED_ON)
     else:
         node = scene.stage.lab.nodes[victim]
         with CAUSES[cause](scene, node):
@@ -623,11 +640,19 @@ def _stretch(
 
 def set_up(lab: Lab, say: Say) -> Scene:
     """Bring vipkeeper and all VirtualIPs up in a lab that is up, and return the scene, at rest."""
+    scene = stand_up(lab, say, SETS)
+    scene.declare(scene.nodes)
+    scene.rest()
+    scene.stage.measured = lab.measure(LABELS, pace=PACE)
+    return scene
+
+
+def stand_up(lab: Lab, say: Say, sets: Mapping[str, Sequence[str]]) -> Scene:
+    """Bring vipkeeper up in a lab that is up, with a domain for these addresses, none of them declared."""
     stage = Stage(lab)
     stage.start()
-    api = lab.plane.api
     domain = {"allowedAddresses": ["192.0.2.0/24", "2001:db8::/64"]}
-    api.apply(
+    lab.plane.api.apply(
         {
             "apiVersion": VERSION,
             "kind": "FailoverDomain",
@@ -635,18 +660,7 @@ def set_up(lab: Lab, say: Say) -> Scene:
             "spec": domain,
         }
     )
-    candidates = [
-        {"nodeName": node, "priority": priority}
-        for node, priority in zip(lab.nodes, PREFERENCES, strict=True)
-    ]
-    for name, addresses in SETS.items():
-        written = [f"{each}/{64 if ':' in each else 24}" for each in addresses]
-        spec = {"addresses": written, "candidates": candidates}
-        api.apply({"apiVersion": VERSION, "kind": "VirtualIP", "metadata": {"name": name}, "spec": spec})
-    scene = Scene(stage, say)
-    scene.rest()
-    stage.measured = lab.measure(LABELS, pace=PACE)
-    return scene
+    return Scene(stage, say, sets)
 
 
 def run(binaries: Binaries, say: Say, *, take_overs: int, soak_minutes: float) -> int:

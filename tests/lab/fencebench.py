@@ -21,7 +21,6 @@ import asyncio
 import ctypes
 import itertools
 import os
-import platform
 import random
 import select
 import signal
@@ -48,7 +47,7 @@ from scapy.layers.l2 import ARP, Ether
 from lab import fencenode
 from lab.analysis import percentile
 from lab.fencenode import BPF, CLSACT, FLUSH, LOOSE, MILLISECOND, NFTABLES, READY, VIPS, boot_ns
-from lab.kernelcalls import entered, new_network
+from lab.kernelcalls import bpf, entered, new_network
 from vipagent.fence import Fence
 from vipagent.kernel import Kernel
 from vipagent.nodeview import GuardRole
@@ -82,7 +81,6 @@ _NODE6, _CLIENT6 = "2001:db8::1", "2001:db8::2"
 _NO_DAD: Final = 0x02
 _SO_TIMESTAMPNS: Final = 35
 _ETH_P_ALL: Final = 3
-_SYSTEM_CALLS: Final = {"x86_64": 321, "aarch64": 280}
 _OBJECT_INFO, _ENABLE_STATS = 15, 32
 
 Say = Callable[[str], None]
@@ -303,9 +301,6 @@ def _after(end_ns: int) -> Callable[[int], bool]:
     return lambda now_ns: now_ns > end_ns
 
 
-# Last answers ---------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Last:
     """The last answer of one kind in one run, and the first question that had none, by the deadline; ms.
@@ -394,9 +389,6 @@ def _table_of_last_answers(results: dict[str, list[Last]]) -> Table:
     return table
 
 
-# Refreshes ------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refreshes:
     """What changes of so many addresses at once cost, each: in time and in processor time, ns."""
@@ -450,9 +442,6 @@ def _table_of_refreshes(results: list[Refreshes]) -> Table:
             "≤ 10 an address" if each.fence == BPF else "",
         )
     return table
-
-
-# Packets --------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -541,7 +530,7 @@ def _counted(fence: AnyFence | None) -> Iterator[dict[str, tuple[int, int]]]:
         yield found
         return
     programs = {"in": fence.ingress_fd, "out": fence.egress_fd}
-    counting = _bpf(_ENABLE_STATS, struct.pack("=I", 0))
+    counting, _ = bpf(_ENABLE_STATS, struct.pack("=I", 0))
     try:
         before = {direction: _run_time(fd) for direction, fd in programs.items()}
         yield found
@@ -555,19 +544,9 @@ def _counted(fence: AnyFence | None) -> Iterator[dict[str, tuple[int, int]]]:
 def _run_time(program_fd: int) -> tuple[int, int]:
     """Return for how long a program has run, in ns, and how often (struct bpf_prog_info)."""
     description = ctypes.create_string_buffer(208)
-    _bpf(_OBJECT_INFO, struct.pack("=IIQ", program_fd, len(description), ctypes.addressof(description)))
+    bpf(_OBJECT_INFO, struct.pack("=IIQ", program_fd, len(description), ctypes.addressof(description)))
     spent_ns, times = struct.unpack_from("=QQ", description, 192)
     return int(spent_ns), int(times)
-
-
-def _bpf(command: int, attributes: bytes) -> int:
-    buffer = ctypes.create_string_buffer(attributes, 144)
-    result = int(
-        ctypes.CDLL(None, use_errno=True).syscall(_SYSTEM_CALLS[platform.machine()], command, buffer, 144)
-    )
-    if result < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return result
 
 
 def _table_of_packets(results: list[Packets]) -> Table:
@@ -594,9 +573,6 @@ def _table_of_packets(results: list[Packets]) -> Table:
 
 def _of_a_core(microseconds: float) -> float:
     return microseconds * PACKETS_A_SECOND / 1e6 * 100
-
-
-# Openings -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -661,8 +637,6 @@ def _table_of_openings(results: list[tuple[str, str, list[Opening]]]) -> Table:
         )
     return table
 
-
-# Followers ------------------------------------------------------------------------------------------
 
 SUCCESSIONS: Final[tuple[tuple[str, ...], ...]] = (
     (BPF,),

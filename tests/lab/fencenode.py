@@ -14,7 +14,9 @@ Times are CLOCK_BOOTTIME in nanoseconds.
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
+import os
 import socket
 import sys
 import time
@@ -129,10 +131,25 @@ def rob() -> None:
             if what == FLUSH:
                 every_table = nftables.message(10 << 8 | Message.DELETE_TABLE, 0, 0, b"")
                 door.send(nftables.batch([every_table]))
-                door.recv(1 << 16)
+                answer = door.recv(1 << 16)
+                done_ns = boot_ns()
+                require_done(answer)
             else:
                 route.tc("del", "clsact", index=index)
-            say(began_ns, boot_ns())
+                done_ns = boot_ns()
+            say(began_ns, done_ns)
+
+
+def require_done(answer: bytes) -> None:
+    """Raise OSError unless an answer of nftables says that it did everything."""
+    refusals = [
+        refusal
+        for kind, _sender, body in nftables.messages_of(answer)
+        if (refusal := nftables.refusal_in(kind, body)) is not None
+    ]
+    if set(refusals) != {0}:
+        number = max(refusals, default=errno.EIO)
+        raise OSError(number, f"nftables did not do it: {os.strerror(number)}")
 
 
 def say(*words: object) -> None:

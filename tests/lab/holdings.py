@@ -11,10 +11,8 @@ same time is counted too.
 from __future__ import annotations
 
 import ctypes
-import errno
 import json
 import os
-import platform
 import re
 import socket
 import struct
@@ -44,16 +42,12 @@ APART_S: Final = 0.4
 
 KEEPER_TASKS: Final = (KEEPER_METRICS, "vipkeeper_tasks")
 COURIER_TASKS: Final = (COURIER_METRICS, "vipkeeper_courier_tasks")
-_BPF: Final = {"x86_64": 321, "aarch64": 280}
 _PROG_NEXT, _MAP_NEXT, _PROG_OPEN, _MAP_OPEN, _DESCRIBE = 11, 12, 13, 14, 15
 _PROG_NAME_AT, _MAP_NAME_AT, _NAME_SIZE, _DESCRIPTION_SIZE = 64, 24, 16, 256
 OUR_NAMES: Final = ("vipkeeper", "vip_")
 _INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3  # the two parents of filters that clsact has
 _TIME_WAIT: Final = "06"
 _KINDS: Final = ("VirtualIP", "VIPNode", "FailoverDomain", "Switchover")
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
 
 
 def sample(stage: Stage) -> dict[Measure, float]:
@@ -123,11 +117,16 @@ def kind_of(target: str) -> str:
 
 def told(host: Host, port: int, metric: str) -> float:
     """Return what a process of a host tells by a metric without labels; raises `ValueError`."""
+    return told_in(answer_of(host, port, "/metrics"), metric)
+
+
+def answer_of(host: Host, port: int, path: str) -> str:
+    """Return what a process of a host answers there by HTTP, its head too; raises `OSError`."""
     with kernelcalls.entered(host.network):
         door = socket.create_connection(("127.0.0.1", port), timeout=10)
     with door, door.makefile("rb") as answer:
-        door.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-        return told_in(answer.read().decode(), metric)
+        door.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        return answer.read().decode()
 
 
 def told_in(exposition: str, metric: str) -> float:
@@ -196,27 +195,22 @@ def _bpf_names(after: int, opening: int, name_at: int) -> Iterator[str]:
     """Yield the names of all BPF objects of a kind on this machine; raises OSError where it may not ask."""
     number = 0
     while True:
-        cursor = ctypes.create_string_buffer(struct.pack("=III", number, 0, 0), 128)
-        if _bpf(after, cursor) < 0:
-            if ctypes.get_errno() == errno.ENOENT:  # that was the last one
-                return
-            raise OSError(ctypes.get_errno(), "cannot list BPF objects")
-        (number,) = struct.unpack_from("=I", cursor, 4)
-        descriptor = _bpf(opening, ctypes.create_string_buffer(struct.pack("=III", number, 0, 0), 128))
-        if descriptor < 0:
-            if ctypes.get_errno() == errno.ENOENT:  # it is gone since
-                continue
-            raise OSError(ctypes.get_errno(), "cannot open a BPF object")
+        try:
+            _, found = kernelcalls.bpf(after, struct.pack("=III", number, 0, 0))
+        except FileNotFoundError:  # that was the last one
+            return
+        (number,) = struct.unpack_from("=I", found, 4)
+        try:
+            descriptor, _ = kernelcalls.bpf(opening, struct.pack("=III", number, 0, 0))
+        except FileNotFoundError:  # it is gone since
+            continue
         description = ctypes.create_string_buffer(_DESCRIPTION_SIZE)
         ask = struct.pack("=IIQ", descriptor, _DESCRIPTION_SIZE, ctypes.addressof(description))
-        described = _bpf(_DESCRIBE, ctypes.create_string_buffer(ask, 128))
-        os.close(descriptor)
-        assert described == 0, os.strerror(ctypes.get_errno())
+        try:
+            kernelcalls.bpf(_DESCRIBE, ask)
+        finally:
+            os.close(descriptor)
         yield description.raw[name_at : name_at + _NAME_SIZE].split(b"\0")[0].decode()
-
-
-def _bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
-    return int(_libc.syscall(_BPF[platform.machine()], command, attributes, len(attributes)))
 
 
 def _of_folders(stage: Stage) -> dict[Measure, float]:

@@ -1,10 +1,11 @@
-"""The door to system calls that Python 3.11 lacks: unshare, setns, mount, prctl, and loopback's switch."""
+"""The door to system calls that Python 3.11 lacks (unshare, setns, mount, prctl, bpf) and to loopback."""
 
 from __future__ import annotations
 
 import ctypes
 import fcntl
 import os
+import platform
 import socket
 import struct
 import threading
@@ -23,8 +24,11 @@ PR_SET_PDEATHSIG = 1
 SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 1
+_BPF = {"x86_64": 321, "aarch64": 280}
+_BPF_ATTRIBUTES_SIZE = 144
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
 
 
 def unshare(flags: int) -> None:
@@ -46,6 +50,14 @@ def mount_own_proc() -> None:
 def die_with_parent(signal_number: int) -> None:
     """Have the kernel send this process a signal when the thread that forked it ends."""
     _checked(_libc.prctl(PR_SET_PDEATHSIG, signal_number, 0, 0, 0), "prctl")
+
+
+def bpf(command: int, attributes: bytes) -> tuple[int, bytes]:
+    """Return what bpf(2) returned, and the attributes as it left them; raises OSError."""
+    buffer = ctypes.create_string_buffer(attributes, _BPF_ATTRIBUTES_SIZE)
+    result = int(_libc.syscall(_BPF[platform.machine()], command, buffer, len(buffer)))
+    _checked(min(result, 0), "bpf")
+    return result, buffer.raw
 
 
 def bring_loopback_up() -> None:

@@ -122,9 +122,6 @@ def server_of(site: Site, owner: Host) -> int:
     return int((site.installed[owner.name].folder / legacyserver.PID_FILE).read_text())
 
 
-# What is broken, and how it is mended ------------------------------------------------------------
-
-
 def nothing(_site: Site, _owner: Host) -> None:
     """There is nothing to undo, or nothing to do."""
 

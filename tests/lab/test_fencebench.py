@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import struct
+
 import pytest
 
-from lab import fencebench
+from lab import fencebench, fencenode
 from lab.fencebench import CONTROL, KINDS, Conversation, PartEndedError
 from lab.fencenode import MILLISECOND
 
@@ -47,3 +50,21 @@ def test_the_control_is_no_answer_of_the_addresses() -> None:
 def test_a_node_that_never_answered_is_no_fence_that_closed() -> None:
     with pytest.raises(PartEndedError, match="did not answer ARP"):
         list(fencebench.lasts(talk(), DEADLINE_NS))
+
+
+@pytest.mark.parametrize(
+    ("answer", "refusal"),
+    [
+        pytest.param(struct.pack("=IHHIIi", 20, 2, 0, 0, 0, -errno.EPERM), errno.EPERM, id="a refusal"),
+        pytest.param(struct.pack("=IHHII", 16, 1, 0, 0, 0), errno.EIO, id="something else"),
+        pytest.param(b"", errno.EIO, id="nothing"),
+    ],
+)
+def test_a_robbery_that_the_kernel_refuses_is_none(answer: bytes, refusal: int) -> None:
+    with pytest.raises(OSError, match="did not do it") as raised:
+        fencenode.require_done(answer)
+    assert raised.value.errno == refusal
+
+
+def test_a_robbery_that_the_kernel_has_done_is_one() -> None:
+    fencenode.require_done(struct.pack("=IHHIIi", 20, 2, 0, 0, 0, 0))

@@ -233,8 +233,6 @@ class _Teller:
         self._world.publish(domain)
         self._world.run_for(0)
 
-    # What is there -------------------------------------------------------------------------------
-
     def _show(self) -> Iterator[str]:
         for machine in self._world.machines.values():
             if machine.keeper is None:
@@ -280,8 +278,6 @@ class _Teller:
                 yield f"{machine.label}  " + (
                     ", ".join(f"{word} {count}" for word, count in counted) or "none"
                 )
-
-    # Datagrams -----------------------------------------------------------------------------------
 
     def _tap(self, sender: Machine, send: Send, uid: str, parcel: Parcel) -> bool:
         held = self._held

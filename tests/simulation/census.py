@@ -82,8 +82,6 @@ class Census:
                     f"{other.program} of term {other.tenure[1]}"
                 )
 
-    # What others were told -----------------------------------------------------------------------
-
     def answered(self, machine: Machine, vacant: Collection[str]) -> None:
         """A node says that it runs none of these: it is so."""
         for copy in machine.copies:

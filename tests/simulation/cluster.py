@@ -80,8 +80,6 @@ class Cluster(MachineFaults):
         self.voters.append(Voter(machine, self.office))
         self.world.agenda.after(self.random.randrange(300 * MILLISECOND), machine.start)
 
-    # The run -------------------------------------------------------------------------------------
-
     def run(self) -> None:
         world = self.world
         self.controllers[0].lead()
@@ -147,8 +145,6 @@ class Cluster(MachineFaults):
                 return f"the witnesses of {domain['metadata']['name']} still change"
         return ""
 
-    # The API server and its clients --------------------------------------------------------------
-
     def lose_api(self) -> None:
         self._note("the API server is away")
         self.store.is_away = self.office.is_away = True
@@ -206,8 +202,6 @@ class Cluster(MachineFaults):
 
     def back_etcd_up(self) -> None:
         self.snapshot = dict(self.store.documents)
-
-    # What people want ----------------------------------------------------------------------------
 
     def make_vip(self) -> None:
         taken = {a for vip in self.store.listed("VirtualIP") for a in vip["spec"]["addresses"]}

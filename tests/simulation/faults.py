@@ -40,6 +40,7 @@ class Faults(MachineFaults):
         world.publish(domain)
         self.registrar = Registrar(world, self.uid, spread_ns=200 * MILLISECOND)
         self.office = Office(world)
+        self._parted_until_ns = 0
         self.voters = [Voter(machine, self.office) for machine in world.machines.values()]
         self.born = 0
         self.is_over = False
@@ -51,8 +52,6 @@ class Faults(MachineFaults):
     @property
     def vips(self) -> tuple[VirtualIPPlan, ...]:
         return self.domain.virtual_ips
-
-    # Orders and fitness --------------------------------------------------------------------------
 
     def resign(self) -> None:
         """SIGTERM: hand over, wait until that is seen, stop, start again."""
@@ -124,8 +123,6 @@ class Faults(MachineFaults):
             alter(self.domain, vip.name, owner=target, based_on_term=max(0, term - age), observed_term=term)
         )
 
-    # Plans ---------------------------------------------------------------------------------------
-
     def _publish(self, domain: DomainPlan) -> None:
         self.world.publish(domain, spread_ns=self.random.choice((0, 50, 2000)) * MILLISECOND)
 
@@ -182,8 +179,6 @@ class Faults(MachineFaults):
             keys = (Key(number, f"heartbeat key {number:4}".encode()), *keys)
         self._note(f"keys in force: {[key.key_id for key in keys]}")
         self.world.publish(msgspec.structs.replace(self.domain, keys=keys), spread_ns=500 * MILLISECOND)
-
-    # Witnesses and the API server ----------------------------------------------------------------
 
     def change_witnesses(self, *, least: int = 1) -> None:
         count = self.random.choice([n for n in (1, 3, 3, 3, 5) if least <= n <= len(self.shape.names)])
@@ -250,12 +245,48 @@ class Faults(MachineFaults):
         if self.is_over:
             return
         for machine in self.world.machines.values():
-            keeper = machine.keeper
-            if keeper is not None and any(
-                seat.vote.transitions(machine.now()) for seat in keeper.seats.values()
-            ):
-                self._note(f"{machine.label} is cut from the API server")
-                machine.is_cut_from_api = True
+            if _has_vote(machine):
+                self._cut_from_api(machine)
+
+    def part_again(self) -> None:
+        """Two nodes lose sight of each other, and again when the API server's vote was just given back.
+
+        The courier of the node that held it is heard late meanwhile, and is cut off a moment after that.
+        """
+        agenda = self.world.agenda
+        if self.world.network.cut or agenda.now_ns < self._parted_until_ns:
+            return
+        self.isolate()
+        self.office.is_away, self.office.loss, self.office.slowest_ns = False, 0.0, 20 * MILLISECOND
+        meeting_ns = self.random.randrange(4 * SECOND, 6 * SECOND)
+        self._parted_until_ns = agenda.now_ns + meeting_ns + 6 * SECOND
+        agenda.after(meeting_ns, self._meet)
+        agenda.after(meeting_ns + 6 * SECOND, self._make_good)
+
+    def _meet(self) -> None:
+        if self.is_over:
+            return
+        self.mend()
+        for voter in self.voters:
+            if _has_vote(voter.machine):
+                late_ns = self.random.randrange(3 * SECOND)
+                self._note(f"{voter.machine.label}'s courier is heard late for {late_ns / 1e6:.0f} ms")
+                voter.late_until_ns = self.world.agenda.now_ns + late_ns
+                self._part(voter.machine)
+
+    def _part(self, holder: Machine) -> None:
+        if self.is_over or holder.keeper is None:
+            return
+        if all(seat.vote.is_given_back for seat in holder.keeper.seats.values()):
+            self.isolate()
+            self.world.agenda.after(100 * MILLISECOND, self._cut_from_api, holder)
+        else:
+            self.world.agenda.after(10 * MILLISECOND, self._part, holder)
+
+    def _cut_from_api(self, machine: Machine) -> None:
+        if not self.is_over:
+            self._note(f"{machine.label} is cut from the API server")
+            machine.is_cut_from_api = True
 
     def _hear_again(self, left: Machine, former: set[str]) -> None:
         self._note(f"{left.label} reaches {sorted(former)} again")
@@ -295,3 +326,9 @@ class Faults(MachineFaults):
 
     def restart_courier(self) -> None:
         self.random.choice(self.voters).forget()
+
+
+def _has_vote(machine: Machine) -> bool:
+    """Tell whether its keeper has the API server's vote of a domain."""
+    keeper = machine.keeper
+    return keeper is not None and any(seat.vote.transitions(machine.now()) for seat in keeper.seats.values())

@@ -84,8 +84,6 @@ class Keeper:
         if self._next_plan is not None:
             self._keep_plan()
 
-    # Inputs --------------------------------------------------------------------------------------
-
     def take(self, action: Callable[..., None], *arguments: Any) -> None:
         """Call `action(now_ns, *arguments)` in the loop."""
         self._inputs.append((action, arguments))
@@ -125,15 +123,24 @@ class Keeper:
         by_uid = {vote.domain_uid: vote for vote in votes.votes}
         for uid, seat in self.seats.items():
             seat.hear_votes(by_uid.get(uid), now_ns)
+            if seat.vote.transitions(now_ns):
+                self._hold_alone(uid)
         for answer in votes.answers:
             if answer.domain_uid in self.seats:
                 self.seats[answer.domain_uid].hear_api_server(answer.at_ns)
 
+    def _hold_alone(self, uid: str) -> None:
+        """It has the API server's vote of a domain: at that moment no other keeper may have it."""
+        for other in self.world.machines.values():
+            seat = None if other.keeper is None or other.is_paused else other.keeper.seats.get(uid)
+            if other is not self.machine and seat is not None and seat.vote.transitions(other.now()):
+                self.world.watch.fail(
+                    f"the API server's vote is with {other.label} and with {self.machine.label}"
+                )
+
     @property
     def is_at_rest(self) -> bool:
         return all(seat.lease.is_at_rest for seat in self.seats.values())
-
-    # Plans and configurations --------------------------------------------------------------------
 
     def _keep_plan(self) -> None:
         plan, self._next_plan = self._next_plan, None
@@ -227,8 +234,6 @@ class Keeper:
             "@api-server" in quorum for each in self.seats.values() for quorum in each.configuration.quorums
         )
         self.world.watch.note(f"{self.machine.label} is at epoch {configuration.epoch}")
-
-    # The loop ------------------------------------------------------------------------------------
 
     def _push(self, seat: Seat, effects: Iterable[Effect]) -> None:
         for effect in effects:
@@ -355,8 +360,6 @@ class Keeper:
             self._has_rung = True
             self._turn()
 
-    # Datagrams -----------------------------------------------------------------------------------
-
     def say(self, seat: Seat, send: Send) -> None:
         """What services have to ask leaves with everything else."""
         self._push(seat, [send])
@@ -394,8 +397,6 @@ class Keeper:
                     self._push(seat, seat.receive(datagram, now_ns))
                 except DatagramRefused as refused:
                     self.refused[refused.refusal] = self.refused.get(refused.refusal, 0) + 1
-
-    # What the watcher asks -----------------------------------------------------------------------
 
     def phase(self, uid: str, key: Key) -> Phase:
         return self.seats[uid].lease.phase(key) if uid in self.seats else Phase.STANDBY

@@ -140,8 +140,6 @@ class Copy:
                 self._vanish()
             self._say("Died", "exit status 1")
 
-    # The leash -----------------------------------------------------------------------------------
-
     def ask_to_stop(self) -> None:
         """The keeper says so, or the next keeper's SIGTERM."""
         if self.is_over:
@@ -347,8 +345,6 @@ class Runner:
             if copy.has_started:
                 self._hear(copy, "Died", "the process that services hang on ended")
             copy.kill()
-
-    # The pipe to the leash, and back -------------------------------------------------------------
 
     def _order(self, action: Callable[[], None]) -> None:
         """It is written when the keeper goes on, should it stand still just now; and read in order."""

@@ -93,8 +93,6 @@ class Machine:
         clock = self.clock
         return clock.base_ns + (self.world.agenda.now_ns - clock.since_ns) * clock.rate_ppm // RATE
 
-    # Life ----------------------------------------------------------------------------------------
-
     def start(self) -> None:
         """A keeper's start: rule 8, then the plan from disk, then the courier's."""
         if self.keeper is not None or self.is_paused:
@@ -162,8 +160,6 @@ class Machine:
         self.disk.keep(value)
         then(*arguments)
 
-    # Programs ------------------------------------------------------------------------------------
-
     def later(self, delay_ns: int, action: Callable[..., object], *arguments: Any) -> None:
         """Do it then, in this boot; while the machine stands still nothing is done."""
         self.world.agenda.after(delay_ns, self._do, self.boots, action, arguments)
@@ -194,8 +190,6 @@ class Machine:
         for copy in self.copies:
             copy.arm()
 
-    # The kernel ----------------------------------------------------------------------------------
-
     def admit(self, key: Key, addresses: Iterable[str], deadline_ns: int) -> None:
         fenced = self._fenced.get(key)
         if fenced is None:
@@ -210,8 +204,6 @@ class Machine:
     def _clear_fences(self) -> None:
         for key in list(self._fenced):
             self.shut(key)
-
-    # What reaches it -----------------------------------------------------------------------------
 
     def hear(self, uid: str, parcel: Parcel) -> None:
         if self.keeper is not None:

@@ -28,8 +28,6 @@ class MachineFaults:
     def _note(self, line: str) -> None:
         self.world.watch.note(line)
 
-    # The network ---------------------------------------------------------------------------------
-
     def isolate(self) -> None:
         self.isolate_one(self._any())
 
@@ -57,8 +55,6 @@ class MachineFaults:
         if self.world.network.cut:
             self._note("the network is mended")
         self.world.network.cut.clear()
-
-    # Machines ------------------------------------------------------------------------------------
 
     def crash(self) -> None:
         machine = self._any()

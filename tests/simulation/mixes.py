@@ -137,6 +137,7 @@ MIXES: Final[dict[str, Mix]] = {
         {"forget_behind": 1}, disturbance=Disturbance(disk_ns=4 * MILLISECOND), shapes=_WIDE, torment_s=12
     ),
     "usurped": Mix({"usurp": 1}, shapes=_PAIRS, torment_s=24),
+    "given_back": Mix({"part_again": 1}, shapes=_PAIRS, torment_s=24),
     "votes": Mix(_VOTES | {"isolate": 4, "mend": 4, "crash": 2, "power_off": 1, "restart": 6}, shapes=_PAIRS),
     "pairs": Mix(
         _VOTES | _CUTS | _ENDS | _ORDERS | {"pause": 2, "slew": 1, "suspend": 1},

@@ -14,6 +14,7 @@ from vipagent.effects import Phase, Send
 from vipagent.lease import Lease
 from vipagent.messages import Release
 from vipagent.seat import Seat
+from vipagent.vote import Vote
 from vipagent.witness import Witness
 from vipapi.configuration import Relation
 from vipcourier.votes import DURATION_NS, HOLD_NS, Claim
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from vipagent.messages import Ack, Granted, Key, Request, Sender, ToWitness, Want
     from vipagent.witness import Grant
     from vipapi.configuration import Configuration
-    from vipapi.link import Vote, VoteWanted
+    from vipapi.link import Vote as CouriersVote
+    from vipapi.link import VoteWanted
     from vipapi.nodestatus import DomainStatus
 
 
@@ -41,9 +43,6 @@ def seat_with(*, lease: type[Lease] = Lease, witness: type[Witness] = Witness) -
             self.witness.__class__ = witness
 
     return Mutant
-
-
-# The lease -------------------------------------------------------------------------------------------
 
 
 class DeadlineFromReceipt(Lease):
@@ -105,9 +104,6 @@ class NeverLapses(Lease):
 
     def _lapse(self, now_ns: int) -> list[Effect]:  # noqa: ARG002 - it does not look
         return []
-
-
-# The witness -----------------------------------------------------------------------------------------
 
 
 class DatesBackwards(Witness):
@@ -194,9 +190,6 @@ class KnowsNoMachine(Witness):
         return super().receive(sender._replace(machine=b""), message, now_ns)
 
 
-# The seat --------------------------------------------------------------------------------------------
-
-
 class NeverSeals(Seat):
     """Rule 4: a witness of a newer epoch goes on to grant under any older one, and is believed."""
 
@@ -245,13 +238,37 @@ class NoReplayWindow(Seat):
         self._codec._windows = _AnySequence()  # noqa: SLF001 - it is what is taken out
 
 
-# The API server's vote -------------------------------------------------------------------------------
+def seat_with_vote(mutant: type[Vote]) -> type[Seat]:
+    """A seat whose voice of the API server is of this type."""
+
+    class Mutant(Seat):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            self.vote.__class__ = mutant
+
+    return Mutant
+
+
+class VoteGivenBackAndKept(Vote):
+    """Votes: what is given back is not forgotten before the courier is told."""
+
+    def need(self, now_ns: int, *, is_needed: bool) -> None:
+        held = self._held
+        super().need(now_ns, is_needed=is_needed)
+        self._held = held
+
+
+class HeedsOldVotes(Vote):
+    """Votes: what the courier won before it was given back counts, however late it is told."""
+
+    def hear(self, vote: CouriersVote | None) -> None:
+        super().hear(None if vote is None else msgspec.structs.replace(vote, since_ns=self.since_ns))
 
 
 class VoteFromReceipt(Claim):
     """Votes: the vote is reckoned from when the answer came, and for the whole duration."""
 
-    def wrote(self, write: Any, lease: Any, wanted: VoteWanted, *, now_ns: int) -> Vote | None:
+    def wrote(self, write: Any, lease: Any, wanted: VoteWanted, *, now_ns: int) -> CouriersVote | None:
         vote = super().wrote(write, lease, wanted, now_ns=now_ns)
         return None if vote is None else msgspec.structs.replace(vote, until_ns=now_ns + DURATION_NS)
 
@@ -263,9 +280,6 @@ class VoteTakenEarly(Claim):
         if self._seen is not None:
             self._seen = replace(self._seen, since_ns=min(self._seen.since_ns, now_ns - HOLD_NS // 3))
         return super().step(wanted, now_ns=now_ns, wall=wall)
-
-
-# The world -------------------------------------------------------------------------------------------
 
 
 def leave_fences_open(world: World) -> None:

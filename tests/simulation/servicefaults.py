@@ -53,8 +53,6 @@ class ServiceFaults(Faults):
             generation=1,
         )
 
-    # Programs ------------------------------------------------------------------------------------
-
     def fall(self) -> None:
         """A program dies by itself."""
         copies = [copy for machine in self.world.machines.values() for copy in machine.copies]
@@ -85,8 +83,6 @@ class ServiceFaults(Faults):
             self._note(f"{machine.label}'s leash is killed")
             keeper.serving.runner.lose_leash()
             self.world.run_for(10 * MILLISECOND)
-
-    # Edits ---------------------------------------------------------------------------------------
 
     @property
     def _is_all_reachable(self) -> bool:
@@ -190,8 +186,6 @@ class ServiceFaults(Faults):
                 new = self.random.choice(missing)
                 self._note(f"{new} is a candidate for {vip.name}")
                 self._publish(alter(self.domain, vip.name, candidates=ranked([new, *there])))
-
-    # Ends ----------------------------------------------------------------------------------------
 
     def resign(self) -> None:
         """SIGTERM: stop, hand over, and end what will not stop."""

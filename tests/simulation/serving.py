@@ -149,8 +149,6 @@ class Serving:
             won.effect.term, origin.former, won.deadline_ns, since_ns, won.is_taken, seen_ns=origin.since_ns
         )
 
-    # What the lease does -------------------------------------------------------------------------
-
     def own(self, seat: Seat, opened: Open) -> None:
         vip = seat.vip(opened.key)
         assert vip is not None, opened
@@ -184,8 +182,6 @@ class Serving:
             for key, won in self._won.items()
         )
 
-    # What they say to others ---------------------------------------------------------------------
-
     def converse(self, said: Inquired | Told) -> list[Send]:
         if isinstance(said, Inquired):
             vacancy = self.workloads.answer(said.inquiry)
@@ -200,8 +196,6 @@ class Serving:
         for won in self._won.values():
             if won.vip.uid == uid:
                 self._keeper.say(won.seat, Send(node, inquiry))
-
-    # Addresses and health ------------------------------------------------------------------------
 
     def _on_bindable(self, uid: str) -> None:
         for key, won in tuple(self._won.items()):

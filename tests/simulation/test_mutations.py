@@ -9,9 +9,9 @@ Some are not missed when they alone are switched off, for something else stands 
 - 7, a request older than a release: its grant binds the witness to one who does not listen; it costs time;
 - 8, closing the fences at start: the deadline that is in the kernel ends before any witness's grant does;
 - the replay window: rounds, terms and incarnations order all that a keeper says, seen again or late;
-- a vote that is given back: falling silent for T before that (by then two keepers carry every lease), and
-  what its keeper forgets, what its courier tells no more and what the Lease says of who asked, of which
-  each is enough for a courier that is not late (`test_votes`, `test_vote`);
+- a vote that is given back: falling silent for T before that (by then two keepers carry every lease); what
+  its courier tells no more, for its keeper heeds no old vote; and what the Lease says of who asked, which
+  matters only where two couriers of a node run at once (`test_votes`, `test_vote`);
 - machines: a clone hears no answers, so it wants nothing; what it says can only keep others waiting.
 """
 
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from simulation import mutations
-from simulation.mutations import seat_with
+from simulation.mutations import seat_with, seat_with_vote
 from simulation.runs import make
 from simulation.watch import Broken
 
@@ -58,6 +58,8 @@ _ROWS = (
     Row("9: on the disk first", {"alter_world": mutations.configure_before_the_disk}, "forgotten", 12),
     Row("tombstones: late", {"seat_type": mutations.BuriesTooEarly}, "reborn", 8),
     Row("vote: from before it", {"alter_world": mutations.reckon_votes_from_receipt}, "usurped", 20),
+    Row("vote: forgotten", {"seat_type": seat_with_vote(mutations.VoteGivenBackAndKept)}, "given_back", 8),
+    Row("vote: not an old one", {"seat_type": seat_with_vote(mutations.HeedsOldVotes)}, "given_back", 8),
     Row("vote: not early", {"alter_world": mutations.take_votes_early}, "usurped", 12),
 )
 

@@ -1,7 +1,8 @@
 """The API server's vote, simulated: the coordination Leases, and the couriers' production `Claim`s on them.
 
 A request takes its time in both directions, may be lost before it was carried out or after, and a
-courier that is cut off, or an API server that is away, answers nothing until patience runs out.
+courier that is cut off, or an API server that is away, answers nothing until patience runs out. What a
+courier says may reach its keeper late.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ class Voter:
         self._won: dict[tuple[str, str, int, int], Vote] = {}
         self._answers: dict[str, Answer] = {}
         self._busy: set[str] = set()
+        self.late_until_ns = 0
+        """Until then, in true time, its keeper does not get what it says; then all of it, in order."""
         machine.on_votes_wanted = self.want
         machine.on_power_off = self._die
 
@@ -162,7 +165,9 @@ class Voter:
             votes=tuple(self._won[key] for key in keys if key in self._won),
             answers=tuple(self._answers[uid] for uid in needed if uid in self._answers),
         )
-        self._world.agenda.after(_SOCKET_NS, self.machine.hear_votes, votes)  # in order, as on any socket
+        agenda = self._world.agenda
+        delay_ns = max(_SOCKET_NS, self.late_until_ns - agenda.now_ns)
+        agenda.after(delay_ns, self.machine.hear_votes, votes)  # in order, as on any socket
 
 
 def _voter(wanted: VoteWanted) -> tuple[str, str, int, int]:

@@ -42,8 +42,6 @@ class Watch:
     def fail(self, line: str) -> None:
         raise Broken(f"{self._agenda.now_ns / 1e6:.3f} ms: {line}")
 
-    # Fences --------------------------------------------------------------------------------------
-
     def admit(self, machine: Machine, key: Key, address: str, deadline_ns: int) -> None:
         """The fence is opened or moved: at that moment no other machine's may be open."""
         places = self._fences.setdefault(address, {})
@@ -85,8 +83,6 @@ class Watch:
             for (owner, key), deadline_ns in list(places.items()):
                 if owner is machine and machine.now() < deadline_ns:
                     self.admit(machine, key, address, deadline_ns)
-
-    # Terms ---------------------------------------------------------------------------------------
 
     def opened(self, machine: Machine, opened: Open) -> None:
         """Order: terms of successive owners grow."""

@@ -113,8 +113,6 @@ class World:
         """Rule 9: a configuration is taken over when the disk has it, not before."""
         keeper.machine.keep(keeper, (uid, configuration), keeper.take, keeper.configure, uid, configuration)
 
-    # Making --------------------------------------------------------------------------------------
-
     def add(self, name: str, label: str = "") -> Machine:
         machine = Machine(self, name, label)
         self.machines[machine.label] = machine
@@ -123,8 +121,6 @@ class World:
 
     def run_for(self, duration_ns: int) -> None:
         self.agenda.run_for(duration_ns)
-
-    # Plans ---------------------------------------------------------------------------------------
 
     def publish(self, *domains: DomainPlan, spread_ns: int = 0) -> None:
         """Let every node have the newest state of these domains, each at its own moment."""
@@ -145,9 +141,6 @@ class World:
 
     def plan_of(self, machine: Machine) -> Plan:
         return Plan(node=machine.name, domains=tuple(self.domains[uid] for uid in sorted(self.domains)))
-
-
-# What plans are made of ------------------------------------------------------------------------------
 
 
 def members_of(names: Iterable[str]) -> tuple[Member, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pyroute2 import IPRoute
 
 from lab import kernelcalls
+from lab.addressscene import NOTICED_S
 from lab.agents import KEEPER_METRICS
 from lab.holdings import told
 
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lab.addressscene import Deed, Scene
-
-NOTICED_S: Final = 15.0
-"""A keeper looks after its fence every few seconds."""
 
 
 @contextmanager
@@ -33,9 +31,11 @@ def rules_reloaded(scene: Scene) -> Iterator[None]:
     def load(_: threading.Event) -> None:
         owner.run("nft", "-f", script)
 
-    with scene.repeating(load):
-        yield
-    owner.run("nft", "delete", "table", "ip", "reloads")
+    try:
+        with scene.repeating(load):
+            yield
+    finally:
+        owner.run("nft", "add table ip reloads; delete table ip reloads")  # whether it is there or not
 
 
 @contextmanager

@@ -54,8 +54,10 @@ def killed(scene: Scene, *, restart_s: float) -> Iterator[None]:
 @contextmanager
 def killed_for_good(scene: Scene) -> Iterator[None]:
     scene.keeper(scene.owner).kill()
-    yield
-    scene.stage.agents.restart(scene.owner)
+    try:
+        yield
+    finally:
+        scene.stage.agents.restart(scene.owner)
 
 
 @contextmanager
@@ -64,8 +66,10 @@ def stalled(scene: Scene, *, call: str) -> Iterator[None]:
     process = scene.keeper(scene.owner).child.pid
     seconds = scene.chance.uniform(0.8, 3)
     holder = scene.outside("stall", str(process), call, str(seconds), readiness="stalled")
-    yield
-    holder.wait(seconds + 20)
+    try:
+        yield
+    finally:
+        holder.wait(seconds + 20)
 
 
 @contextmanager

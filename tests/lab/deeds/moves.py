@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from lab.addressscene import LOOKED_AT
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 @contextmanager
 def moved(scene: Scene) -> Iterator[None]:
     target = scene.others[0]
-    scene.stage.move(LOOKED_AT, target.name)
-    yield
-    scene.stage.forget_moves()
+    try:
+        scene.stage.move(LOOKED_AT, target.name)
+        yield
+    finally:
+        scene.stage.forget_moves()
 
 
 @contextmanager
@@ -31,10 +33,11 @@ def killed_in_a_move(scene: Scene, *, word: str, is_owner: bool) -> Iterator[Non
     key = stage.key(LOOKED_AT).hex()
     receiver = [target.name] if word == "granted" else []
     ambush = scene.outside("ambush", word, key, str(process.child.pid), *receiver, readiness="lying in wait")
-    stage.move(LOOKED_AT, target.name)
-    ambush.wait_for_output("struck", patience_s=20)
-    for ended in (ambush, process):
-        ended.wait(20)
-    yield
-    stage.forget_moves()
-    stage.agents.restart(victim)
+    with ExitStack() as undoing:
+        undoing.callback(stage.agents.restart, victim)
+        undoing.callback(stage.forget_moves)
+        stage.move(LOOKED_AT, target.name)
+        ambush.wait_for_output("struck", patience_s=20)
+        for ended in (ambush, process):
+            ended.wait(20)
+        yield

@@ -15,15 +15,19 @@ if TYPE_CHECKING:
 @contextmanager
 def power_off(scene: Scene) -> Iterator[None]:
     scene.stage.power_off(scene.owner)
-    yield
-    scene.stage.power_on(scene.owner)
+    try:
+        yield
+    finally:
+        scene.stage.power_on(scene.owner)
 
 
 @contextmanager
 def link_down(scene: Scene) -> Iterator[None]:
     scene.stage.lab.segment.cut(scene.owner)
-    yield
-    scene.stage.lab.segment.mend(scene.owner)
+    try:
+        yield
+    finally:
+        scene.stage.lab.segment.mend(scene.owner)
 
 
 @contextmanager
@@ -36,5 +40,8 @@ def link_flapping(scene: Scene) -> Iterator[None]:
         segment.mend(scene.owner)
         is_over.wait(scene.chance.uniform(0.05, 0.4))
 
-    with scene.repeating(flap):
-        yield
+    try:
+        with scene.repeating(flap):
+            yield
+    finally:
+        segment.mend(scene.owner)

@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 def key_rotated(scene: Scene) -> Iterator[None]:
     stage = scene.stage
     [first] = stage.key_ids()
-    stage.add_key(first + 1)
     nodes = stage.lab.nodes.values()
-    stage.wait_until("the new key everywhere", lambda: all(_has_key(node, first + 1) for node in nodes))
-    yield
-    stage.remove_key(first)
+    superfluous = first + 1  # until every node has it
+    try:
+        stage.add_key(first + 1)
+        stage.wait_until("the new key everywhere", lambda: all(_has_key(node, first + 1) for node in nodes))
+        superfluous = first
+        yield
+    finally:
+        stage.remove_key(superfluous)
 
 
 def _has_key(node: Host, key_id: int) -> bool:
@@ -39,15 +43,19 @@ def claimed_twice(scene: Scene) -> Iterator[None]:
     stage = scene.stage
     name = "claimed-twice"
     stage.lab.plane.api.apply(manifest("VirtualIP", name, addresses=[f"{ADDRESSES[LOOKED_AT]}/24"]))
-    yield
-    stage.delete(name)
-    stage.wait_until("the end of the second object", partial(stage.is_gone, name))
+    try:
+        yield
+    finally:
+        stage.delete(name)
+        stage.wait_until("the end of the second object", partial(stage.is_gone, name))
 
 
 @contextmanager
 def recreated(scene: Scene) -> Iterator[None]:
     stage = scene.stage
     stage.delete(LOOKED_AT)
-    stage.wait_until("the end of the object", partial(stage.is_gone, LOOKED_AT))
-    stage.lab.plane.api.apply(virtual_ip(LOOKED_AT))
+    try:
+        stage.wait_until("the end of the object", partial(stage.is_gone, LOOKED_AT))
+    finally:
+        stage.lab.plane.api.apply(virtual_ip(LOOKED_AT))
     yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,21 +23,26 @@ def away(scene: Scene, *, what: str, owner_dies: bool = False) -> Iterator[None]
         "frozen": plane.freeze_apiserver,
         "controllers": stage.agents.stop_controllers,
     }
-    begin[what]()
-    time.sleep(1)
-    if owner_dies:
-        stage.power_off(scene.owner)
-    yield
-    if owner_dies:
-        stage.power_on(scene.owner)
-    plane.thaw_apiserver()
-    plane.start_etcd()
-    plane.start_apiserver()
-    stage.agents.restart_controllers()
+    with ExitStack() as undoing:
+        for undo in (
+            stage.agents.restart_controllers,
+            plane.start_apiserver,
+            plane.start_etcd,
+            plane.thaw_apiserver,
+        ):
+            undoing.callback(undo)  # the last one first
+        begin[what]()
+        time.sleep(1)
+        if owner_dies:
+            stage.power_off(scene.owner)
+            undoing.callback(stage.power_on, scene.owner)
+        yield
 
 
 @contextmanager
 def one_controller_killed(scene: Scene) -> Iterator[None]:
     scene.chance.choice(scene.stage.agents.controllers).kill()
-    yield
-    scene.stage.agents.restart_controllers()
+    try:
+        yield
+    finally:
+        scene.stage.agents.restart_controllers()

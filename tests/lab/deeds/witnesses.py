@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,17 +16,15 @@ if TYPE_CHECKING:
 @contextmanager
 def killed(scene: Scene, *, many: int, then_owner: bool = False) -> Iterator[None]:
     """So many keepers beside the owner die, and then, where it is asked for, the owner's node too."""
-    dead = scene.others[:many]
-    for node in dead:
-        scene.keeper(node).kill()
-    if then_owner:
-        time.sleep(1)
-        scene.stage.power_off(scene.owner)
-    yield
-    if then_owner:
-        scene.stage.power_on(scene.owner)
-    for node in dead:
-        scene.stage.agents.restart(node)
+    with ExitStack() as undoing:
+        for node in scene.others[:many]:
+            undoing.callback(scene.stage.agents.restart, node)
+            scene.keeper(node).kill()
+        if then_owner:
+            time.sleep(1)
+            scene.stage.power_off(scene.owner)
+            undoing.callback(scene.stage.power_on, scene.owner)
+        yield
 
 
 @contextmanager
