@@ -21,9 +21,9 @@ comparison: ## The tables, the picture and the page's part of what `make bench R
 	@environment=$$(tests/lab/environment.sh) && \
 	PYTHONPATH=tests exec $$environment/bin/python -m lab compare '$(or $(RECORD),$(error RECORD=FILE says where the figures are))'
 
-scale: ## The controller with 1,000 VirtualIPs and 100 agents: until all is settled, memory, writes (ONLY='named 500')
+scale: ## 1,000 VirtualIPs and 100 agents, 200 addresses on a node that dies, starts (ONLY='power', ONLY='named 500', RUNS=10)
 	@environment=$$(tests/lab/environment.sh with-nft) && \
-	PYTHONPATH=tests exec $$environment/bin/python -m lab scale $(if $(ONLY),--only '$(ONLY)')
+	PYTHONPATH=tests exec $$environment/bin/python -m lab scale $(if $(ONLY),--only '$(ONLY)') $(if $(RUNS),--runs $(RUNS))
 
 faults: ## Every fault, to addresses and to services (KIND=addresses, TIMES=4, PAIRS=20, SEED=1, FAULT=one or one+other)
 	@environment=$$(tests/lab/environment.sh with-nft) && \

@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace, found: binaries.Binaries) -> int:
     if options.command == "scale":
         from lab.scale import run as run_scale  # noqa: PLC0415
 
-        return run_scale(found, say, only=options.only)
+        return run_scale(found, say, only=options.only, runs=options.runs)
     if options.command == "faults":
         return _run_faults(options, found)
     if options.command == "endurance":
@@ -240,8 +240,22 @@ def make_parser() -> argparse.ArgumentParser:
         help="the page; the picture stands beside it (docs/comparison.md)",
         metavar="FILE",
     )
-    scale = commands.add_parser("scale", help="measure the controller with many objects and many nodes")
-    scale.add_argument("--only", default="", help="only the cases whose name contains this", metavar="TEXT")
+    scale = commands.add_parser(
+        "scale",
+        help="measure the controller with many objects, many addresses on a node that dies, and starts",
+    )
+    scale.add_argument(
+        "--only",
+        default="",
+        help="only the cases whose name contains this, such as power or start; several with ; between",
+        metavar="TEXT",
+    )
+    scale.add_argument(
+        "--runs",
+        type=_at_least_one,
+        help="how often power is lost (10) and each process is started (3)",
+        metavar="N",
+    )
     _add_faults(commands)
     endurance = commands.add_parser(
         "endurance", help="see what grows in thousands of take-overs, or whether anything moves in a soak"
@@ -267,6 +281,13 @@ def _loads(text: str) -> frozenset[str]:
     if not kinds <= set(burdens.KINDS):
         raise argparse.ArgumentTypeError(f"{text!r}: loads are {', '.join(burdens.KINDS)} and none")
     return kinds
+
+
+def _at_least_one(text: str) -> int:
+    """Read `--runs`."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: a number from 1 on")
+    return int(text)
 
 
 def _peers(text: str) -> str:

@@ -29,6 +29,7 @@ from rich.table import Table
 from lab import counters, enclosure
 from lab.agents import CONTROLLER_METRICS, NAMESPACE, RBAC, start_controller
 from lab.api import manifests_in
+from lab.choice import picked
 from lab.cluster import Lab
 from lab.measuring import environment
 from lab.peers import cpu_s, resident_mb
@@ -329,8 +330,8 @@ def measure(binaries: Binaries, folder: Path, layout: Layout, count: int) -> Out
 
 
 def chosen(only: str) -> list[tuple[Layout, int]]:
-    """Return the cases whose layout or number of objects contains a text."""
-    return [case for case in CASES if only.lower() in f"controller {case[0].title} {case[1]}".lower()]
+    """Return the cases that a text picks (`lab.choice`) by layout and number of objects."""
+    return picked(only, CASES, lambda case: [f"controller {case[0].title} {case[1]}"])
 
 
 def run(binaries: Binaries, say: Callable[[str], None], *, only: str) -> tuple[list[Table], bool]:
