@@ -22,14 +22,13 @@ from typing import BinaryIO
 
 from lab.precision import prefer_precision
 from lab.records import Probe
-from lab.responder import PORT
+from lab.responder import PORT, QUESTION, read
 
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD
 UDP = 17
 # A node that forwards must not pass a question for an address of others on to its owner.
 HOPS = 1
-_PAYLOAD = struct.Struct("!Q")
-_UDP_LENGTH = 8 + _PAYLOAD.size
+_UDP_LENGTH = 8 + QUESTION.size
 
 
 def checksum(content: bytes) -> int:
@@ -50,7 +49,7 @@ class Question:
 
     def frame(self, sent_ns: int) -> bytes:
         ports_and_length = struct.pack("!HHH", self.own_port, PORT, _UDP_LENGTH)
-        payload = _PAYLOAD.pack(sent_ns)
+        payload = QUESTION.pack(sent_ns)
         # RFC 768: a checksum of 0 is sent as all ones.
         summed = checksum(self.pseudo_header + ports_and_length + bytes(2) + payload) or 0xFFFF
         return self.head + ports_and_length + summed.to_bytes(2) + payload
@@ -79,9 +78,9 @@ def listen(door: socket.socket, outputs: dict[str, BinaryIO]) -> None:
         except OSError:
             continue
         received_ns = time.monotonic_ns()
-        (sent_ns,) = _PAYLOAD.unpack_from(answer)
-        if address in outputs:
-            node = answer[_PAYLOAD.size :].decode()
+        found = read(answer)
+        if found is not None and address in outputs:
+            sent_ns, node = found
             outputs[address].write(Probe(sent_ns, received_ns, node).packed())
 
 

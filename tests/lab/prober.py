@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import struct
 import sys
 import time
 from collections import deque
@@ -21,11 +20,10 @@ from typing import BinaryIO
 
 from lab.precision import prefer_precision
 from lab.records import Probe
-from lab.responder import PORT
+from lab.responder import PORT, QUESTION, read
 
 PATIENCE_NS = 1_000_000_000
 WRITE_EVERY_NS = 20_000_000
-_PAYLOAD = struct.Struct("!Q")
 
 
 @dataclass(slots=True)
@@ -42,7 +40,7 @@ class Target:
         self.waiting.append(sent_ns)
         # What the kernel says about an earlier probe (no route to host) is not about this one.
         with contextlib.suppress(OSError):
-            self.door.send(_PAYLOAD.pack(sent_ns))
+            self.door.send(QUESTION.pack(sent_ns))
 
     def listen(self) -> None:
         while True:
@@ -53,8 +51,9 @@ class Target:
             except OSError:
                 continue
             received_ns = time.monotonic_ns()
-            (sent_ns,) = _PAYLOAD.unpack_from(answer)
-            self.answers.setdefault(sent_ns, (received_ns, answer[_PAYLOAD.size :].decode()))
+            if (found := read(answer)) is not None:
+                sent_ns, node = found
+                self.answers.setdefault(sent_ns, (received_ns, node))
 
     def write(self, now_ns: int) -> None:
         records = []

@@ -16,8 +16,23 @@ from lab.precision import prefer_precision
 
 PORT = 7007
 IP_PKTINFO = 8
+QUESTION = struct.Struct("!Q")
+"""A probe: when it was sent."""
 _IPV4_INFO = struct.Struct("@I4s4s")
 _IPV6_INFO = struct.Struct("@16sI")
+
+
+def read(answer: bytes) -> tuple[int, str] | None:
+    """Return when what is answered here was asked, and by which node; None for what is no such answer.
+
+    Faults alter datagrams and send strange ones, which is said on stderr and ends nobody who measures.
+    """
+    name = answer[QUESTION.size :]
+    if not name or not name.replace(b"-", b"").isalnum():
+        sys.stderr.write(f"no answer to a probe: {answer.hex()}\n")
+        return None
+    (sent_ns,) = QUESTION.unpack_from(answer)
+    return sent_ns, name.decode("ascii")
 
 
 def main(node: str) -> None:
