@@ -74,6 +74,7 @@ _LATE_S: Final = 0.020
 _LOOK_S: Final = 0.2
 _GARBAGE_S: Final = 10.0
 _IDLE_LOOK_S: Final = 1.0
+REPORT_S: Final = 0.1
 _FAREWELL_S: Final = 2.0
 _OVERDUE_S: Final = 5.0
 
@@ -169,7 +170,8 @@ class Keeper:
         self._orphans = Orphans()
         self._timer: asyncio.TimerHandle | None = None
         self._due_ns = 0
-        self._reporting: asyncio.Handle | None = None
+        self._reporting: asyncio.TimerHandle | None = None
+        self._reported_s = 0.0
         self._last_report: Report | None = None
         self._started_ns = now_ns()
         self._is_serving = False
@@ -238,6 +240,7 @@ class Keeper:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FAREWELL_S):
                 await self._workloads.excused()
+        self._report()
 
     async def _look_again_and_again(self) -> None:
         """Report what has changed, try what was not there before, and tidy up when nothing is due."""
@@ -258,7 +261,7 @@ class Keeper:
                 realtime.collect_garbage()
                 self._orphans.reap()
                 collect_at = self._loop.time() + _GARBAGE_S
-            self._report()
+            self._report_soon()
 
     async def _keep_terms(self, *, tries_again: bool) -> None:
         """Keep on disk, off the renewal path, how high the witnesses' terms may go (rule 14a)."""
@@ -417,7 +420,7 @@ class Keeper:
         self._connect()
         self._judge()
         self._contests.follow()
-        self._report()
+        self._report_soon()
 
     def _judge(self) -> None:
         off = standing.out_of_service(self._plan)
@@ -508,7 +511,7 @@ class Keeper:
         """What runs has changed: the lease, the addresses, the checks and the report may have to follow."""
         self._update_checks()
         self._judge()
-        self._report()
+        self._report_soon()
 
     def _inquire(self, uid: str, node: str, inquiry: Inquire) -> None:
         for seated in self._bindings.seated(uid):
@@ -558,15 +561,15 @@ class Keeper:
         )
 
     def _report_soon(self) -> None:
-        """Report once for all that changes in this turn of the loop: a report goes through everything."""
+        """Report what changes, at most every `REPORT_S`: a report goes through everything."""
         if self._reporting is None:
-            self._reporting = self._loop.call_soon(self._report_now)
-
-    def _report_now(self) -> None:
-        self._reporting = None
-        self._report()
+            self._reporting = self._loop.call_at(self._reported_s + REPORT_S, self._report)
 
     def _report(self) -> None:
+        if self._reporting is not None:
+            self._reporting.cancel()
+            self._reporting = None
+        self._reported_s = self._loop.time()
         facts = Facts(
             plan=self._plan,
             seats=self._seats,

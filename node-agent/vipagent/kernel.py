@@ -18,15 +18,17 @@ priority, or a tcx program, which the kernel runs before clsact) could take pack
 
 Every failure to look or to act is a `KernelRefused`; an absent address to unbind is none. The kernel may
 lose an answer (netlink(7): a full receive buffer); one that is not there after `_ANSWER_S` is a failure too,
-or whoever waits for it would wait for ever, with the lock of an address in hand.
+or whoever waits for it would wait for ever, with the lock of an address in hand. It answers while it is
+asked, so the answers to 200 questions in one breath lost each other: `_MOST_ASKED` are asked at once, the
+others wait for their turn.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import struct
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from socket import AF_INET, AF_INET6, if_indextoname
 from typing import TYPE_CHECKING, Any, Final
@@ -60,6 +62,8 @@ _MESSAGE_ERROR, _MESSAGE_DONE = 2, 3
 _LOOKS: Final = 5
 _ANSWER_S: Final = 1.0
 """For how long the kernel may say nothing; whoever renews addresses blindly then is still in time."""
+_MOST_ASKED: Final = 16
+_REST_S: Final = 0.2
 
 _NO_PREFIX_ROUTE, _NO_DAD = 0x200, 0x02
 
@@ -96,9 +100,13 @@ class Kernel:
         self._route = route
         self._events = events
         self._dumping = asyncio.Lock()  # netlink(7): a socket has one dump under way at a time
+        self._turns = asyncio.Semaphore(_MOST_ASKED)
+        self._changes = 0
+        self._unchanging = asyncio.Event()
+        self._unchanging.set()
 
     @classmethod
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def open(cls) -> AsyncIterator[Kernel]:
         """Open the door in the running loop and the current network namespace."""
         try:
@@ -138,17 +146,16 @@ class Kernel:
         """Add an address with our mark, or give it a new lifetime."""
         is_ipv4 = address.version == 4  # noqa: PLR2004 - the IP version
         try:
-            await _answered(
-                self._route.addr(
-                    "replace",
-                    index=link_index,
-                    address=str(address),
-                    prefixlen=address.max_prefixlen,
-                    proto=rtnetlink.ADDRESS_MARK,
-                    flags=_NO_PREFIX_ROUTE if is_ipv4 else _NO_PREFIX_ROUTE | _NO_DAD,
-                    preferred_lft=lifetime_s if is_ipv4 else 0,
-                    valid_lft=lifetime_s,
-                )
+            await self._change(
+                self._route.addr,
+                "replace",
+                index=link_index,
+                address=str(address),
+                prefixlen=address.max_prefixlen,
+                proto=rtnetlink.ADDRESS_MARK,
+                flags=_NO_PREFIX_ROUTE if is_ipv4 else _NO_PREFIX_ROUTE | _NO_DAD,
+                preferred_lft=lifetime_s if is_ipv4 else 0,
+                valid_lft=lifetime_s,
             )
         except (NetlinkError, OSError) as cause:
             raise KernelRefused(f"cannot bind {address} on link {link_index}: {_why(cause)}") from cause
@@ -156,10 +163,12 @@ class Kernel:
     async def unbind(self, address: IPAddress, link_index: int) -> None:
         """Remove an address that was bound by `bind`; an absent one, or link, is fine."""
         try:
-            await _answered(
-                self._route.addr(
-                    "delete", index=link_index, address=str(address), prefixlen=address.max_prefixlen
-                )
+            await self._change(
+                self._route.addr,
+                "delete",
+                index=link_index,
+                address=str(address),
+                prefixlen=address.max_prefixlen,
             )
         except (NetlinkError, OSError) as cause:
             if _code(cause) not in (errno.EADDRNOTAVAIL, errno.ENODEV):
@@ -171,7 +180,7 @@ class Kernel:
         By another, or by itself: the next `observe` tells, and to ask here would be to list whole tables.
         """
         try:
-            await _answered(self._route_or_rule("add", entry))
+            await self._change(self._route_or_rule, "add", entry)
         except (NetlinkError, OSError) as cause:
             if _code(cause) == errno.EEXIST:
                 raise InTheWay(
@@ -183,7 +192,7 @@ class Kernel:
     async def withdraw(self, entry: RoutingEntry) -> None:
         """Remove a route or rule that was added by `install`, no other; an absent one, or link, is fine."""
         try:
-            await _answered(self._route_or_rule("del", entry))
+            await self._change(self._route_or_rule, "del", entry)
         except (NetlinkError, OSError) as cause:
             if _code(cause) not in (errno.ESRCH, errno.ENOENT, errno.ENODEV):
                 raise KernelRefused(f"cannot withdraw the {entry}: {_why(cause)}") from cause
@@ -346,6 +355,24 @@ class Kernel:
                 seen.clear()
                 yield
 
+    async def _change(self, request: Callable[..., Awaitable[Any]], *what: Any, **how: Any) -> None:
+        """Ask for a change and wait for the answer; raises `TimeoutError` (an `OSError`) if there is none."""
+        self._changes += 1
+        self._unchanging.clear()
+        try:
+            async with self._turns, asyncio.timeout(_ANSWER_S):
+                await request(*what, **how)
+        finally:
+            self._changes -= 1
+            if not self._changes:
+                self._unchanging.set()
+
+    async def _rest(self) -> None:
+        """Wait until this node changes nothing by itself; for a while, for others change things too."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REST_S):
+                await self._unchanging.wait()
+
     async def _dump(self, question: Any, kind: int) -> list[bytes]:
         """Ask for a list, whole: one that changed while it was told is asked for again."""
         for _look in range(_LOOKS):
@@ -365,6 +392,7 @@ class Kernel:
                 raise KernelRefused(f"cannot look at the kernel: {_why(cause)}") from cause
             if is_whole:
                 return bodies
+            await self._rest()
         raise KernelRefused(f"cannot look at the kernel: it changed during each of {_LOOKS} looks")
 
     def _raw_parser(self) -> Callable[[bytes, int, int], Any]:
@@ -385,7 +413,7 @@ class Kernel:
 
     async def _add_clsact(self, link_index: int) -> None:
         try:
-            await _answered(self._route.tc("add", "clsact", link_index))
+            await self._change(self._route.tc, "add", "clsact", link_index)
         except NetlinkError as cause:
             if cause.code != errno.EEXIST:
                 raise
@@ -400,18 +428,17 @@ class Kernel:
         is_first = bool(ours) and filters[0] is ours[0]
         taken = {each.handle for each in ours}
         handle = ours[0].handle if is_first else next(h for h in _HANDLES if h not in taken)
-        await _answered(
-            self._route.tc(
-                "replace-filter",
-                "bpf",
-                link_index,
-                handle,
-                parent=parent,
-                prio=_PRIORITY,
-                fd=program_fd,
-                name=f"{_NAME}-{'in' if parent == _INGRESS else 'out'}",
-                direct_action=True,
-            )
+        await self._change(
+            self._route.tc,
+            "replace-filter",
+            "bpf",
+            link_index,
+            handle,
+            parent=parent,
+            prio=_PRIORITY,
+            fd=program_fd,
+            name=f"{_NAME}-{'in' if parent == _INGRESS else 'out'}",
+            direct_action=True,
         )
         stale_ids = {each.program_id for each in ours} - {fence.ids[program_fd]}
         fence.overtake(link_index, _DIRECTIONS[parent], program_fd, stale_ids)
@@ -420,8 +447,14 @@ class Kernel:
                 await self._detach(link_index, parent, stale)
 
     async def _detach(self, link_index: int, parent: int, stale: Filter) -> None:
-        await _answered(
-            self._route.tc("del-filter", "bpf", link_index, stale.handle, parent=parent, prio=stale.priority)
+        await self._change(
+            self._route.tc,
+            "del-filter",
+            "bpf",
+            link_index,
+            stale.handle,
+            parent=parent,
+            prio=stale.priority,
         )
 
     async def _ours(self, link_index: int, parent: int) -> list[Filter]:
@@ -472,12 +505,6 @@ class Kernel:
 def _family(entry: RoutingEntry) -> int:
     subject = entry.source if isinstance(entry, Rule) else entry.destination
     return AF_INET if subject.version == 4 else AF_INET6  # noqa: PLR2004 - the IP version
-
-
-async def _answered(request: Awaitable[Any]) -> None:
-    """Wait for the kernel's answer; raises `TimeoutError` (an `OSError`) if there is none."""
-    async with asyncio.timeout(_ANSWER_S):
-        await request
 
 
 def _is_ours(each: Filter) -> bool:

@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 LOOK_S: Final = 1.5
 _MOST_INTERFACES: Final = 64
 _BLIND_LOOKS: Final = 8
+_LONGEST_PAUSE_S: Final = 0.1
 _BIND_AGAIN_S: Final = 10.0
 
 _LOOKS_OF_GRACE: Final = 3
@@ -317,8 +319,13 @@ class Node:
         )
 
     async def watch(self, on_change: Callable[[], None]) -> None:
-        """Look at every change and every `LOOK_S`, until cancelled; raises if it cannot look for long."""
-        failures = 0
+        """Look at every change and every `LOOK_S`, until cancelled; raises if it cannot look for long.
+
+        A look goes through everything: while much changes, looking takes half of the time at most.
+        """
+        loop = asyncio.get_running_loop()
+        seen_s = loop.time()
+        renewed_s = -math.inf
         listener = asyncio.create_task(self._listen())
         sentry = asyncio.create_task(self._stand_sentry())
         try:
@@ -330,18 +337,21 @@ class Node:
                     if each.done():
                         each.result()
                 self._changed.clear()
+                began_s = loop.time()
                 try:
                     await self.look()
                 except KernelRefused as refused:
-                    failures += 1
-                    if failures == _BLIND_LOOKS:
+                    if loop.time() - seen_s > _BLIND_LOOKS * self._look_s:
                         raise
                     metrics.failed_actions.labels("Look").inc()
                     _log.warning("%s; it is tried again", refused)
-                    await self._renew_blindly()
+                    if loop.time() - renewed_s > self._look_s:
+                        renewed_s = loop.time()
+                        await self._renew_blindly()
                 else:
-                    failures = 0
+                    seen_s = loop.time()
                     on_change()
+                await asyncio.sleep(min(loop.time() - began_s, _LONGEST_PAUSE_S))
         finally:
             for each in (listener, sentry):
                 each.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import time
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -26,15 +27,19 @@ from agent.onekeeper import (
     network,  # noqa: F401 - a fixture that all tests have
     planned,
     run,
+    running,
     until,
 )
+from agent.services import STORY_S
 from vipagent.disk import Disk
 from vipagent.effects import Send
-from vipagent.keeper import now_ns
+from vipagent.keeper import REPORT_S, now_ns
 from vipagent.messages import Config
 from vipagent.seat import Seat
+from vipapi import link
 from vipapi.link import Vote, Votes, VotesWanted
 from vipapi.nodeplan import Timing
+from vipapi.nodestatus import Report
 from viphealth.conversation import Health
 
 if TYPE_CHECKING:
@@ -58,6 +63,60 @@ def test_a_lone_witness_takes_what_it_is_planned_to_hold(tmp_path: Path) -> None
         assert courier.domain().configuration == FIRST
 
     run(tmp_path, story)
+
+
+def test_many_that_are_taken_at_once_are_told_in_few_reports(tmp_path: Path) -> None:
+    """A report goes through everything that is planned: one for each of many would be all that is done."""
+    vips = tuple(
+        msgspec.structs.replace(
+            WEB, uid=f"uid-{number}", name=f"web-{number}", addresses=(f"192.0.2.{number}/24",)
+        )
+        for number in range(20, 70)
+    )
+
+    async def story(courier: Courier) -> None:
+        counted = 0
+
+        def all_bound() -> bool:
+            nonlocal counted
+            counted += 1
+            report = courier.report
+            return report is not None and sum(bool(held.bound) for held in report.virtual_ips) == len(vips)
+
+        since_s = time.monotonic()
+        courier.plan(planned(FIRST, *vips))
+        await courier.until(all_bound)
+        assert counted <= (time.monotonic() - since_s) / REPORT_S + 3
+
+    run(tmp_path, story)
+
+
+def test_a_keeper_that_stops_tells_at_last_that_it_holds_nothing(tmp_path: Path) -> None:
+    told: list[Report] = []
+
+    async def story(courier: Courier) -> None:
+        courier.plan(planned(FIRST, WEB))
+        await courier.until(lambda: courier.state() == "Owner")
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "keeper.sock", limit=1 << 20)
+
+        async def listen() -> None:
+            while line := await reader.readline():
+                if isinstance(said := link.decode_for_courier(line), Report):
+                    told.append(said)
+            writer.close()
+
+        listening.append(asyncio.create_task(listen()))
+
+    listening: list[asyncio.Task[None]] = []
+
+    async def tell() -> None:
+        async with asyncio.timeout(STORY_S):
+            async with running(tmp_path) as courier:
+                await story(courier)
+            await asyncio.gather(*listening)
+
+    asyncio.run(tell())
+    assert [held.state for held in told[-1].virtual_ips] == ["Standby"]
 
 
 def test_a_keeper_that_renews_too_late_is_not_live_and_one_that_renews_is(

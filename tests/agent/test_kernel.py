@@ -454,6 +454,29 @@ def test_many_hands_at_once_get_each_their_own_answer() -> None:
     run(story)
 
 
+@pytest.mark.usefixtures("node")
+def test_a_thousand_addresses_at_once_are_all_bound_and_unbound_and_looks_meanwhile_are_whole() -> None:
+    async def story(kernel: Kernel, _others: AsyncIPRoute) -> None:
+        index = await eth0(kernel)
+        addresses = [ip_address(f"198.51.{100 + number // 250}.{number % 250}") for number in range(1000)]
+
+        async def look_until(changed: asyncio.Task[list[None]]) -> None:
+            while not changed.done():
+                await kernel.observe()
+            await changed
+
+        binding = (kernel.bind(address, index, lifetime_s=60) for address in addresses)
+        await look_until(asyncio.ensure_future(asyncio.gather(*binding)))
+        view = await kernel.observe()
+        assert {each.ip for each in named(view, "eth0").addresses if each.is_ours} == set(addresses)
+        unbinding = (kernel.unbind(address, index) for address in addresses)
+        await look_until(asyncio.ensure_future(asyncio.gather(*unbinding)))
+        view = await kernel.observe()
+        assert not any(each.is_ours for each in named(view, "eth0").addresses)
+
+    run(story)
+
+
 def test_without_the_capability_the_refusal_names_it() -> None:
     trial = """
 import asyncio, ctypes, os

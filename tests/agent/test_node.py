@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import socket
 import sys
@@ -20,7 +21,7 @@ from vipagent.announcer import Announcer, maker
 from vipagent.disk import Disk
 from vipagent.fence import Fence
 from vipagent.frames import build
-from vipagent.kernel import Kernel
+from vipagent.kernel import Kernel, KernelRefused
 from vipagent.node import LOOK_S, Node
 from vipagent.stock import Built
 from vipagent.succession import key_of
@@ -102,6 +103,95 @@ def test_a_held_address_goes_to_the_interface_that_the_plan_names_now() -> None:
         assert node.bound(key) == (str(VIP4),)
 
     holding(story)
+
+
+class Blinded(Kernel):
+    """One that cannot be looked at, or slowly, when a test says so."""
+
+    is_blind = False
+    takes_s = 0.0
+    looks = 0
+
+    async def observe(self) -> NodeView:
+        self.looks += 1
+        if self.is_blind:
+            raise KernelRefused("cannot look at the kernel: a test says so")
+        await asyncio.sleep(self.takes_s)
+        return await super().observe()
+
+
+def watching(
+    story: Callable[[Blinded, Callable[[], Awaitable[None]], asyncio.Task[None]], Awaitable[None]],
+    *,
+    look_s: float,
+) -> None:
+    """Run a story with a node that watches, a way to make one more change on it, and its watch."""
+
+    async def tell() -> None:
+        with Fence.load() as fence:
+            async with asyncio.timeout(30), Blinded.open() as kernel, AsyncIPRoute() as route:
+                assert isinstance(kernel, Blinded)
+                announcer = Announcer.open()
+                node = Node(kernel=kernel, fence=fence, announcer=announcer, look_s=look_s)
+                await node.start_clean([])
+                mtus = itertools.cycle((1400, 1500))
+
+                async def change() -> None:
+                    await route.link("set", index=socket.if_nametoindex("eth1"), mtu=next(mtus))
+
+                watch = asyncio.create_task(node.watch(lambda: None))
+                try:
+                    await story(kernel, change, watch)
+                finally:
+                    watch.cancel()
+                    await asyncio.gather(watch, return_exceptions=True)
+                    await node.leave_clean()
+                    announcer.close()
+
+    asyncio.run(tell())
+
+
+@pytest.mark.usefixtures("links")
+def test_many_changes_do_not_make_a_short_blindness_a_long_one() -> None:
+    async def story(
+        kernel: Blinded, change: Callable[[], Awaitable[None]], watch: asyncio.Task[None]
+    ) -> None:
+        kernel.is_blind = True
+        before = kernel.looks
+        while kernel.looks < before + 50:
+            await change()
+        kernel.is_blind = False
+        await change()
+        assert not watch.done()
+
+    watching(story, look_s=3600)
+
+
+@pytest.mark.usefixtures("links")
+def test_a_node_that_cannot_be_looked_at_for_long_is_given_up() -> None:
+    async def story(
+        kernel: Blinded, _change: Callable[[], Awaitable[None]], watch: asyncio.Task[None]
+    ) -> None:
+        kernel.is_blind = True
+        with pytest.raises(KernelRefused, match="a test says so"):
+            await watch
+
+    watching(story, look_s=0.01)
+
+
+@pytest.mark.usefixtures("links")
+def test_looking_leaves_at_least_half_of_the_time_to_what_changes() -> None:
+    async def story(
+        kernel: Blinded, change: Callable[[], Awaitable[None]], watch: asyncio.Task[None]
+    ) -> None:
+        kernel.takes_s = 0.08
+        before, since_s = kernel.looks, time.monotonic()
+        while kernel.looks < before + 10:
+            await change()
+        assert time.monotonic() - since_s >= 9 * 2 * kernel.takes_s
+        assert not watch.done()
+
+    watching(story, look_s=3600)
 
 
 @pytest.mark.usefixtures("links")
