@@ -123,10 +123,12 @@ class Bindings:
 
     def extend(self, keys: Iterable[Key], deadline_ns: int) -> None:
         """The leases were renewed to one deadline."""
-        for key, former_deadline_ns in self._node.extend(keys, deadline_ns).items():
+        former_deadlines_ns = self._node.extend(keys, deadline_ns)
+        for key in former_deadlines_ns:
             self._won[key].deadline_ns = deadline_ns
             self._workloads.extend(self._won[key].vip.uid, deadline_ns)
-            metrics.lease_margin.observe((former_deadline_ns - self._now_ns()) / 1e9)
+        for former_ns in set(former_deadlines_ns.values()):
+            metrics.lease_margin.observe((former_ns - self._now_ns()) / 1e9)
 
     def close(self, key: Key) -> None:
         """The lease is over."""

@@ -51,7 +51,7 @@ from vipapi.link import Votes
 from viphealth.conversation import Health
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Hashable
     from pathlib import Path
 
     from vipagent.access import Place
@@ -246,6 +246,7 @@ class Keeper:
         """Report what has changed, try what was not there before, and tidy up when nothing is due."""
         collect_at = self._loop.time() + _GARBAGE_S
         idle_look_at = self._loop.time()
+        former_pulses: list[Hashable] = []
         while True:
             await asyncio.sleep(_LOOK_S)
             if self._loop.time() >= idle_look_at:
@@ -256,12 +257,16 @@ class Keeper:
                     self._tasks.spawn(self._intake.take())
                 await self._take_over_configurations()
                 await self._keep_terms(tries_again=True)
+                self._report_soon()
             await self._keep_terms(tries_again=False)
             if self._loop.time() >= collect_at:
                 realtime.collect_garbage()
                 self._orphans.reap()
                 collect_at = self._loop.time() + _GARBAGE_S
-            self._report_soon()
+            pulses = [seated.seat.pulse(now_ns()) for seated in self._seats]
+            if pulses != former_pulses:
+                self._report_soon()
+            former_pulses = pulses
 
     async def _keep_terms(self, *, tries_again: bool) -> None:
         """Keep on disk, off the renewal path, how high the witnesses' terms may go (rule 14a)."""

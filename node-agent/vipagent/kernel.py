@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from vipagent.rtnetlink import Filter
 
 _GETLINK, _GETADDR, _GETROUTE, _GETRULE, _GETFILTER = 18, 22, 26, 34, 46
+_NEWADDR, _DELADDR = 20, 21
+_REQUEST: Final = 0x005
+_REQUEST_REPLACE: Final = 0x505
 _REQUEST_DUMP: Final = 0x301
 _DUMP_INTERRUPTED: Final = 0x10
 _MESSAGE_ERROR, _MESSAGE_DONE = 2, 3
@@ -64,8 +67,6 @@ _ANSWER_S: Final = 1.0
 """For how long the kernel may say nothing; whoever renews addresses blindly then is still in time."""
 _MOST_ASKED: Final = 16
 _REST_S: Final = 0.2
-
-_NO_PREFIX_ROUTE, _NO_DAD = 0x200, 0x02
 
 # linux/rtnetlink.h: RTMGRP_LINK, _TC, _IPV4_IFADDR, _IPV6_IFADDR, RTNLGRP_IPV4_RULE, _IPV6_RULE. Not the
 # routes: a node with a routing daemon has thousands, and each change of one would be a look.
@@ -144,32 +145,17 @@ class Kernel:
 
     async def bind(self, address: IPAddress, link_index: int, *, lifetime_s: int) -> None:
         """Add an address with our mark, or give it a new lifetime."""
-        is_ipv4 = address.version == 4  # noqa: PLR2004 - the IP version
+        body = rtnetlink.write_new_address(address, link_index, lifetime_s=lifetime_s)
         try:
-            await self._change(
-                self._route.addr,
-                "replace",
-                index=link_index,
-                address=str(address),
-                prefixlen=address.max_prefixlen,
-                proto=rtnetlink.ADDRESS_MARK,
-                flags=_NO_PREFIX_ROUTE if is_ipv4 else _NO_PREFIX_ROUTE | _NO_DAD,
-                preferred_lft=lifetime_s if is_ipv4 else 0,
-                valid_lft=lifetime_s,
-            )
+            await self._change(self._ask, _NEWADDR, _REQUEST_REPLACE, body)
         except (NetlinkError, OSError) as cause:
             raise KernelRefused(f"cannot bind {address} on link {link_index}: {_why(cause)}") from cause
 
     async def unbind(self, address: IPAddress, link_index: int) -> None:
         """Remove an address that was bound by `bind`; an absent one, or link, is fine."""
+        body = rtnetlink.write_address(address, link_index)
         try:
-            await self._change(
-                self._route.addr,
-                "delete",
-                index=link_index,
-                address=str(address),
-                prefixlen=address.max_prefixlen,
-            )
+            await self._change(self._ask, _DELADDR, _REQUEST, body)
         except (NetlinkError, OSError) as cause:
             if _code(cause) not in (errno.EADDRNOTAVAIL, errno.ENODEV):
                 raise KernelRefused(f"cannot unbind {address} on link {link_index}: {_why(cause)}") from cause
@@ -366,6 +352,19 @@ class Kernel:
             self._changes -= 1
             if not self._changes:
                 self._unchanging.set()
+
+    async def _ask(self, kind: int, flags: int, body: bytes) -> None:
+        """Send a request whose body is written already; raises what the kernel answers."""
+        route = self._route
+        sequence = route.addr_pool.alloc()
+        route.msg_queue.ensure_tag(sequence)
+        try:
+            route.send(struct.pack("=IHHII", 16 + len(body), kind, flags, sequence, route.epid) + body)
+            async for _ in route.get(msg_seq=sequence):
+                pass
+        finally:
+            route.msg_queue.free_tag(sequence)
+            route.addr_pool.free(sequence, ban=0xFF)
 
     async def _rest(self) -> None:
         """Wait until this node changes nothing by itself; for a while, for others change things too."""

@@ -1,8 +1,9 @@
-"""rtnetlink: what the kernel's answers say, read from their bytes.
+"""rtnetlink: what the kernel's answers say, read from their bytes, and what asks for an address, written.
 
 pyroute2 decodes every attribute of a link into Python objects, a third of a millisecond each; a node
 with a hundred pods would stop the keeper's loop for 30 ms at each look. The few fields that a look
-needs are read here directly. Layouts: linux/rtnetlink.h, if_link.h, if_addr.h, pkt_sched.h; all
+needs are read here directly. To encode one address takes it a whole millisecond, and a node that takes over
+200 of them has no time for that. Layouts: linux/rtnetlink.h, if_link.h, if_addr.h, pkt_sched.h; all
 in the machine's byte order.
 """
 
@@ -31,7 +32,8 @@ _UP, _LOOPBACK, _LOWER_UP = 0x1, 0x8, 0x10000
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 5, 10, 18
 _IFLA_LINK_NETNSID, _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_BOND_ACTIVE_PORT = 37, 1, 2, 11
 _STANDING_ON_ANOTHER: Final = ("vlan", "macvlan", "macvtap", "ipvlan")
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO, _IFA_PROTO = 1, 2, 6, 11
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO, _IFA_FLAGS, _IFA_PROTO = 1, 2, 6, 8, 11
+_IFA_F_NODAD, _IFA_F_NOPREFIXROUTE = 0x02, 0x200
 _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE, _RTA_VIA = 4, 5, 6, 9, 15, 18
 _RTA_DESTINATION, _RTA_SOURCE = 1, 7
 _MAIN_TABLE, _UNICAST = 254, 1
@@ -101,6 +103,33 @@ def read_link(body: bytes) -> Link:
         lower=None if lower is None else LinkIndex(_number(lower)),
         active_port=None if active_port is None else LinkIndex(_number(active_port)),
     )
+
+
+def write_address(address: IPAddress, index: int) -> bytes:
+    """Return what names an address on a link, as /32 or /128: the body of an RTM_DELADDR message."""
+    family = _IPV4 if address.version == 4 else _IPV6  # noqa: PLR2004 - the IP version
+    header = struct.pack("=BBBBi", family, address.max_prefixlen, 0, 0, index)
+    return header + _attribute(_IFA_LOCAL, address.packed) + _attribute(_IFA_ADDRESS, address.packed)
+
+
+def write_new_address(address: IPAddress, index: int, *, lifetime_s: int) -> bytes:
+    """Return the body of an RTM_NEWADDR message for an address of ours, which brings no subnet along.
+
+    One of IPv6 answers at once and is never chosen as a source.
+    """
+    is_ipv4 = address.version == 4  # noqa: PLR2004 - the IP version
+    flags = _IFA_F_NOPREFIXROUTE if is_ipv4 else _IFA_F_NOPREFIXROUTE | _IFA_F_NODAD
+    preferred_s = lifetime_s if is_ipv4 else 0
+    return (
+        write_address(address, index)
+        + _attribute(_IFA_FLAGS, struct.pack("=I", flags))
+        + _attribute(_IFA_CACHEINFO, struct.pack("=IIII", preferred_s, lifetime_s, 0, 0))
+        + _attribute(_IFA_PROTO, bytes([ADDRESS_MARK]))
+    )
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 @_whole

@@ -42,7 +42,7 @@ from vipapi.nodeplan import MOST_CEILING
 from vipapi.nodestatus import DomainStatus, GrantStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Hashable, Iterable
     from random import Random
 
     from vipagent.effects import Effect
@@ -359,6 +359,19 @@ class Seat:
         """When `expire` has something to do next."""
         grants_end_ns = self.witness.deadline_ns
         return self.lease.deadline_ns if grants_end_ns is None else min(self.lease.deadline_ns, grants_end_ns)
+
+    def pulse(self, now_ns: int) -> Hashable:
+        """Return what of `status`, and of what is held, changes by itself: by time or by what is heard."""
+        return (
+            self._peers.reachable(now_ns),
+            self._peers.behind(now_ns),
+            self.problems(now_ns),
+            self._drain(now_ns),
+            self._vote_transitions(now_ns),
+            self.witness.term_floor,
+            tuple((grant.holder, grant.term) for grant in self.witness.grants.values()),
+            self.lease.phases,
+        )
 
     def status(self, *, heartbeat_address: str, now_ns: int) -> DomainStatus:
         """What this seat reports; it changes only when somebody would act on it."""

@@ -22,6 +22,7 @@ from agent.onekeeper import (
     planned,
     run,
     service,
+    until,
 )
 from vipagent.leash_cgroups import default_cgroup
 from vipapi.healthchecks import Exec, HealthCheck, TCPSocket
@@ -197,8 +198,7 @@ def test_hooks_are_told_when_services_stop_and_start_again_under_one_lease(daemo
         well.touch()
         await courier.until(lambda: courier.fitness() == "Fit")
         go.touch()
-        await until_told(courier, "demoted")
-        await until_told(courier, "promoted")
+        await until(lambda: kinds_told(daemons) == ["promoted", "demoted", "promoted"])
         assert courier.services()["db"].term == term
 
     run(daemons, story)
