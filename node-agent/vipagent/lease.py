@@ -130,9 +130,9 @@ class Lease:
         return holding.phase if holding else Phase.STANDBY
 
     @property
-    def phases(self) -> tuple[Phase, ...]:
-        """Where every address set stands here, in the order of the plan."""
-        return tuple(holding.phase for holding in self._holdings.values())
+    def standings(self) -> tuple[tuple[Phase, int], ...]:
+        """Where every address set stands here, and under which term it was asked for last."""
+        return tuple((holding.phase, holding.term) for holding in self._holdings.values())
 
     def term(self, key: Key) -> int:
         """The term under which it is held here, or was until it is closed; 0 if it is not."""

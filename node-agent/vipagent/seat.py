@@ -370,7 +370,7 @@ class Seat:
             self._vote_transitions(now_ns),
             self.witness.term_floor,
             tuple((grant.holder, grant.term) for grant in self.witness.grants.values()),
-            self.lease.phases,
+            self.lease.standings,
         )
 
     def status(self, *, heartbeat_address: str, now_ns: int) -> DomainStatus:

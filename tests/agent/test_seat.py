@@ -1,5 +1,6 @@
 """A seat joins lease, witness and codec: three of them elect an owner over sealed datagrams."""
 
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -168,6 +169,46 @@ def test_every_witness_reports_whom_it_granted_and_whom_it_hears() -> None:
         assert status.role == "Witness"
         assert status.grants == (GrantStatus(uid="web-uid", name="web", holder="b", term=1),)
         assert status.reachable_peers == NODES
+
+
+@pytest.mark.parametrize("configuration", [FIRST, PAIR], ids=["three", "two-and-the-api-server"])
+def test_what_a_seat_reports_changes_with_its_pulse_only(configuration: Configuration) -> None:
+    """By time and by what is heard; plans, judgements and new epochs have their own way to the report."""
+    deleted = ("gone-uid/192.0.2.9/1", "web-uid/192.0.2.10/1")
+    domain = Domain(domain=_domain(configuration=configuration, deleted=deleted))
+    changes = 0
+
+    def reported(node: str) -> object:
+        seat = domain.seats[node]
+        key = key_of(WEB)
+        status = seat.status(heartbeat_address="192.0.2.1", now_ns=domain.now_ns)
+        return status, seat.lease.phase(key), seat.lease.term(key), seat.problems(domain.now_ns)
+
+    def hear_votes() -> None:
+        for seat in domain.seats.values():
+            seat.hear_votes(_vote(60_000), domain.now_ns)
+
+    def watch(milliseconds: int, deed: Callable[[], None] = lambda: None) -> None:
+        nonlocal changes
+        for _ in range(milliseconds // 10):
+            before = {
+                node: (reported(node), seat.pulse(domain.now_ns)) for node, seat in domain.seats.items()
+            }
+            deed()
+            domain.run(10)
+            for node, (told, pulse) in before.items():
+                if reported(node) != told:
+                    changes += 1
+                    assert domain.seats[node].pulse(domain.now_ns) != pulse
+
+    watch(2_000)
+    (owner,) = domain.owners()
+    domain.away.add(owner)
+    watch(3_000)
+    watch(1_000, hear_votes)
+    domain.away.clear()
+    watch(3_000)
+    assert changes > len(domain.seats)
 
 
 @pytest.mark.parametrize(
