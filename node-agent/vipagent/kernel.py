@@ -30,7 +30,19 @@ import contextlib
 import errno
 import struct
 from dataclasses import replace
-from socket import AF_INET, AF_INET6, if_indextoname
+from socket import (
+    AF_INET,
+    AF_INET6,
+    AF_NETLINK,
+    NETLINK_ROUTE,
+    SO_RCVBUF,
+    SOCK_CLOEXEC,
+    SOCK_NONBLOCK,
+    SOCK_RAW,
+    SOL_SOCKET,
+    if_indextoname,
+    socket,
+)
 from typing import TYPE_CHECKING, Any, Final
 
 from pyroute2 import AsyncIPRoute
@@ -49,7 +61,7 @@ from vipagent.nodeview import BoundAddress, GuardRole, LinkIndex, NodeView, Refu
 from vipagent.packetfence import FenceRefused
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 
     from vipagent.fence import Direction, Fence
     from vipagent.nodeview import Gateway, IPAddress, RoutingEntry
@@ -66,6 +78,8 @@ _LOOKS: Final = 5
 _ANSWER_S: Final = 1.0
 """For how long the kernel may say nothing; whoever renews addresses blindly then is still in time."""
 _MOST_ASKED: Final = 16
+_EVENTS_BYTES: Final = 1 << 20
+_LARGEST_DATAGRAM: Final = 1 << 16
 _REST_S: Final = 0.2
 
 # linux/rtnetlink.h: RTMGRP_LINK, _TC, _IPV4_IFADDR, _IPV6_IFADDR, RTNLGRP_IPV4_RULE, _IPV6_RULE. Not the
@@ -97,7 +111,7 @@ class InTheWay(KernelRefused):
 class Kernel:
     """An open door; made by `Kernel.open`."""
 
-    def __init__(self, route: AsyncIPRoute, events: AsyncIPRoute) -> None:
+    def __init__(self, route: AsyncIPRoute, events: socket) -> None:
         self._route = route
         self._events = events
         self._dumping = asyncio.Lock()  # netlink(7): a socket has one dump under way at a time
@@ -111,10 +125,10 @@ class Kernel:
     async def open(cls) -> AsyncIterator[Kernel]:
         """Open the door in the running loop and the current network namespace."""
         try:
-            async with AsyncIPRoute() as route, AsyncIPRoute() as events:
+            async with AsyncIPRoute() as route:
                 await route.setup_endpoint()
-                await events.bind(groups=_GROUPS)
-                yield cls(route, events)
+                with _listening() as events:
+                    yield cls(route, events)
         except NetlinkError as cause:
             raise KernelRefused(f"cannot open rtnetlink: {cause}") from cause
 
@@ -329,16 +343,19 @@ class Kernel:
         A refresh of an address changes nothing and yields nothing. Where the kernel had more to tell
         than the socket could hold, it yields: look at everything.
         """
-        seen: dict[Any, Any] = {}
+        seen: dict[Hashable, Hashable] = {}
+        loop = asyncio.get_running_loop()
         while True:
             try:
-                async for message in self._events.get():
-                    if _is_news(message, seen):
-                        yield
-            except (NetlinkError, OSError) as cause:
-                if _code(cause) != errno.ENOBUFS:
+                told = await loop.sock_recv(self._events, _LARGEST_DATAGRAM)
+            except OSError as cause:
+                if cause.errno != errno.ENOBUFS:
                     raise KernelRefused(f"cannot watch the kernel: {_why(cause)}") from cause
                 seen.clear()
+                yield
+                continue
+            news = [_is_news(kind, body, seen) for kind, body in rtnetlink.messages(told)]
+            if any(news):
                 yield
 
     async def _change(self, request: Callable[..., Awaitable[Any]], *what: Any, **how: Any) -> None:
@@ -501,6 +518,22 @@ class Kernel:
             raise
 
 
+def _listening() -> socket:
+    """Return a socket that is told of changes.
+
+    pyroute2 has one, and makes objects that only the garbage collector removes of each word; the keeper's
+    collector leaves alone what was in use when it looked.
+    """
+    events = socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, NETLINK_ROUTE)
+    try:
+        events.setsockopt(SOL_SOCKET, SO_RCVBUF, _EVENTS_BYTES)
+        events.bind((0, _GROUPS))
+    except OSError as cause:
+        events.close()
+        raise KernelRefused(f"cannot watch the kernel: {_why(cause)}") from cause
+    return events
+
+
 def _family(entry: RoutingEntry) -> int:
     subject = entry.source if isinstance(entry, Rule) else entry.destination
     return AF_INET if subject.version == 4 else AF_INET6  # noqa: PLR2004 - the IP version
@@ -510,18 +543,19 @@ def _is_ours(each: Filter) -> bool:
     return each.program_name.startswith(_NAME) and each.handle in _HANDLES
 
 
-def _is_news(message: Any, seen: dict[Any, Any]) -> bool:
+def _is_news(kind: int, body: bytes, seen: dict[Hashable, Hashable]) -> bool:
     """Tell a change from the echo of a refresh: an address that is as it was, but for its lifetime."""
-    event = message.get("event")
-    if event not in ("RTM_NEWADDR", "RTM_DELADDR"):
+    if kind not in (_NEWADDR, _DELADDR):
         return True
-    key = (message["index"], message.get("local") or message.get("address"), message["prefixlen"])
-    state = (event, message.get("flags"), message.get("proto"))
-    is_news = seen.get(key) != state
-    if event == "RTM_NEWADDR":
-        seen[key] = state
-    else:
+    try:
+        key, state = rtnetlink.read_address_event(body)
+    except rtnetlink.Unreadable:
+        return True
+    if kind == _DELADDR:
         seen.pop(key, None)
+        return True
+    is_news = seen.get(key) != state
+    seen[key] = state
     return is_news
 
 

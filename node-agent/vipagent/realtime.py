@@ -77,6 +77,9 @@ async def reap(process: subprocess.Popen[bytes]) -> None:
         await asyncio.sleep(_REAP_S)
 
 
-def collect_garbage() -> None:
-    """Run the young generations' collection, at a moment of the caller's choice."""
-    gc.collect(1)
+def collect_garbage(*, is_whole: bool) -> None:
+    """Collect young garbage, or all, at a moment of the caller's choice.
+
+    What was in use when its generation was looked at, and became garbage later, stays until all is looked at.
+    """
+    gc.collect(2 if is_whole else 1)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from vipagent.nodeview import BoundAddress, Gateway, IPAddress, Link, LinkIndex, Route, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping
 
 ADDRESS_MARK: Final = 77
 """IFA_PROTO of our addresses: how a keeper knows its own, also those of the keeper before it.
@@ -41,6 +41,7 @@ _FRA_SOURCE, _FRA_PRIORITY, _FRA_TABLE, _FRA_PROTOCOL = 2, 6, 15, 21
 _TCA_KIND, _TCA_OPTIONS, _TCA_CHAIN = 1, 2, 11
 _TCA_BPF_NAME, _TCA_BPF_ID = 7, 11
 _NESTED_FLAGS = 0xC000
+_MESSAGE_HEADER: Final = 16
 
 T = TypeVar("T")
 
@@ -105,6 +106,17 @@ def read_link(body: bytes) -> Link:
     )
 
 
+def messages(told: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield type and body of each message of a datagram; what is cut off is left out."""
+    offset = 0
+    while offset + _MESSAGE_HEADER <= len(told):
+        length, kind = struct.unpack_from("=IH", told, offset)
+        if not _MESSAGE_HEADER <= length <= len(told) - offset:
+            return
+        yield kind, told[offset + _MESSAGE_HEADER : offset + length]
+        offset += length + 3 & ~3
+
+
 def write_address(address: IPAddress, index: int) -> bytes:
     """Return what names an address on a link, as /32 or /128: the body of an RTM_DELADDR message."""
     family = _IPV4 if address.version == 4 else _IPV6  # noqa: PLR2004 - the IP version
@@ -147,6 +159,18 @@ def read_address(body: bytes) -> tuple[LinkIndex, BoundAddress]:
         is_ours=attributes.get(_IFA_PROTO, b"\0")[0] == ADDRESS_MARK,
         valid_s=None if valid_s == _FOR_EVER else valid_s,
     )
+
+
+@_whole
+def read_address_event(body: bytes) -> tuple[Hashable, Hashable]:
+    """Read an RTM_NEWADDR or RTM_DELADDR message: which address where, and how it is but for its lifetime.
+
+    Raises `Unreadable`.
+    """
+    _family, prefix, _flags, _scope, index = struct.unpack_from("=BBBBi", body)
+    attributes = _attributes(body, 8)
+    packed = attributes.get(_IFA_LOCAL) or attributes[_IFA_ADDRESS]
+    return (index, packed, prefix), (attributes.get(_IFA_FLAGS), attributes.get(_IFA_PROTO))
 
 
 @_whole

@@ -545,7 +545,7 @@ def deafened(route: AsyncIPRoute) -> Iterator[None]:
 @pytest.mark.usefixtures("node")
 def test_a_lost_answer_is_a_refusal_after_a_second_and_the_next_question_is_answered() -> None:
     async def story() -> None:
-        async with asyncio.timeout(10), AsyncIPRoute() as route, AsyncIPRoute() as events:
+        async with asyncio.timeout(10), AsyncIPRoute() as route:
             kernel = Kernel(route, events)
             index, fence = await eth0(kernel), Fence.load()
             await kernel.bind(VIP4, index, lifetime_s=60)
@@ -564,4 +564,5 @@ def test_a_lost_answer_is_a_refusal_after_a_second_and_the_next_question_is_answ
             assert await bound(kernel, VIP6) is not None
             fence.release()
 
-    asyncio.run(story())
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW) as events:
+        asyncio.run(story())

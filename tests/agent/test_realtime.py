@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -84,3 +85,23 @@ def test_starting_a_child_on_a_busy_machine_does_not_hold_the_loop_up() -> None:
         for burner in burners:
             burner.kill()
             burner.wait()
+
+
+class Ring:
+    """Something that only the garbage collector removes."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+def test_what_was_in_use_while_others_were_collected_goes_when_all_is() -> None:
+    """A keeper that never looked at all would grow by each."""
+    ring = Ring()
+    ring_or_none = weakref.ref(ring)
+    for _ in range(2):
+        realtime.collect_garbage(is_whole=False)
+    del ring
+    realtime.collect_garbage(is_whole=False)
+    assert ring_or_none() is not None
+    realtime.collect_garbage(is_whole=True)
+    assert ring_or_none() is None
