@@ -70,6 +70,7 @@ QUICK = Settings(
         "vrrp_rt_priority 50",
         "vrrp_rlimit_rttime 1000000",  # at the default of 10 ms the kernel killed it again and again here
         "vrrp_no_swap",
+        "vrrp_higher_prio_send_advert true",  # or who asked the other of two masters goes on doing so
     ),
 )
 
