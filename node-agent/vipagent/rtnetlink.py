@@ -2,9 +2,9 @@
 
 pyroute2 decodes every attribute of a link into Python objects, a third of a millisecond each; a node
 with a hundred pods would stop the keeper's loop for 30 ms at each look. The few fields that a look
-needs are read here directly. To encode one address takes it a whole millisecond, and a node that takes over
-200 of them has no time for that. Layouts: linux/rtnetlink.h, if_link.h, if_addr.h, pkt_sched.h; all
-in the machine's byte order.
+needs are read here directly. To bind one address by it, and to read what the kernel tells of that, takes more
+than a millisecond, and a node that takes over 200 of them has no time for that. Layouts: linux/rtnetlink.h,
+if_link.h, if_addr.h, pkt_sched.h; all in the machine's byte order.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import pytest
@@ -120,11 +120,11 @@ class Blinded(Kernel):
         return await super().observe()
 
 
-def watching(
-    story: Callable[[Blinded, Callable[[], Awaitable[None]], asyncio.Task[None]], Awaitable[None]],
-    *,
-    look_s: float,
-) -> None:
+Change: TypeAlias = "Callable[[], Awaitable[None]]"
+Watch: TypeAlias = "asyncio.Task[None]"
+
+
+def watching(story: Callable[[Blinded, Change, Watch], Awaitable[None]], *, look_s: float) -> None:
     """Run a story with a node that watches, a way to make one more change on it, and its watch."""
 
     async def tell() -> None:
@@ -153,9 +153,7 @@ def watching(
 
 @pytest.mark.usefixtures("links")
 def test_many_changes_do_not_make_a_short_blindness_a_long_one() -> None:
-    async def story(
-        kernel: Blinded, change: Callable[[], Awaitable[None]], watch: asyncio.Task[None]
-    ) -> None:
+    async def story(kernel: Blinded, change: Change, watch: Watch) -> None:
         kernel.is_blind = True
         before = kernel.looks
         while kernel.looks < before + 50:
@@ -169,9 +167,7 @@ def test_many_changes_do_not_make_a_short_blindness_a_long_one() -> None:
 
 @pytest.mark.usefixtures("links")
 def test_a_node_that_cannot_be_looked_at_for_long_is_given_up() -> None:
-    async def story(
-        kernel: Blinded, _change: Callable[[], Awaitable[None]], watch: asyncio.Task[None]
-    ) -> None:
+    async def story(kernel: Blinded, _change: Change, watch: Watch) -> None:
         kernel.is_blind = True
         with pytest.raises(KernelRefused, match="a test says so"):
             await watch
@@ -181,9 +177,7 @@ def test_a_node_that_cannot_be_looked_at_for_long_is_given_up() -> None:
 
 @pytest.mark.usefixtures("links")
 def test_looking_leaves_at_least_half_of_the_time_to_what_changes() -> None:
-    async def story(
-        kernel: Blinded, change: Callable[[], Awaitable[None]], watch: asyncio.Task[None]
-    ) -> None:
+    async def story(kernel: Blinded, change: Change, watch: Watch) -> None:
         kernel.takes_s = 0.08
         before, since_s = kernel.looks, time.monotonic()
         while kernel.looks < before + 10:
