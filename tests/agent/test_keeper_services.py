@@ -37,10 +37,15 @@ pytestmark = pytest.mark.usefixtures("importable")
 
 
 def test_services_start_before_the_address_is_bound_and_stop_after_it_is_gone(daemons: Path) -> None:
+    go = daemons / "go"
+    wait = f"#!/bin/sh\nuntil [ -e {go} ]; do sleep 0.05; done; exec {daemons}/daemon db\n"
+    held_up = service("db", workload=Workload(exec=Scripts(start=script(daemons, "held-up", wait))))
+
     async def story(courier: Courier) -> None:
-        courier.plan(followed(service("db"), service("app", is_first=False)))
+        courier.plan(followed(held_up, service("app", is_first=False)))
         await courier.until(lambda: courier.service_states().get("db") == "Starting")
         assert "192.0.2.10" not in await addresses()
+        go.touch()
         await courier.until(lambda: courier.service_states() == {"db": "Active", "app": "Active"})
         await courier.until(courier.is_bound)
         assert "192.0.2.10" in await addresses()
