@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from vipagent.effects import Phase
+from vipagent.effects import MILLISECOND, Phase
 from vipapi.nodeplan import MOST_TERM
 
 if TYPE_CHECKING:
     from vipagent.effects import Order, Origin
     from vipagent.messages import Free
+
+
+_CONTEST_NS: Final = 2000 * MILLISECOND
+_CHANCE: Final = 2
 
 
 @dataclass(slots=True)
@@ -33,7 +37,8 @@ class Holding:
 
     `acks_ns` is, by witness, when the newest request that it granted was sent; `free` when it last called
     the address set free. `is_alone` is a lease that rests on this node's own vote only. `is_occupied` is that
-    services run here that must have stopped before another node may have the address set.
+    services run here that must have stopped before another node may have the address set. `losses` counts how
+    often in a row it was given up without a successor, the last time at `lost_ns`.
     """
 
     order: Order
@@ -57,6 +62,17 @@ class Holding:
     is_standby_sound: bool = False
     handing: Handing | None = None
     successor: str | None = None
+    losses: int = 0
+    lost_ns: int = 0
+
+    def lose(self, now_ns: int) -> None:
+        """Take note that it was given up without a successor: an attempt failed, or a lease ended."""
+        self.losses = self.losses + 1 if now_ns - self.lost_ns <= _CONTEST_NS else 1
+        self.lost_ns = now_ns
+
+    def excess(self, now_ns: int) -> int:
+        """Return how much more often in a row it was lost than by chance; 0 some time after the last."""
+        return max(0, self.losses - _CHANCE) if now_ns - self.lost_ns <= _CONTEST_NS else 0
 
     def learn(self, term: int) -> None:
         """Take note of a term that was granted; above the highest that there is nothing could be proposed."""

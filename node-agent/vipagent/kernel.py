@@ -77,6 +77,7 @@ _MESSAGE_ERROR, _MESSAGE_DONE = 2, 3
 _LOOKS: Final = 5
 _ANSWER_S: Final = 1.0
 """For how long the kernel may say nothing; whoever renews addresses blindly then is still in time."""
+_PIECES: Final = 10
 _MOST_ASKED: Final = 16
 _EVENTS_BYTES: Final = 1 << 20
 _LARGEST_DATAGRAM: Final = 1 << 16
@@ -363,7 +364,7 @@ class Kernel:
         self._changes += 1
         self._unchanging.clear()
         try:
-            async with self._turns, asyncio.timeout(_ANSWER_S):
+            async with self._turns, _patience():
                 await request(*what, **how)
         finally:
             self._changes -= 1
@@ -398,10 +399,10 @@ class Kernel:
             bodies: list[bytes] = []
             is_whole = True
             try:
-                async with self._dumping, asyncio.timeout(_ANSWER_S) as silence:
+                async with self._dumping, _patience() as take_heart:
                     await request.send()
                     async for message in request.response():
-                        silence.reschedule(asyncio.get_running_loop().time() + _ANSWER_S)
+                        take_heart()
                         bodies.append(message["body"])
                         is_whole = is_whole and not message["header"]["flags"] & _DUMP_INTERRUPTED
             except (NetlinkError, OSError) as cause:
@@ -516,6 +517,38 @@ class Kernel:
             if _code(refused.__cause__) == errno.EOPNOTSUPP:
                 return []
             raise
+
+
+@contextlib.asynccontextmanager
+async def _patience() -> AsyncIterator[Callable[[], None]]:
+    """Wait for an answer for `_ANSWER_S` of this keeper's own turns, anew after each call of what is yielded.
+
+    A keeper that was given no processor for a second finds the answer there, and the second over: it was not
+    the kernel that was silent. So the time is counted in pieces, and who stands still loses one of them.
+    Raises `TimeoutError`.
+    """
+    loop = asyncio.get_running_loop()
+    left = _PIECES
+    timer: asyncio.TimerHandle | None = None
+    async with asyncio.timeout(None) as limit:
+
+        def count() -> None:
+            nonlocal left, timer
+            left -= 1
+            if left:
+                timer = loop.call_later(_ANSWER_S / _PIECES, count)
+            else:
+                limit.reschedule(loop.time())
+
+        def take_heart() -> None:
+            nonlocal left
+            left = _PIECES
+
+        timer = loop.call_later(_ANSWER_S / _PIECES, count)
+        try:
+            yield take_heart
+        finally:
+            timer.cancel()
 
 
 def _listening() -> socket:

@@ -18,7 +18,8 @@ The rules (numbers as in docs/protocol.md):
     the term that is being asked for; answers are forgotten when the lease is given up;
  7. a release leaves only after the shell has said `closed`: the fence first, then the word;
 10. a candidate tries only while a majority freshly calls the address free, `rank` × 30 ms after it heard
-    so; losers give back at once and hold back for a random moment;
+    so; losers give back at once and hold back for a random moment, which doubles from the third loss in a
+    row on: where everybody has more to do than there is time for, trying more often makes it worse;
 12. `expire` and `receive` first let go of what has lapsed, whatever the clock did meanwhile;
 13. a planned move asks the target first (Prepare, Ready), then closes, releases and hands over. Where
     services run that follow the address set they are stopped in between, under the lease: whoever has it next
@@ -55,7 +56,6 @@ from vipagent.messages import (
     Offer,
     Prepare,
     Ready,
-    Release,
     Released,
     Request,
     ToCandidate,
@@ -74,6 +74,8 @@ _RETRY_NS: Final = 12 * MILLISECOND
 _ATTEMPTS: Final = 3
 _RANK_DELAY_NS: Final = 30 * MILLISECOND
 _HOLD_BACK_NS: Final = 40 * MILLISECOND
+_HOLD_BACK_DOUBLINGS: Final = 3
+_PATIENCE_DOUBLINGS: Final = 2
 _HEARTBEAT_JITTER: Final = 0.1
 _BEHIND_HEARTBEATS: Final = 1.3
 _CATCH_UP: Final = 0.3
@@ -120,6 +122,7 @@ class Lease:
         self._holdings: dict[Key, Holding] = {}
         self._unassigned: frozenset[Key] = frozenset()
         self._releases = Releases()
+        self._restraint = 0.0
         self._asking: list[Key] = []
         self._next_heartbeat_ns = now_ns + int(random.random() * timing.heartbeat_ns)
         self._due_ns = _NEVER_NS
@@ -217,7 +220,8 @@ class Lease:
             holding = self._holdings.setdefault(key, Holding(order))
             holding.order = order
         self._unassigned = frozenset(self._holdings) - frozenset(orders)
-        return effects + self._steer(now_ns)
+        effects += self._steer(now_ns)
+        return effects + self._tell_releases(now_ns)
 
     def configure(self, quorums: tuple[frozenset[str], ...], now_ns: int) -> list[Effect]:
         """Take over another set of witnesses, or two that must both agree, and ask them at once.
@@ -225,10 +229,10 @@ class Lease:
         An attempt under way is given up: what some witnesses have granted to it under a term that others
         did not see must not become a majority by there being fewer of them.
         """
-        effects: list[Effect] = []
         for key, holding in self._holdings.items():
             if holding.phase is Phase.ACQUIRING:
-                effects += self._give_up(key, holding, now_ns)
+                self._give_up(key, holding, now_ns)
+        effects = self._tell_releases(now_ns)
         self._quorums = quorums
         self._witnesses = _union(quorums)
         self._asked = tuple(sorted(self._witnesses))
@@ -271,19 +275,22 @@ class Lease:
         for key, holding in self._holdings.items():
             holding.is_fit = key in fit
             holding.is_occupied = key in occupied
-        return self._steer(now_ns)
+        effects = self._steer(now_ns)
+        return effects + self._tell_releases(now_ns)
 
     def resign(self, now_ns: int) -> list[Effect]:
         """Hand everything over and take nothing more, for a shutdown; done when `is_at_rest`."""
         self._is_resigning = True
-        return self._steer(now_ns)
+        effects = self._steer(now_ns)
+        return effects + self._tell_releases(now_ns)
 
     def closed(self, key: Key, now_ns: int) -> list[Effect]:
         """The shell says that the fence of `key` is closed and its addresses are unbound."""
         holding = self._holdings[key]
         assert holding.phase is Phase.CLOSING, holding.phase
         holding.phase = Phase.STANDBY
-        effects = self._release(key, holding, now_ns)
+        self._release(key, holding, now_ns)
+        effects = self._tell_releases(now_ns)
         if holding.successor is not None:
             effects.append(Send(holding.successor, Handover(key, holding.term)))
             holding.successor = None
@@ -310,8 +317,9 @@ class Lease:
                 effects += self._on_ready(sender, message, now_ns)
             case Released():
                 if message.incarnation == self._incarnation:
-                    self._releases.seen(sender, message.key, message.round)
+                    self._releases.seen(sender, message.keys, message.round)
         self._try_due(now_ns)
+        effects += self._tell_releases(now_ns)
         return effects + self._ask_witnesses(now_ns)
 
     def expire(self, now_ns: int) -> list[Effect]:
@@ -321,8 +329,8 @@ class Lease:
         effects = self._lapse(now_ns)
         self._try_due(now_ns)
         effects += self._retry_due(now_ns)
-        effects += self._releases.repeat(now_ns)
         effects += self._steer(now_ns)
+        effects += self._tell_releases(now_ns)
         if self._next_heartbeat_ns <= now_ns:
             effects += self._heartbeat(now_ns)
         effects += self._ask_witnesses(now_ns)
@@ -347,12 +355,18 @@ class Lease:
             return [Close(key)]
         if holding.phase is Phase.ACQUIRING:
             holding.phase = Phase.STANDBY
-            return self._release(key, holding, now_ns)
+            self._release(key, holding, now_ns)
         return []
 
-    def _release(self, key: Key, holding: Holding, now_ns: int) -> list[Effect]:
-        """Rules 6, 7 and 16: from here on earlier answers are void, and the witnesses are told."""
-        self._round += 1
+    def _release(self, key: Key, holding: Holding, now_ns: int) -> None:
+        """Rules 6, 7 and 16: from here on earlier answers are void, and the witnesses are to be told.
+
+        What is released in one breath has one round, and holds back for the same moment, to be asked for
+        in one request again.
+        """
+        if not self._releases.has_unsent:
+            self._round += 1
+            self._restraint = self._random.random()
         holding.min_round = self._round
         holding.known_term = max(holding.known_term, holding.term)
         holding.acks_ns.clear()
@@ -362,11 +376,22 @@ class Lease:
         if holding.successor is not None:
             holding.not_before_ns = now_ns + _AFTER_MOVE_HEARTBEATS * self._timing.heartbeat_ns
         else:
-            holding.not_before_ns = now_ns + int(self._random.random() * _HOLD_BACK_NS)
-        release = Release(self._round, key, holding.successor)
-        self._releases.add(release, self._witnesses, now_ns=now_ns, until_ns=now_ns + self._timing.grant_ns)
+            holding.lose(now_ns)
+            hold_back_ns = _HOLD_BACK_NS << min(holding.excess(now_ns), _HOLD_BACK_DOUBLINGS)
+            holding.not_before_ns = now_ns + int(self._restraint * hold_back_ns)
+        self._releases.add(
+            key,
+            self._round,
+            successor=holding.successor,
+            witnesses=self._witnesses,
+            now_ns=now_ns,
+            until_ns=now_ns + self._timing.grant_ns,
+        )
+
+    def _tell_releases(self, now_ns: int) -> list[Effect]:
+        effects = self._releases.due(now_ns)
         self._wake_by(self._releases.due_ns)
-        return [Send(witness, release) for witness in self._asked]
+        return effects
 
     def _steer(self, now_ns: int) -> list[Effect]:
         """Move what should be elsewhere: unfit, resigning, or ordered to another node at this term."""
@@ -519,8 +544,13 @@ class Lease:
         holding.deadline_ns = 0
 
     def _attempt(self, key: Key, holding: Holding, now_ns: int) -> None:
-        """Ask, with the next request that leaves; each attempt has twice the patience of the one before."""
-        holding.retry_at_ns = now_ns + (_RETRY_NS << holding.attempts)
+        """Ask, with the next request that leaves; each attempt has twice the patience of the one before.
+
+        So has the first one where several were lost in a row: answers that come too late are of no use,
+        however many, and to ask for more of them keeps everybody busy.
+        """
+        doublings = holding.attempts + min(holding.excess(now_ns), _PATIENCE_DOUBLINGS)
+        holding.retry_at_ns = now_ns + (_RETRY_NS << doublings)
         holding.attempts += 1
         self._wake_by(holding.retry_at_ns)
         self._asking.append(key)

@@ -124,19 +124,19 @@ class Ack(msgspec.Struct, frozen=True, array_like=True, tag="ack"):
 
 
 class Release(msgspec.Struct, frozen=True, array_like=True, tag="release"):
-    """The sender no longer uses the address set: its fence is closed. `successor` is to have it next."""
+    """The sender no longer uses these address sets: their fence is closed. `successor` is to have them."""
 
     round: Count
-    key: Key
+    keys: tuple[Key, ...]
     successor: str | None
 
 
 class Released(msgspec.Struct, frozen=True, array_like=True, tag="released"):
-    """A witness has seen that release."""
+    """A witness has seen the release of these address sets in that round."""
 
     incarnation: Count
     round: Count
-    key: Key
+    keys: tuple[Key, ...]
 
 
 class Offer(msgspec.Struct, frozen=True, array_like=True, tag="offer"):

@@ -322,16 +322,19 @@ class Witness:
     def _on_release(self, sender: Sender, release: Release, now_ns: int) -> list[Send]:
         said = (sender.incarnation, release.round)
         self._newest[sender.node] = max(self._newest.get(sender.node, (-1, -1)), said)
-        sends = [Send(sender.node, Released(sender.incarnation, release.round, release.key))]
-        grant = self._grants.get(release.key)
-        if grant is None or not grant.is_of(sender) or said < (grant.incarnation, grant.round):
-            return sends
-        self._end(release.key)
-        self._formers[release.key] = _Former(sender.node, now_ns, was_released=True)
-        if release.successor is not None:
-            until_ns = now_ns + _RESERVED_HEARTBEATS * self._timing.heartbeat_ns
-            self._reservations[release.key] = _Reservation(release.successor, until_ns)
-        return sends + self._offers([release.key], now_ns)
+        ended = []
+        for key in dict.fromkeys(release.keys):
+            grant = self._grants.get(key)
+            if grant is None or not grant.is_of(sender) or said < (grant.incarnation, grant.round):
+                continue
+            ended.append(key)
+            self._end(key)
+            self._formers[key] = _Former(sender.node, now_ns, was_released=True)
+            if release.successor is not None:
+                until_ns = now_ns + _RESERVED_HEARTBEATS * self._timing.heartbeat_ns
+                self._reservations[key] = _Reservation(release.successor, until_ns)
+        seen = Released(sender.incarnation, release.round, release.keys)
+        return [Send(sender.node, seen), *self._offers(ended, now_ns)]
 
     def _offers(self, keys: Iterable[Key], now_ns: int) -> list[Send]:
         offers: dict[str, list[Free]] = {}

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from contextlib import asynccontextmanager, contextmanager
 from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING
@@ -450,6 +451,21 @@ def test_many_hands_at_once_get_each_their_own_answer() -> None:
                 group.create_task(kernel.observe())
         view = await kernel.observe()
         assert {each.ip for each in named(view, "eth0").addresses if each.is_ours} == set(addresses)
+
+    run(story)
+
+
+@pytest.mark.usefixtures("node")
+def test_who_stood_still_does_not_take_that_for_the_kernel_s_silence() -> None:
+    async def stand_still() -> None:
+        until_s = time.monotonic() + 1.5
+        while time.monotonic() < until_s:
+            pass
+
+    async def story(kernel: Kernel, _others: AsyncIPRoute) -> None:
+        index = await eth0(kernel)
+        await asyncio.gather(kernel.observe(), kernel.bind(VIP4, index, lifetime_s=60), stand_still())
+        assert await bound(kernel, VIP4) is not None
 
     run(story)
 

@@ -39,16 +39,29 @@ def _sent(effects: Iterable[Effect], kind: type[_M]) -> list[_M]:
     return [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, kind)]
 
 
+class _Latest(Random):
+    """Chance always says: as late as it may be."""
+
+    def random(self) -> float:
+        return 1.0
+
+
 class _Candidate:
     """A lease on node a that is fit for web, and the words that reach it."""
 
-    def __init__(self, *, keys: tuple[Key, ...] = (_WEB,), order: Order | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        keys: tuple[Key, ...] = (_WEB,),
+        order: Order | None = None,
+        random: Random | None = None,
+    ) -> None:
         self.lease = Lease(
             me="a",
             incarnation=_INCARNATION,
             quorums=(frozenset("vwx"),),
             timing=_TIMING,
-            random=Random(2),
+            random=random or Random(2),
             now_ns=0,
         )
         self.lease.assign(dict.fromkeys(keys, order or Order(None, 0)), 0)
@@ -59,6 +72,11 @@ class _Candidate:
 
     def expire(self, at_ms: float) -> list[Effect]:
         return self.lease.expire(int(at_ms * MILLISECOND))
+
+    def releases(self, at_ms: float) -> list[tuple[str, Release]]:
+        """What is released, and to whom, when that time has come."""
+        sends = [each for each in self.expire(at_ms) if isinstance(each, Send)]
+        return [(each.to, each.message) for each in sends if isinstance(each.message, Release)]
 
     def offer(self, witness: str, at_ms: float, *, rank: int = 0, term: int = 0) -> list[Effect]:
         free = Free(_WEB, rank, term, None, 0, was_released=False)
@@ -297,14 +315,60 @@ def test_a_release_is_repeated_until_each_witness_has_seen_it() -> None:
     a.own(10)
     a.lease.assign({}, 20 * MILLISECOND)
     [release, *_] = _sent(a.lease.closed(_WEB, 21 * MILLISECOND), Release)
-    a.lease.receive("v", Released(_INCARNATION, release.round, _WEB), 22 * MILLISECOND)
-    a.lease.receive("w", Released(_INCARNATION, release.round - 1, _WEB), 22 * MILLISECOND)
+    a.lease.receive("v", Released(_INCARNATION, release.round, (_WEB,)), 22 * MILLISECOND)
+    a.lease.receive("w", Released(_INCARNATION, release.round - 1, (_WEB,)), 22 * MILLISECOND)
     again = [e.to for e in a.expire(33) if isinstance(e, Send) and isinstance(e.message, Release)]
     assert again == ["w", "x"]
     assert not a.lease.is_at_rest
     for witness in again:
-        a.lease.receive(witness, Released(_INCARNATION, release.round, _WEB), 34 * MILLISECOND)
+        a.lease.receive(witness, Released(_INCARNATION, release.round, (_WEB,)), 34 * MILLISECOND)
     assert a.lease.is_at_rest
+
+
+def test_what_is_given_up_together_is_told_in_one_release_and_asked_for_in_one_request_again() -> None:
+    a = _Candidate(keys=(_WEB, _DB))
+    both = Offer(tuple(Free(key, 0, 0, None, 0, was_released=False) for key in (_WEB, _DB)))
+    for witness in "vw":
+        a.lease.receive(witness, both, 10 * MILLISECOND)
+    releases = [send for at_ms in (22, 46, 94) for send in a.releases(at_ms)]
+    assert [to for to, _ in releases] == ["v", "w", "x"]
+    for witness, release in releases:
+        assert set(release.keys) == {_WEB, _DB}
+        seen = Released(_INCARNATION, release.round, release.keys)
+        a.lease.receive(witness, seen, 95 * MILLISECOND)
+    assert a.lease.is_at_rest
+    for witness in "vw":
+        a.lease.receive(witness, both, 94 * MILLISECOND)
+    requests = [request for at_ms in range(95, 135) for request in _sent(a.expire(at_ms), Request)]
+    assert [{want.key for want in each.wants} for each in requests if each.wants] == [{_WEB, _DB}] * 3
+
+
+def test_a_witness_that_says_nothing_is_told_ever_more_rarely() -> None:
+    a = _Candidate()
+    a.own(10)
+    a.lease.resign(20 * MILLISECOND)
+    a.lease.closed(_WEB, 20 * MILLISECOND)
+    assert [at_ms for at_ms in range(20, 600) if a.releases(at_ms)] == [32, 44, 56, 80, 128, 224, 416]
+
+
+def test_who_loses_again_and_again_waits_longer_for_answers_and_holds_back_longer() -> None:
+    a = _Candidate(random=_Latest())
+    waited_ms, held_back_ms = [], []
+    lost_ms = at_ms = 0
+    while len(waited_ms) < 7:
+        while a.phase() is Phase.STANDBY:
+            at_ms += 1
+            a.offer("v", at_ms)
+            a.offer("w", at_ms)
+        held_back_ms.append(at_ms - lost_ms)
+        asked_ms = at_ms
+        while a.phase() is Phase.ACQUIRING:
+            at_ms += 1
+            a.expire(at_ms)
+        waited_ms.append(at_ms - asked_ms)
+        lost_ms = at_ms
+    assert waited_ms == [84, 84, 84, 168, 336, 336, 336]
+    assert held_back_ms[1:] == [40, 40, 80, 160, 320, 320]
 
 
 def test_a_release_that_nobody_confirms_is_over_when_the_grants_are() -> None:

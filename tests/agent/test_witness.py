@@ -84,11 +84,12 @@ class _Asking:
         at_ms: float,
         *,
         number: int | None = None,
+        keys: tuple[Key, ...] = (_WEB,),
         successor: str | None = None,
         incarnation: int = 1,
     ) -> list[Send]:
         self.round += 1
-        release = Release(self.round if number is None else number, _WEB, successor)
+        release = Release(self.round if number is None else number, keys, successor)
         return self.witness.receive(Sender(sender, b"", incarnation), release, self._ns(at_ms))
 
     def free(self, sender: str, at_ms: float, key: Key = _WEB) -> Free | None:
@@ -225,8 +226,30 @@ def test_a_release_frees_at_once_and_is_confirmed_however_often_it_comes() -> No
     asking = _Asking()
     asking.acquire("a", 0)
     for at_ms in (1, 2):
-        assert Send("a", Released(1, 50, _WEB)) in asking.release("a", at_ms, number=50)
+        assert Send("a", Released(1, 50, (_WEB,))) in asking.release("a", at_ms, number=50)
     assert asking.acquire("b", 3, term=2, number=51) == "granted under term 2"
+
+
+def test_what_is_released_together_is_offered_together() -> None:
+    asking = _Asking()
+    asking.acquire("a", 0)
+    asking.acquire("a", 0, _DB)
+    asking.request("b", 1, polls=(_WEB, _DB))
+    keys = (_WEB, b"of another plan.", _DB, _WEB)
+    [seen, offered] = asking.release("a", 2, keys=keys, number=50)
+    assert seen == Send("a", Released(1, 50, keys))
+    assert offered.to == "b"
+    assert isinstance(offered.message, Offer)
+    assert [free.key for free in offered.message.free] == [_WEB, _DB]
+
+
+def test_of_what_is_released_together_others_keep_theirs() -> None:
+    asking = _Asking()
+    asking.acquire("a", 0)
+    asking.acquire("b", 0, _DB)
+    asking.release("a", 2, keys=(_WEB, _DB), number=50)
+    assert asking.acquire("c", 3, term=2) == "granted under term 2"
+    assert asking.acquire("a", 3, _DB, term=2, number=51) == "denied, b has it"
 
 
 @pytest.mark.parametrize(

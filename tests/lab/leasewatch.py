@@ -50,7 +50,7 @@ def words_in(message: messages.Message) -> Iterator[tuple[str, bytes]]:
         case messages.Handover():
             yield "handover", message.key
         case messages.Release():
-            yield "release", message.key
+            yield from (("release", key) for key in message.keys)
 
 
 def words_of(frame: bytes) -> list[tuple[str, str, bytes]]:

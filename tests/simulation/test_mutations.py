@@ -40,8 +40,8 @@ class Row(NamedTuple):
 
 
 _ROWS = (
-    Row("1: from before it", {"seat_type": seat_with(lease=mutations.DeadlineFromReceipt)}, "late", 12),
-    Row("2: from after it", {"seat_type": seat_with(witness=mutations.DatesBackwards)}, "pauses", 60),
+    Row("1: from before it", {"seat_type": seat_with(lease=mutations.DeadlineFromReceipt)}, "late", 50),
+    Row("2: from after it", {"seat_type": seat_with(witness=mutations.DatesBackwards)}, "pauses", 80),
     Row("3: for Tw", {"seat_type": seat_with(witness=mutations.GrantsForALease)}, "partitions", 8),
     Row("3: by address", {"seat_type": seat_with(witness=mutations.LocksNamesOnly)}, "plans", 8),
     Row("4: a majority", {"seat_type": seat_with(lease=mutations.HalfIsEnough)}, "partitions", 8),

@@ -47,7 +47,7 @@ _ROWS = (
     Row("1: the longest time", stack_with(without.ForgetsLongerTimes), "timeouts", 12),
     Row("1: who could not stop it", stack_with(without.HeedsNoDenial), "hanging", 16),
     Row("2: what was left behind", without.OTHERS["leftovers"], "hanging", 16),
-    Row("3: what is being stopped", stack_with(without.VacantTooEarly), "held_up", 8),
+    Row("3: what is being stopped", stack_with(without.VacantTooEarly), "held_up", 12),
     Row("3: is told of", stack_with(without.DeniesWhatStops), "stubborn", 4),
     Row("4: in this tenure", stack_with(without.AnyTenureCounts), "tardy", 24),
     Row("4: nor is it remembered", stack_with(without.RemembersOtherTenures), "stubborn", 16),
