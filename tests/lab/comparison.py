@@ -3,6 +3,9 @@
 `sheets` gives the tables of a ledger, for the terminal; `part` the same as Markdown, with the settings of all
 subjects in full, for the page that tells of the comparison, where it stands between two marks; `panels` gives
 what the picture shows.
+
+A machine that itself stands still is no fault of what runs on it: a run in which the control address was
+silent for as long, and for longer than at rest, counts as one without an outage.
 """
 
 from __future__ import annotations
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 BEGIN = "<!-- written by `make comparison` from here -->"
 END = "<!-- written by `make comparison` up to here -->"
 TITLE = "How long the client had no answer"
+_STOOD_STILL_MS = 30.0
+_PROBES_MS = 5.0
+"""By so much two silences may differ that have one cause: the addresses are asked one after another."""
 NOTE = (
     "Every dot is one run, the bar and the figure on the right their median, in milliseconds. Ringed in red: "
     "two nodes answered at once. Hollow: no end."
@@ -83,7 +89,7 @@ def beside(entries: Sequence[Entry]) -> Sheet:
                     title,
                     who,
                     str(len(every)),
-                    *_three([length(each.outage_ms) for each in every]),
+                    *_three([own_ms(each) for each in every]),
                     _ms(max(length(each.hiccup_ms) for each in every)),
                     str(sum(map(bool, shared))),
                     *(f"{figure:.0f}" for figure in (percentile(shared, 50), max(shared))),
@@ -120,7 +126,7 @@ def panels(entries: Sequence[Entry]) -> list[Panel]:
 def _row(who: str, every: Sequence[Beside]) -> Row:
     return Row(
         who,
-        tuple(length(each.outage_ms) for each in every),
+        tuple(own_ms(each) for each in every),
         frozenset(number for number, each in enumerate(every) if each.shared_ms),
     )
 
@@ -156,6 +162,13 @@ def filled(page: str, text: str) -> str:
     if not begin or not end:
         raise PageError(f"the page needs two lines, with the tables to come between them: {BEGIN} and {END}")
     return f"{before}{begin}\n\n{text}\n{end}{after}"
+
+
+def own_ms(run: Beside) -> float:
+    """Return for how long the subject had the address away, 0 where it was the machine that stood still."""
+    outage_ms, hiccup_ms = length(run.outage_ms), length(run.hiccup_ms)
+    is_the_machine_s = outage_ms <= hiccup_ms + _PROBES_MS
+    return 0.0 if is_the_machine_s and hiccup_ms > _STOOD_STILL_MS else outage_ms
 
 
 def length(length_ms: float | None) -> float:

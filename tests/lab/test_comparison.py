@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
@@ -20,7 +21,15 @@ DOTS = ".//{http://www.w3.org/2000/svg}circle"
 TEXTS = ".//{http://www.w3.org/2000/svg}text"
 
 
-def one(who: str, fault: str, outage_ms: float | None, shared_ms: float = 0, load: str = "") -> Beside:
+def one(
+    who: str,
+    fault: str,
+    outage_ms: float | None,
+    shared_ms: float = 0,
+    *,
+    load: str = "",
+    hiccup_ms: float | None = 2.5,
+) -> Beside:
     return Beside(
         who=who,
         fault=fault,
@@ -30,7 +39,7 @@ def one(who: str, fault: str, outage_ms: float | None, shared_ms: float = 0, loa
         after="node-b",
         outage_ms=outage_ms,
         shared_ms=shared_ms,
-        hiccup_ms=2.5,
+        hiccup_ms=hiccup_ms,
         took_s=5,
     )
 
@@ -77,6 +86,27 @@ def test_the_comparison_has_a_row_for_each_fault_and_subject_and_load() -> None:
         ("killed", OURS, "1", "0.4", "0.4", "0.4", "2.5", "0", "0", "0"),
         ("killed (cpu load)", OURS, "1", "150.0", "150.0", "150.0", "2.5", "0", "0", "0"),
     )
+
+
+@pytest.mark.parametrize(
+    ("outage_ms", "hiccup_ms", "own_ms"),
+    [
+        pytest.param(111.3, 111.5, 0, id="for as long"),
+        pytest.param(115, 111, 0, id="the probes apart"),
+        pytest.param(171, 109, 171, id="for less long"),
+        pytest.param(14, 13, 14, id="no longer than at rest"),
+        pytest.param(None, 4000, math.inf, id="no end"),
+        pytest.param(None, None, 0, id="neither had an end"),
+    ],
+)
+def test_a_machine_that_stood_still_is_nobody_s_outage(
+    outage_ms: float | None, hiccup_ms: float | None, own_ms: float
+) -> None:
+    run = one(OURS, "frozen", outage_ms, hiccup_ms=hiccup_ms)
+    assert comparison.own_ms(run) == own_ms
+    [row] = comparison.beside([run]).rows
+    assert row[3] == ("no end" if math.isinf(own_ms) else f"{own_ms:.1f}")
+    assert comparison.panels([run])[0].rows[0].lengths_ms == (own_ms,)
 
 
 def test_what_a_part_costs_is_what_was_measured_last() -> None:
