@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import time
 from collections import deque
@@ -74,7 +73,6 @@ if TYPE_CHECKING:
 _LATE_S: Final = 0.020
 _LOOK_S: Final = 0.2
 _GARBAGE_S: Final = 10.0
-_COLLECTIONS_TO_A_WHOLE_ONE: Final = 60
 _IDLE_LOOK_S: Final = 1.0
 REPORT_S: Final = 0.1
 _FAREWELL_S: Final = 2.0
@@ -247,7 +245,7 @@ class Keeper:
     async def _look_again_and_again(self) -> None:
         """Report what has changed, try what was not there before, and tidy up when nothing is due."""
         collect_at = self._loop.time() + _GARBAGE_S
-        collections = itertools.count(1)
+        garbage = realtime.GarbageCollector()
         idle_look_at = self._loop.time()
         former_pulses: list[Hashable] = []
         while True:
@@ -263,7 +261,7 @@ class Keeper:
                 self._report_soon()
             await self._keep_terms(tries_again=False)
             if self._loop.time() >= collect_at:
-                realtime.collect_garbage(is_whole=next(collections) % _COLLECTIONS_TO_A_WHOLE_ONE == 0)
+                garbage.collect()
                 self._orphans.reap()
                 collect_at = self._loop.time() + _GARBAGE_S
             pulses = [seated.seat.pulse(now_ns()) for seated in self._seats]

@@ -77,9 +77,19 @@ async def reap(process: subprocess.Popen[bytes]) -> None:
         await asyncio.sleep(_REAP_S)
 
 
-def collect_garbage(*, is_whole: bool) -> None:
-    """Collect young garbage, or all, at a moment of the caller's choice.
+class GarbageCollector:
+    """Collects young garbage at moments of the caller's choice, and each `TIMES_TO_ALL`th time all.
 
-    What was in use when its generation was looked at, and became garbage later, stays until all is looked at.
+    What was in use when its generation was looked at, and became garbage later, stays until all is looked at:
+    a keeper that never did would grow by it.
     """
-    gc.collect(2 if is_whole else 1)
+
+    TIMES_TO_ALL: Final = 60
+
+    def __init__(self) -> None:
+        self._times = 0
+
+    def collect(self) -> None:
+        """Collect now: some milliseconds where all is looked at, a fraction of one otherwise."""
+        self._times += 1
+        gc.collect(2 if self._times % self.TIMES_TO_ALL == 0 else 1)

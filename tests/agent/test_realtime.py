@@ -95,13 +95,14 @@ class Ring:
 
 
 def test_what_was_in_use_while_others_were_collected_goes_when_all_is() -> None:
-    """A keeper that never looked at all would grow by each."""
+    garbage = realtime.GarbageCollector()
     ring = Ring()
     ring_or_none = weakref.ref(ring)
     for _ in range(2):
-        realtime.collect_garbage(is_whole=False)
+        garbage.collect()
     del ring
-    realtime.collect_garbage(is_whole=False)
+    for _ in range(2, garbage.TIMES_TO_ALL - 1):
+        garbage.collect()
     assert ring_or_none() is not None
-    realtime.collect_garbage(is_whole=True)
+    garbage.collect()
     assert ring_or_none() is None
