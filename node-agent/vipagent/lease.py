@@ -18,13 +18,14 @@ The rules (numbers as in docs/protocol.md):
     the term that is being asked for; answers are forgotten when the lease is given up;
  7. a release leaves only after the shell has said `closed`: the fence first, then the word;
 10. a candidate tries only while a majority freshly calls the address free, `rank` × 30 ms after it heard
-    so; losers give back at once and hold back for a random moment, which doubles from the third loss in a
-    row on: where everybody has more to do than there is time for, trying more often makes it worse;
+    so; losers give back at once and hold back for a random moment, which doubles from the third time on, each
+    within two seconds of the one before: whoever is overburdened loses more by trying more often;
 12. `expire` and `receive` first let go of what has lapsed, whatever the clock did meanwhile;
 13. a planned move asks the target first (Prepare, Ready), then closes, releases and hands over. Where
     services run that follow the address set they are stopped in between, under the lease: whoever has it next
     knows that they have stopped. An owner whose lease has lapsed says `closed` only when they have;
-16. releases are repeated until each witness has seen them or Tw has passed.
+16. releases are repeated until each witness has seen them or Tw has passed, ever more rarely; attempts that
+    are given up in one turn are released together.
 
 *A majority* is one of every quorum of the configuration in force: two while the witnesses change. A
 lease is not touched by a change: its deadline stands, and what is renewed next needs the new majority.

@@ -124,11 +124,20 @@ class Ack(msgspec.Struct, frozen=True, array_like=True, tag="ack"):
 
 
 class Release(msgspec.Struct, frozen=True, array_like=True, tag="release"):
-    """The sender no longer uses these address sets: their fence is closed. `successor` is to have them."""
+    """The sender no longer uses these address sets: their fence is closed. `successor` is to have them.
+
+    A keeper that does not know `others` frees the first alone; the grants of the others run out.
+    """
 
     round: Count
-    keys: tuple[Key, ...]
+    key: Key
     successor: str | None
+    others: tuple[Key, ...] = ()
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """All that is released."""
+        return (self.key, *self.others)
 
 
 class Released(msgspec.Struct, frozen=True, array_like=True, tag="released"):
@@ -136,7 +145,13 @@ class Released(msgspec.Struct, frozen=True, array_like=True, tag="released"):
 
     incarnation: Count
     round: Count
-    keys: tuple[Key, ...]
+    key: Key
+    others: tuple[Key, ...] = ()
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """All whose release was seen."""
+        return (self.key, *self.others)
 
 
 class Offer(msgspec.Struct, frozen=True, array_like=True, tag="offer"):

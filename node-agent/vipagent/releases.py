@@ -1,8 +1,8 @@
 """Releases that are under way: repeated until each witness has seen them or Tw has passed (rule 16).
 
-What is given up in one breath is told in one datagram: who loses two hundred address sets to a rival would
-otherwise keep every witness from answering that rival. A few losses are made good soon; after that each pause
-is twice as long as the one before, for a witness that says nothing is dead, cut off or too busy.
+Attempts that are given up in one turn are told in one datagram: who loses two hundred address sets to a rival
+would otherwise keep every witness from answering that rival. A few losses are made good soon; after that each
+pause is twice as long as the one before, for a witness that says nothing is dead, cut off or too busy.
 """
 
 from __future__ import annotations
@@ -97,6 +97,6 @@ class Releases:
                 for witness in sorted(pending.missing):
                     told.setdefault((witness, pending.number, pending.successor), []).append(key)
         return [
-            Send(witness, Release(number, tuple(keys), successor))
-            for (witness, number, successor), keys in told.items()
+            Send(witness, Release(number, first, successor, tuple(others)))
+            for (witness, number, successor), (first, *others) in told.items()
         ]

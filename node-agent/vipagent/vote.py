@@ -69,7 +69,9 @@ class Vote:
         if held is None or held.until_ns <= now_ns or self._silent_since_ns is not None:
             return []
         if isinstance(message, Release):
-            return [Send(sender.node, Released(sender.incarnation, message.round, message.keys))]
+            return [
+                Send(sender.node, Released(sender.incarnation, message.round, message.key, message.others))
+            ]
         granted: list[Granted] = []
         denied: list[Denied] = []
         for want in message.wants:

@@ -333,7 +333,7 @@ class Witness:
             if release.successor is not None:
                 until_ns = now_ns + _RESERVED_HEARTBEATS * self._timing.heartbeat_ns
                 self._reservations[key] = _Reservation(release.successor, until_ns)
-        seen = Released(sender.incarnation, release.round, release.keys)
+        seen = Released(sender.incarnation, release.round, release.key, release.others)
         return [Send(sender.node, seen), *self._offers(ended, now_ns)]
 
     def _offers(self, keys: Iterable[Key], now_ns: int) -> list[Send]:

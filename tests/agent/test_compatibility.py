@@ -16,7 +16,7 @@ import pytest
 from agent.test_datagrams import MESSAGES, codec
 from vipagent.messages import Message, Sender
 
-ON_THE_WIRE = "c56c8130e2b4bfc132705d877cb35e293e8286a55af0b27f7786495d663401cb"
+ON_THE_WIRE = "4de0df7943403c6a7a35ee9bd002bd7ca2f096909f6597688c8eff24a33bbf3b"
 
 
 def body_of(message: object, *newer: object) -> bytes:

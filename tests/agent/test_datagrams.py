@@ -58,8 +58,8 @@ MESSAGES = [
         ),
         id="Ack",
     ),
-    pytest.param(Release(8, (_KEY,), "node-b"), id="Release"),
-    pytest.param(Released(5, 8, (_KEY,)), id="Released"),
+    pytest.param(Release(8, _KEY, "node-b"), id="Release"),
+    pytest.param(Released(5, 8, _KEY), id="Released"),
     pytest.param(Offer((Free(_KEY, 0, 1, None, 0, was_released=False),)), id="Offer"),
     pytest.param(Prepare(5, _KEY, is_sound=False), id="Prepare"),
     pytest.param(Ready(5, _KEY), id="Ready"),
@@ -75,7 +75,7 @@ MESSAGES = [
     ),
 ]
 
-_MESSAGE = Release(8, (_KEY,), None)
+_MESSAGE = Release(8, _KEY, None)
 
 
 def codec(

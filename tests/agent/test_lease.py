@@ -315,13 +315,13 @@ def test_a_release_is_repeated_until_each_witness_has_seen_it() -> None:
     a.own(10)
     a.lease.assign({}, 20 * MILLISECOND)
     [release, *_] = _sent(a.lease.closed(_WEB, 21 * MILLISECOND), Release)
-    a.lease.receive("v", Released(_INCARNATION, release.round, (_WEB,)), 22 * MILLISECOND)
-    a.lease.receive("w", Released(_INCARNATION, release.round - 1, (_WEB,)), 22 * MILLISECOND)
+    a.lease.receive("v", Released(_INCARNATION, release.round, _WEB), 22 * MILLISECOND)
+    a.lease.receive("w", Released(_INCARNATION, release.round - 1, _WEB), 22 * MILLISECOND)
     again = [e.to for e in a.expire(33) if isinstance(e, Send) and isinstance(e.message, Release)]
     assert again == ["w", "x"]
     assert not a.lease.is_at_rest
     for witness in again:
-        a.lease.receive(witness, Released(_INCARNATION, release.round, (_WEB,)), 34 * MILLISECOND)
+        a.lease.receive(witness, Released(_INCARNATION, release.round, _WEB), 34 * MILLISECOND)
     assert a.lease.is_at_rest
 
 
@@ -334,7 +334,7 @@ def test_what_is_given_up_together_is_told_in_one_release_and_asked_for_in_one_r
     assert [to for to, _ in releases] == ["v", "w", "x"]
     for witness, release in releases:
         assert set(release.keys) == {_WEB, _DB}
-        seen = Released(_INCARNATION, release.round, release.keys)
+        seen = Released(_INCARNATION, release.round, release.key, release.others)
         a.lease.receive(witness, seen, 95 * MILLISECOND)
     assert a.lease.is_at_rest
     for witness in "vw":

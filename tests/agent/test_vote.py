@@ -114,5 +114,5 @@ def test_what_was_won_before_it_was_given_back_counts_for_nothing() -> None:
 
 
 def test_a_release_is_seen_at_once() -> None:
-    [answer] = _vote().receive(_ME, Release(6, (_KEY,), None), 0)
-    assert answer.message == Released(3, 6, (_KEY,))
+    [answer] = _vote().receive(_ME, Release(6, _KEY, None), 0)
+    assert answer.message == Released(3, 6, _KEY)

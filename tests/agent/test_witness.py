@@ -89,7 +89,9 @@ class _Asking:
         incarnation: int = 1,
     ) -> list[Send]:
         self.round += 1
-        release = Release(self.round if number is None else number, keys, successor)
+        first, *others = keys
+        number = self.round if number is None else number
+        release = Release(number, first, successor, tuple(others))
         return self.witness.receive(Sender(sender, b"", incarnation), release, self._ns(at_ms))
 
     def free(self, sender: str, at_ms: float, key: Key = _WEB) -> Free | None:
@@ -226,7 +228,7 @@ def test_a_release_frees_at_once_and_is_confirmed_however_often_it_comes() -> No
     asking = _Asking()
     asking.acquire("a", 0)
     for at_ms in (1, 2):
-        assert Send("a", Released(1, 50, (_WEB,))) in asking.release("a", at_ms, number=50)
+        assert Send("a", Released(1, 50, _WEB)) in asking.release("a", at_ms, number=50)
     assert asking.acquire("b", 3, term=2, number=51) == "granted under term 2"
 
 
@@ -237,7 +239,7 @@ def test_what_is_released_together_is_offered_together() -> None:
     asking.request("b", 1, polls=(_WEB, _DB))
     keys = (_WEB, b"of another plan.", _DB, _WEB)
     [seen, offered] = asking.release("a", 2, keys=keys, number=50)
-    assert seen == Send("a", Released(1, 50, keys))
+    assert seen == Send("a", Released(1, 50, keys[0], keys[1:]))
     assert offered.to == "b"
     assert isinstance(offered.message, Offer)
     assert [free.key for free in offered.message.free] == [_WEB, _DB]

@@ -289,7 +289,7 @@ def test_a_move_is_carried_out_and_its_outage_kept(fleet: Fleet) -> None:
     assert done["status"]["to"] == "node-c"
     assert done["status"]["outageMilliseconds"] == 12
     assert condition(done, "Failed")["status"] == "False"
-    assert fleet.owns("web", "node-c")
+    fleet.settle(lambda: fleet.owns("web", "node-c"), what="its own status says so too")
     move(fleet, "again", "web", "node-c")
     again = eventually(lambda: ended(fleet, "again", "Complete"))
     assert condition(again, "Complete")["reason"] == "AlreadyThere"

@@ -89,6 +89,7 @@ KEYS: Final = (*(key_of(vip) for vip in (WEB, TWIN, MAIL)), b"", b"unknown")
 _NAMES: Final = (*NODES, "d", API_SERVER, "", "x" * 300)
 POOLS: Final[dict[str, Sequence[Any]]] = {
     "key": KEYS,
+    "others": KEYS,
     "polls": KEYS,
     "standby": (*_NAMES, None),
     "holder": (*_NAMES, None),

@@ -167,8 +167,9 @@ def filled(page: str, text: str) -> str:
 def own_ms(run: Beside) -> float:
     """Return for how long the subject had the address away, 0 where it was the machine that stood still."""
     outage_ms, hiccup_ms = length(run.outage_ms), length(run.hiccup_ms)
-    is_the_machine_s = outage_ms <= hiccup_ms + _PROBES_MS
-    return 0.0 if is_the_machine_s and hiccup_ms > _STOOD_STILL_MS else outage_ms
+    if math.isinf(outage_ms) or hiccup_ms <= _STOOD_STILL_MS:
+        return outage_ms
+    return 0.0 if abs(outage_ms - hiccup_ms) <= _PROBES_MS else outage_ms
 
 
 def length(length_ms: float | None) -> float:

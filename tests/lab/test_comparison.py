@@ -96,7 +96,8 @@ def test_the_comparison_has_a_row_for_each_fault_and_subject_and_load() -> None:
         pytest.param(171, 109, 171, id="for less long"),
         pytest.param(14, 13, 14, id="no longer than at rest"),
         pytest.param(None, 4000, math.inf, id="no end"),
-        pytest.param(None, None, 0, id="neither had an end"),
+        pytest.param(None, None, math.inf, id="neither had an end"),
+        pytest.param(250, 900, 250, id="for longer, perhaps at another time"),
     ],
 )
 def test_a_machine_that_stood_still_is_nobody_s_outage(

@@ -34,12 +34,12 @@ def say(message: Message, watch: Watch) -> str:  # noqa: C901, PLR0911 - it is a
             said = [f"grants {names[g.key]} under term {g.term}" for g in granted]
             said += [f"denies {names[d.key]}, {d.holder or 'a higher term'} has it" for d in denied]
             return ", ".join(said) if denied or not _is_renewal(message, watch) else ""
-        case Release(keys=keys, successor=successor):
-            return f"releases {' and '.join(names[k] for k in keys)}" + (
+        case Release(successor=successor):
+            return f"releases {' and '.join(names[k] for k in message.keys)}" + (
                 f" for {successor}" if successor else ""
             )
-        case Released(keys=keys):
-            return f"has seen the release of {' and '.join(names[k] for k in keys)}"
+        case Released():
+            return f"has seen the release of {' and '.join(names[k] for k in message.keys)}"
         case Offer(free=free):
             return ", ".join(f"offers {names[f.key]}, rank {f.rank}" for f in free)
         case Prepare(key=key):

@@ -95,7 +95,7 @@ class ReleasesFirst(Lease):
         if not was_owner:
             return effects
         self._round += 1
-        release = Release(self._round, (key,), successor)
+        release = Release(self._round, key, successor)
         return [*(Send(witness, release) for witness in self._asked), *effects]
 
 
