@@ -371,6 +371,35 @@ def test_who_loses_again_and_again_waits_longer_for_answers_and_holds_back_longe
     assert held_back_ms[1:] == [40, 40, 80, 160, 320, 320]
 
 
+def lose(a: _Candidate, at_ms: int) -> int:
+    """Let an attempt begin then that nobody answers; returns for how long it waited for answers."""
+    a.seek(at_ms)
+    asked_ms = at_ms
+    while a.phase() is Phase.ACQUIRING:
+        at_ms += 1
+        a.expire(at_ms)
+    return at_ms - asked_ms
+
+
+def test_losses_are_forgotten_after_two_seconds() -> None:
+    a = _Candidate()
+    assert [lose(a, at_ms) for at_ms in (100, 2_000, 3_900, 5_800)] == [84, 84, 84, 168]
+    assert lose(a, 8_000) == 84
+
+
+def test_what_was_handed_over_was_not_lost() -> None:
+    a = _Candidate()
+    for at_ms in (1_000, 2_000, 3_000):
+        request = a.seek(at_ms)
+        a.ack("v", request, at_ms + 1, term=request.wants[0].term, standby="b")
+        a.ack("w", request, at_ms + 1, term=request.wants[0].term, standby="b")
+        a.lease.judge(frozenset(), (at_ms + 2) * MILLISECOND)
+        a.lease.receive("b", Ready(_INCARNATION, _WEB), (at_ms + 3) * MILLISECOND)
+        a.lease.closed(_WEB, (at_ms + 4) * MILLISECOND)
+        a.lease.judge(frozenset({_WEB}), (at_ms + 5) * MILLISECOND)
+    assert lose(a, 4_000) == 84
+
+
 def test_a_release_that_nobody_confirms_is_over_when_the_grants_are() -> None:
     a = _Candidate()
     a.own(10)
