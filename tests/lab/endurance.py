@@ -476,7 +476,8 @@ def silent_alone(
             default=0.0,
         )
 
-    return [gap for gap in gaps if gap.length_ms > STAYED_MS + control_ms(gap)]
+    long = [gap for gap in gaps if gap.length_ms > STAYED_MS]
+    return [gap for gap in long if gap.length_ms > STAYED_MS + control_ms(gap)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

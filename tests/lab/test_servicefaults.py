@@ -12,12 +12,23 @@ import pytest
 
 from lab import enclosure, topology
 from lab.legacy import START, Legacy, running
+from lab.legacyserver import is_locked
 from lab.servicefaults import FAULTS, command_of, kill_everything_on, leash_of, processes_on
 from lab.topology import Segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+LOCKING = """
+import fcntl, os, resource, socket, sys, time
+_, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+locked = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.flock(locked, fcntl.LOCK_EX)
+much = [socket.socketpair() for _ in range(min(limit, 20_000) // 2 - 50)]
+print("locked", flush=True)
+time.sleep(1000)
+"""
 ASLEEP = "import time; print('asleep', flush=True); time.sleep(1000)"
 
 
@@ -43,6 +54,15 @@ def test_pulling_the_plug_ends_what_has_detached_itself_and_nothing_on_other_nod
     kill_everything_on(there.host)
     assert running(here.shared) == []
     assert processes_on(here.host) == processes_on(there.host) == []
+
+
+def test_what_was_killed_holds_no_lock_any_more_however_much_it_had_open(segment: Segment) -> None:
+    host, file = segment.hosts["node-a"], segment.folder / "locked"
+    process = host.start([sys.executable, "-c", LOCKING, file], name="locking")
+    process.wait_for_output("locked", patience_s=20)
+    assert is_locked(file)
+    kill_everything_on(host)
+    assert not is_locked(file)
 
 
 def test_who_only_looks_at_a_node_can_be_spared(segment: Segment) -> None:
