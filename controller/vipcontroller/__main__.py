@@ -49,7 +49,7 @@ from vipcontroller.scribe import MANAGER, RESOURCES, Scribe
 from vipcontroller.steward import Steward
 from vipcontroller.world import Moment, Reader
 from vipcontroller.writes import SecretWrite
-from viphealth import ending, server
+from viphealth import arenas, ending, server
 from viphealth.conversation import Health
 from viphealth.liveness import Pulses
 
@@ -317,6 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[:1] == [uninstall.COMMAND]:
         return uninstall.main(arguments[1:], lease=LEASE_NAME)
     options = _parser().parse_args(arguments)
+    arenas.share_one()
     logging.basicConfig(
         level=options.log_level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )

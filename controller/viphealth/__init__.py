@@ -1,1 +1,1 @@
-"""What every process of vipkeeper answers when it is asked how it is: `/healthz` and `/readyz`."""
+"""What every process of vipkeeper does alike: how it answers `/healthz` and `/readyz`, ends, gets memory."""

@@ -19,7 +19,7 @@ from vipcluster.client import BadConfiguration, connect
 from vipcourier import metrics
 from vipcourier.courier import MANAGER, Blind, Courier
 from vipcourier.votes import PATIENCE_NS
-from viphealth import ending, server
+from viphealth import arenas, ending, server
 
 _log = logging.getLogger("vipcourier")
 
@@ -28,6 +28,7 @@ def main() -> None:
     """Run the courier until SIGTERM or SIGINT."""
     ending.end_at_once()
     options = _parser().parse_args(sys.argv[1:])
+    arenas.share_one()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=options.log_level, handlers=[handler])

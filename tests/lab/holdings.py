@@ -47,6 +47,7 @@ _PROG_NAME_AT, _MAP_NAME_AT, _NAME_SIZE, _DESCRIPTION_SIZE = 64, 24, 16, 256
 OUR_NAMES: Final = ("vipkeeper", "vip_")
 _INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3  # the two parents of filters that clsact has
 _TIME_WAIT: Final = "06"
+_ARENA: Final = 64 << 20  # glibc's HEAP_MAX_SIZE
 _KINDS: Final = ("VirtualIP", "VIPNode", "FailoverDomain", "Switchover")
 
 
@@ -98,6 +99,19 @@ def numbers_in(text: str) -> dict[str, int]:
     found: Counter[str] = Counter()
     for name, number in re.findall(r"^(\w+):\s+(\d+)\b", text, re.MULTILINE):
         found[name] += int(number)
+    return found
+
+
+def arenas_in(maps: str) -> int:
+    """Count the arenas that malloc made for threads, beside its first one: each is an aligned stretch."""
+    memory = re.findall(r"^(\w+)-(\w+) (?:rw|--)-p 00000000 00:00 0 *$", maps, re.MULTILINE)
+    ends = {int(start, 16): int(end, 16) for start, end in memory}
+    found = 0
+    for start in (each for each in ends if each % _ARENA == 0):
+        end = ends[start]
+        while end % _ARENA and end in ends:
+            end = ends[end]
+        found += end - start >= _ARENA and end % _ARENA == 0
     return found
 
 

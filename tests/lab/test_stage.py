@@ -90,6 +90,13 @@ def test_an_edited_virtual_ip_moves_and_a_deleted_one_goes(stage: Stage) -> None
     stage.wait_until("its end", partial(stage.is_gone, "brief"))
 
 
+def test_the_threads_of_controllers_and_couriers_share_one_arena(stage: Stage) -> None:
+    for process in (*stage.agents.controllers, *stage.agents.couriers.values()):
+        folder = Path(f"/proc/{process.child.pid}")
+        assert len(list((folder / "task").iterdir())) > 1
+        assert holdings.arenas_in((folder / "maps").read_text()) == 0
+
+
 def test_controllers_stop_and_start(stage: Stage) -> None:
     stage.agents.stop_controllers()
     assert not any(controller.is_alive for controller in stage.agents.controllers)
