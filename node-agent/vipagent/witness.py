@@ -323,7 +323,7 @@ class Witness:
         said = (sender.incarnation, release.round)
         self._newest[sender.node] = max(self._newest.get(sender.node, (-1, -1)), said)
         ended = []
-        for key in dict.fromkeys(release.keys):
+        for key in release.keys:
             grant = self._grants.get(key)
             if grant is None or not grant.is_of(sender) or said < (grant.incarnation, grant.round):
                 continue
