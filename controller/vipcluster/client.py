@@ -337,8 +337,19 @@ class Cluster:
             raise Unavailable(f"{what}: no answer from {self._configuration.host}: {error}") from error
         if not 200 <= response.status < 300:  # noqa: PLR2004 - HTTP's classes of answers
             raise _refusal(what, response.status, content)
-        document: Document = json.loads(content)
-        return document
+        return _document(what, content)
+
+
+def _document(what: str, content: bytes) -> Document:
+    """Return the object that an answer is; raises `Unavailable` for one of whoever stands in between."""
+    try:
+        document = json.loads(content)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        said = content[:200].decode(errors="replace").strip()
+        raise Unavailable(f"{what}: answered with what is no object, by a proxy perhaps: {said!r}")
+    return document
 
 
 def lean(document: Document) -> Document:

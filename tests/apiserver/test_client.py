@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import socket
+import threading
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -196,6 +198,32 @@ def test_nobody_at_the_address_is_unavailable(apiserver: ControlPlane, tmp_path:
     (tmp_path / "kubeconfig").write_text(json.dumps(config))
     with pytest.raises(Unavailable, match="no answer"):
         connect(str(tmp_path / "kubeconfig"), user_agent="test").get(NODES, "any")
+
+
+@pytest.mark.parametrize("answer", [b"<html>please log in</html>", b"[]", b"", b"\xff"])
+def test_an_answer_that_is_no_object_is_unavailable(answer: bytes, tmp_path: Path) -> None:
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        asked = threading.Thread(target=proxy.handle_request)
+        asked.start()
+        config = {
+            "clusters": [{"name": "one", "cluster": {"server": f"http://127.0.0.1:{proxy.server_port}"}}],
+            "contexts": [{"name": "one", "context": {"cluster": "one", "user": "one"}}],
+            "users": [{"name": "one", "user": {}}],
+            "current-context": "one",
+        }
+        (tmp_path / "kubeconfig").write_text(json.dumps(config))
+        with pytest.raises(Unavailable, match="no object"):
+            connect(str(tmp_path / "kubeconfig"), user_agent="test").get(NODES, "any")
+        asked.join()
 
 
 def test_a_missing_kubeconfig_is_told(tmp_path: Path) -> None:
