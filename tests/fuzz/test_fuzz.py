@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import hypothesis
 import hypothesis.strategies as st
 import pytest
+from msgspec import inspect
 
-from fuzz import servers
+from fuzz import keepers, servers
 from fuzz.registry import TARGETS
 from fuzz.target import Choices
 from vipagent import probes_http
@@ -75,6 +76,27 @@ def test_nothing_that_comes_from_outside_breaks_it(name: str) -> None:
         target.run(data)
 
     anything()
+
+
+def octets_in(kind: inspect.Type, name: str) -> Iterator[str]:
+    """Yield the names of all fields of bytes in what is said, at any depth."""
+    match kind:
+        case inspect.BytesType():
+            yield name
+        case inspect.StructType():
+            for field in kind.fields:
+                yield from octets_in(field.type, field.name)
+        case inspect.VarTupleType() | inspect.ListType():
+            yield from octets_in(kind.item_type, name)
+        case inspect.UnionType():
+            for each in kind.types:
+                yield from octets_in(each, name)
+
+
+def test_whatever_names_an_address_set_or_a_check_names_planned_ones_at_times() -> None:
+    named = {name for each in keepers.MESSAGES for name in octets_in(inspect.type_info(each), "")}
+    assert named <= set(keepers.POOLS)
+    assert {"key", "others", "polls", "failing"} <= named
 
 
 def test_the_same_bytes_are_the_same_choices() -> None:
