@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "run-once"
 VOTER = "node-c"
-NAME = "billing"
+NAME = "invoices"
 ADDRESS = "192.0.2.40"
 # One page's period and its timeout, the server's end and its start, and a busy machine.
 PAGE_MS = 500 + 500 + 1_000 + 1_500
@@ -62,7 +62,7 @@ def running_site(lab: Lab, database: DatabaseNetwork) -> Iterator[Site]:
     watch = Watch(folder=lab.folder / "copies", port=legacy.PORT)
     watch.watch(*nodes)
     stage.start(witness_only={VOTER}, notifications=settings_for_mail(lab))
-    for file in ("failoverdomain.yaml", "billing.yaml"):
+    for file in ("failoverdomain.yaml", "invoices.yaml"):
         lab.plane.kubectl("apply", "-f", EXAMPLES / file)
     stage.watch({NAME: ADDRESS}, urls={f"{NAME}-{HTTP}": f"http://{ADDRESS}:{legacy.PORT}/healthz"})
     site = Site(stage=stage, installed=installed, watch=watch, virtual_ip=NAME, service_failover=NAME)
@@ -144,9 +144,9 @@ def is_mailed(site: Site, owner: Host, standby: Host) -> bool:
     """Tell whether somebody was told why the server failed, and where its address went."""
     told = mails(site.stage.lab)
     return (
-        f"ServiceFailover default/billing: server: Failed on {owner.name}: " in told
+        f"ServiceFailover default/{NAME}: server: Failed on {owner.name}: " in told
         and "status 500" in told
-        and f"VirtualIP billing: Moved from {owner.name} to {standby.name} " in told
+        and f"VirtualIP {NAME}: Moved from {owner.name} to {standby.name} " in told
     )
 
 
