@@ -143,7 +143,7 @@ def _compile(check: HealthCheck, field: str, expression: str) -> None:
     # The API server reads it as RE2, the keeper as Python's re: a few spellings are only in the first.
     try:
         re.compile(expression)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(
             f"the `{field}` of the health check `{check.name}` cannot be used: {error}"
         ) from None

@@ -326,10 +326,13 @@ class Cluster:
         read_timeout_s: float | None = None,
     ) -> Document:
         headers = {"Accept": "application/json", "Content-Type": content_type, **self._api.default_headers}
-        self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
         what = f"{method} {path}"
         timeout_s = (self._connect_timeout_s, read_timeout_s or self._read_timeout_s)
+        try:
+            self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        except (ConfigException, OSError) as error:
+            raise Unavailable(f"{what}: the token cannot be read: {error}") from error
         try:
             response = self._api.call_api(method, url, headers, body, _request_timeout=timeout_s)
             content: bytes = response.read()

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from vipcluster.store import Document
 
 NAMESPACE = "default"
-_LONGEST_NOTE = 1024
+_LONGEST_NOTE = 1024  # bytes, as the API server counts
+_DIGEST_BYTES = 8
+_LONGEST_NAME = 253 - len(".") - 2 * _DIGEST_BYTES  # what an Event's name has room for of its object's
 
 
 class Happening(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +67,7 @@ def tell(
         "type": happening.type,
         "action": happening.action,
         "reason": happening.reason,
-        "note": happening.note[:_LONGEST_NOTE],
+        "note": happening.note.encode()[:_LONGEST_NOTE].decode(errors="ignore"),
         "regarding": _regarding(resource, happening),
         "reportingController": f"vipkeeper.io/{controller}",
         "reportingInstance": instance,
@@ -91,5 +93,5 @@ def _regarding(resource: Resource, happening: Happening) -> Document:
 
 def _name(resource: Resource, happening: Happening) -> str:
     said = (resource.kind, happening.uid, happening.type, happening.action, happening.reason, happening.note)
-    digest = hashlib.blake2b("\0".join(said).encode(), digest_size=8).hexdigest()
-    return f"{happening.name}.{digest}"
+    digest = hashlib.blake2b("\0".join(said).encode(), digest_size=_DIGEST_BYTES).hexdigest()
+    return f"{happening.name[:_LONGEST_NAME].rstrip('-.')}.{digest}"

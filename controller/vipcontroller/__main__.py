@@ -19,6 +19,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -178,7 +179,12 @@ class Controller:
                 return 3
             pause_s = IDLE_S
             if is_leader and self._watch.is_complete:
-                pause_s = self._look()
+                try:
+                    pause_s = self._look()
+                except Exception:
+                    # It would be the same after a restart: who leads goes on to carry out what was decided.
+                    _logger.exception("Not everything could be looked at: nothing new is decided")
+                    self._metrics.looked_in_vain()
         return 0
 
     def _turn(self) -> None:
@@ -204,18 +210,24 @@ class Controller:
         return idle_s if decisions.due is None else max(0.0, min(idle_s, decisions.due - time.monotonic()))
 
     def _write_all(self, writes: Sequence[Write]) -> bool:
-        """Write for a while; returns False when there is more to write, about which to decide anew first."""
+        """Write for a while; returns False when there is more to write, about which to decide anew first.
+
+        An API server that answers 429 wants to be left alone: what is missing then waits for the next look.
+        """
         now = time.monotonic()
         until = now + WRITING_S
         keys = map(urgency.key, writes)
         self._waiting = {key: self._waiting.get(key, now) for key in keys}
 
+        has_enough = threading.Event()
+
         def write(each: Write) -> bool:
-            if self._is_stopping.is_set():
+            if self._is_stopping.is_set() or has_enough.is_set():
                 return True
             if time.monotonic() >= until:
                 return False
-            self._write(each)
+            if not self._write(each):
+                has_enough.set()
             return True
 
         # Each is to another object, so several at a time may be under way; most of it is waiting.
@@ -251,10 +263,13 @@ class Controller:
         self._secrets[name] = (is_missing, time.monotonic())
         return is_missing
 
-    def _write(self, write: Write) -> None:
-        """Carry one write out; one that fails is logged, and missing again at the next look."""
+    def _write(self, write: Write) -> bool:
+        """Carry one write out; one that fails is logged, and missing again at the next look.
+
+        Returns whether the API server takes more.
+        """
         if not self._leadership.is_held:
-            return
+            return True
         self._turn()
         kind = "Secret" if isinstance(write, SecretWrite) else write.kind
         name = _name(write)
@@ -263,17 +278,17 @@ class Controller:
             document = self._scribe.carry_out(write)
         except (Conflict, NotFound):
             self._metrics.wrote(kind, "conflict")
-            return
+            return True
         except ApiError as error:
             self._waiting[urgency.key(write)] = urgency.FAILED
             self._metrics.wrote(kind, "error")
             _logger.warning("Could not write %s %s: %s", kind, name, error)
-            return
+            return error.status != HTTPStatus.TOO_MANY_REQUESTS
         self._metrics.wrote(kind, "ok")
         if isinstance(write, SecretWrite):
             self._secrets.pop(name, None)
             self._watch.wake()
-            return
+            return True
         if document is not None and not _is_gone(document):
             self._watch.put(RESOURCES[write.kind], document)
         if self._notifier is not None:
@@ -281,6 +296,7 @@ class Controller:
         for telling in write.tellings:
             _logger.info("%s %s: %s", kind, name, telling.note)
         self._crier.tell(write)
+        return True
 
     def _tell_problems(self, problems: Sequence[Problem]) -> None:
         """Log what is wrong with objects, once while it lasts."""

@@ -174,6 +174,10 @@ class Metrics:
         self._looks.observe(duration_s)
         self._problems.set(problems)
 
+    def looked_in_vain(self) -> None:
+        """Take note of a look that came to no decision."""
+        self._problems.set(1)
+
     def wrote(self, kind: str, result: Result) -> None:
         """Count one write."""
         self._writes.labels(kind, result).inc()

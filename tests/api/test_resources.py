@@ -279,6 +279,22 @@ def named(obj: dict[str, Any], **metadata: Any) -> dict[str, Any]:
         ),
         pytest.param(
             VirtualIP,
+            named(
+                virtual_ip(
+                    healthChecks=[{"name": "app", "httpGet": {"port": 1, "bodyRegex": "a{,4294967296}"}}]
+                )
+            ),
+            "the `bodyRegex` of the health check `app` cannot be used: the repetition number is too large",
+            id="regular-expression-of-a-number-that-python-has-not",
+        ),
+        pytest.param(
+            VirtualIP,
+            named(probed(file={"path": "/a", "contentRegex": "(" * 500 + ")" * 500})),
+            "the `contentRegex` of the health check `app` cannot be used: maximum recursion depth",
+            id="regular-expression-that-is-too-deep",
+        ),
+        pytest.param(
+            VirtualIP,
             named(probed(file={"path": "/a", "contentRegex": "(?P<a>b"})),
             "VirtualIP web: spec: the `contentRegex` of the health check `app` cannot be used: missing )",
             id="regular-expression-for-a-file",

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from kubernetes.client.configuration import Configuration
 
 from apiserver.controllers import follow
 from apiserver.fleet import API_VERSION, Fleet
@@ -163,6 +164,20 @@ def test_an_event_about_a_namespaced_object_is_where_the_object_is(
 
 
 @pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        pytest.param("web", "Zu spät: " + "ü" * 1020, id="a note of more bytes than letters"),
+        pytest.param("w." * 126 + "w", "late", id="the longest name of an object"),
+    ],
+)
+def test_no_note_and_no_name_is_too_long_for_an_event(cluster: Cluster, name: str, note: str) -> None:
+    happening = Happening(
+        name=name, uid="some-uid", type="Warning", action="Look", reason="Late", note=note, at=HAPPENED
+    )
+    tell(cluster, VIRTUAL_IPS, happening, controller="controller", instance="one", manager="us")
+
+
+@pytest.mark.parametrize(
     ("resource", "is_served"),
     [
         pytest.param(SWITCHOVERS, True, id="ours"),
@@ -224,6 +239,16 @@ def test_an_answer_that_is_no_object_is_unavailable(answer: bytes, tmp_path: Pat
         with pytest.raises(Unavailable, match="no object"):
             connect(str(tmp_path / "kubeconfig"), user_agent="test").get(NODES, "any")
         asked.join()
+
+
+def test_a_token_that_cannot_be_read_is_unavailable(tmp_path: Path) -> None:
+    def read(configuration: Configuration) -> None:
+        configuration.api_key["authorization"] = (tmp_path / "token").read_text()
+
+    configuration = Configuration(host="http://127.0.0.1:9")
+    configuration.api_key["authorization"], configuration.refresh_api_key_hook = "one", read
+    with pytest.raises(Unavailable, match="token"):
+        Cluster(configuration, user_agent="test").get(NODES, "any")
 
 
 def test_a_missing_kubeconfig_is_told(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubernetes.client.configuration import Configuration
 
-from vipcluster.client import FAILOVER_DOMAINS, VIRTUAL_IPS, Cluster, Listing, NotFound, Unavailable
+from vipcluster.client import FAILOVER_DOMAINS, SECRETS, VIRTUAL_IPS, Cluster, Listing, NotFound, Unavailable
 from vipcontroller import __main__ as main
 from vipcontroller.metrics import Metrics
 
@@ -124,3 +124,56 @@ def test_what_cannot_be_written_is_tried_again_after_what_can(monkeypatch: pytes
     thread.join(PATIENCE_S)
     assert statuses == [0]
     assert cluster.tried[:4] == ["FailoverDomain", "VirtualIP", "VirtualIP", "FailoverDomain"]
+
+
+def test_a_look_that_fails_ends_nothing_and_the_next_one_decides() -> None:
+    class Odd(Shelves):
+        """Answers the first question for a Secret with what no door lets through."""
+
+        is_asked = False
+
+        def get(self, resource: Resource, name: str, *, namespace: str = "") -> Object:
+            if resource == SECRETS and not self.is_asked:
+                self.is_asked = True
+                raise ZeroDivisionError
+            return super().get(resource, name, namespace=namespace)
+
+    cluster = Odd({FAILOVER_DOMAINS: [obj("default")]})
+    controller, thread, statuses = begin(cluster)
+    with cluster.changed:
+        assert cluster.changed.wait_for(lambda: bool(cluster.tried), PATIENCE_S)
+    controller.stop()
+    thread.join(PATIENCE_S)
+    assert (cluster.is_asked, statuses) == (True, [0])
+
+
+def test_an_api_server_that_has_enough_is_left_alone_until_the_next_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(main, "WRITERS", 1)
+
+    class Busy(Shelves):
+        """Has enough at the first write."""
+
+        def _write(self, resource: Resource, *_: Any) -> Object:
+            with self.changed:
+                self.tried.append(resource.kind)
+                self.changed.notify_all()
+            raise Unavailable("too many requests", status=429)
+
+    cluster = Busy({VIRTUAL_IPS: [obj(f"web-{number}", addresses=["192.0.2.10/24"]) for number in range(50)]})
+    at_looks: list[int] = []
+
+    def idle_s(_look_s: float, **_: Any) -> float:
+        with cluster.changed:
+            at_looks.append(len(cluster.tried))
+            cluster.changed.notify_all()
+        return 0.01
+
+    monkeypatch.setattr(main, "longest_idle_s", idle_s)
+    controller, thread, statuses = begin(cluster)
+    with cluster.changed:
+        assert cluster.changed.wait_for(lambda: len(at_looks) >= 3, PATIENCE_S)
+    controller.stop()
+    thread.join(PATIENCE_S)
+    assert (at_looks[:3], statuses) == ([1, 2, 3], [0])
