@@ -27,6 +27,12 @@ Status = Literal["True", "False", "Unknown"]
 ABNORMAL = frozenset({"Reconciling", "Stalled"})
 """Condition types that are present only while they are True."""
 
+TYPES = ABNORMAL | {
+    "Accepted", "Bound", "Complete", "Conflict", "Degraded", "Failed", "Owned", "Quorate", "Ready",
+    "Redundant", "Steady",
+}  # fmt: skip
+"""Every type of condition that vipkeeper writes; others in the same list are somebody else's."""
+
 
 class Condition(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """One condition as the API server stores it; `last_transition_time` is in UTC, whole seconds."""

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from vipapi import bounds
-from vipapi.conditions import Condition
+from vipapi.conditions import TYPES, Condition
 from vipapi.configuration import Configuration, Member, WitnessSet
 from vipapi.healthchecks import HealthCheck
 from vipapi.nodestatus import (
@@ -149,6 +149,21 @@ def _compile(check: HealthCheck, field: str, expression: str) -> None:
         ) from None
 
 
+class Observed(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What every status of vipkeeper has: the generation that was looked at last, and vipkeeper's conditions.
+
+    Other field managers may have conditions of their own in the list: they are none of ours.
+    """
+
+    observed_generation: int = -1
+    conditions: tuple[Condition, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(each.type not in TYPES for each in self.conditions):
+            ours = tuple(each for each in self.conditions if each.type in TYPES)
+            msgspec.structs.force_setattr(self, "conditions", ours)
+
+
 class Election(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """The standing order: obeyed only while the lease is at `based_on_term`."""
 
@@ -204,14 +219,13 @@ class RetiredAddress(msgspec.Struct, frozen=True, rename="camel", omit_defaults=
         return f"{uid}/{self.address}/{self.generation}"
 
 
-class VirtualIPStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class VirtualIPStatus(Observed, frozen=True, rename="camel", omit_defaults=True):
     """What the controller found: `owner` and `term` are observed, `election` is the order.
 
     `addresses` are in force, as the spec spells them; `retired_addresses` were, and a node that missed the
     change may still use them.
     """
 
-    observed_generation: int = -1
     owner: str | None = None
     term: int | None = None
     addresses: tuple[str, ...] = ()
@@ -220,7 +234,6 @@ class VirtualIPStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults
     candidates: tuple[CandidateStatus, ...] = ()
     last_failover: LastFailover | None = None
     effective: VirtualIPEffective | None = None
-    conditions: tuple[Condition, ...] = ()
 
 
 class VirtualIP(msgspec.Struct, frozen=True, rename="camel"):
@@ -301,13 +314,11 @@ class InForce(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     spec: ServiceFailoverSpec
 
 
-class ServiceFailoverStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class ServiceFailoverStatus(Observed, frozen=True, rename="camel", omit_defaults=True):
     """What the controller found."""
 
-    observed_generation: int = -1
     services: tuple[ServiceState, ...] = ()
     in_force: InForce | None = None
-    conditions: tuple[Condition, ...] = ()
 
 
 class ServiceFailover(msgspec.Struct, frozen=True, rename="camel"):
@@ -402,13 +413,12 @@ class FailoverDomainEffective(msgspec.Struct, frozen=True, rename="camel", omit_
     gateway_on_unreachable: str = ""
 
 
-class FailoverDomainStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class FailoverDomainStatus(Observed, frozen=True, rename="camel", omit_defaults=True):
     """What the controller found; epoch 0 (absent) means that no witnesses are chosen yet.
 
     The witness configuration lies flat in it: `configuration_of` reads it, `with_configuration` writes it.
     """
 
-    observed_generation: int = -1
     epoch: int = 0
     config_hash: str = ""
     former_config_hash: str = ""
@@ -419,7 +429,6 @@ class FailoverDomainStatus(msgspec.Struct, frozen=True, rename="camel", omit_def
     sealing: bool = False
     members: tuple[DomainNode, ...] = ()
     effective: FailoverDomainEffective | None = None
-    conditions: tuple[Condition, ...] = ()
 
 
 class FailoverDomain(msgspec.Struct, frozen=True, rename="camel"):
@@ -475,10 +484,9 @@ class SwitchoverSpec(msgspec.Struct, frozen=True, rename="camel"):
     type: Literal["Move", "Drill"] = "Move"
 
 
-class SwitchoverStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class SwitchoverStatus(Observed, frozen=True, rename="camel", omit_defaults=True):
     """What came of it; the two of the return are a drill's way back."""
 
-    observed_generation: int = -1
     from_node: str | None = msgspec.field(name="from", default=None)
     to: str | None = None
     outage_milliseconds: int | None = None
@@ -486,7 +494,6 @@ class SwitchoverStatus(msgspec.Struct, frozen=True, rename="camel", omit_default
     completed_at: datetime | None = None
     return_outage_milliseconds: int | None = None
     returned_at: datetime | None = None
-    conditions: tuple[Condition, ...] = ()
 
 
 class Switchover(msgspec.Struct, frozen=True, rename="camel"):
@@ -497,10 +504,9 @@ class Switchover(msgspec.Struct, frozen=True, rename="camel"):
     status: SwitchoverStatus = SwitchoverStatus()
 
 
-class VIPNodeStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class VIPNodeStatus(Observed, frozen=True, rename="camel", omit_defaults=True):
     """The keeper's report without the node's name; a fresh object has an empty one."""
 
-    observed_generation: int = -1
     version: str = ""
     incarnation: int = 0
     candidacy: Literal["Candidate", "WitnessOnly"] | None = None
@@ -510,7 +516,6 @@ class VIPNodeStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     virtual_ips: tuple[HoldingStatus, ...] = msgspec.field(name="virtualIPs", default=())
     services: tuple[ServiceStatus, ...] = ()
     problems: tuple[Problem, ...] = ()
-    conditions: tuple[Condition, ...] = ()
 
 
 class VIPNode(msgspec.Struct, frozen=True, rename="camel"):

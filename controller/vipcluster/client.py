@@ -40,6 +40,7 @@ LIST_TIMEOUT_S = 15.0
 CHUNK = 500
 
 _APPLY = "application/apply-patch+yaml"
+_JSON_PATCH = "application/json-patch+json"
 _MERGE = "application/merge-patch+json"
 _TOO_MANY = 429
 _SERVER_ERRORS = 500
@@ -291,6 +292,29 @@ class Cluster:
             content_type=_APPLY,
         )
 
+    def set_status(
+        self,
+        resource: Resource,
+        name: str,
+        status: Mapping[str, Any],
+        *,
+        namespace: str = "",
+        resource_version: str,
+        manager: str,
+    ) -> Document:
+        """Have the whole status of an object be this one, whoever set what is in it; raises `Conflict`."""
+        body: list[Mapping[str, Any]] = [
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": resource_version},
+            {"op": "replace", "path": "/status", "value": status},
+        ]
+        return self._request(
+            "PATCH",
+            resource.path(name, namespace=namespace, subresource="status"),
+            query={"fieldManager": manager},
+            body=body,
+            content_type=_JSON_PATCH,
+        )
+
     def set_finalizers(
         self, resource: Resource, name: str, finalizers: Sequence[str], *, resource_version: str, manager: str
     ) -> Document:
@@ -321,7 +345,7 @@ class Cluster:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         content_type: str = "application/json",
         read_timeout_s: float | None = None,
     ) -> Document:

@@ -22,6 +22,7 @@ from vipcluster.client import (
     Conflict,
 )
 from vipcluster.events import Happening, tell
+from vipcontroller import leftovers
 from vipcontroller.writes import FinalizerWrite, SecretWrite, StatusWrite
 
 if TYPE_CHECKING:
@@ -55,14 +56,7 @@ class Scribe:
     def carry_out(self, write: Write) -> Document | None:
         """Do one write and return the object as it is now; raises `ApiError`, `Conflict` among them."""
         if isinstance(write, StatusWrite):
-            return self._cluster.apply_status(
-                RESOURCES[write.kind],
-                write.metadata.name,
-                resources.to_dict(write.status),
-                manager=MANAGER,
-                namespace=write.metadata.namespace,
-                resource_version=write.metadata.resource_version,
-            )
+            return self._write_status(write)
         if isinstance(write, FinalizerWrite):
             return self._cluster.set_finalizers(
                 RESOURCES[write.kind],
@@ -73,6 +67,29 @@ class Scribe:
             )
         self._make_secret(write)
         return None
+
+    def _write_status(self, write: StatusWrite) -> Document:
+        resource, name, namespace = RESOURCES[write.kind], write.metadata.name, write.metadata.namespace
+        status = resources.to_dict(write.status)
+        document = self._cluster.apply_status(
+            resource,
+            name,
+            status,
+            manager=MANAGER,
+            namespace=namespace,
+            resource_version=write.metadata.resource_version,
+        )
+        rest = leftovers.cleared(document["status"], status)
+        if rest is None:
+            return document
+        return self._cluster.set_status(
+            resource,
+            name,
+            rest,
+            namespace=namespace,
+            resource_version=document["metadata"]["resourceVersion"],
+            manager=MANAGER,
+        )
 
     def tell(self, news: News) -> None:
         """Tell one Event; raises `ApiError`."""

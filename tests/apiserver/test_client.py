@@ -9,11 +9,14 @@ import threading
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from kubernetes.client.configuration import Configuration
 
 from apiserver.controllers import follow
 from apiserver.fleet import API_VERSION, Fleet
+from vipapi.conditions import Condition
+from vipapi.resources import VirtualIP, VirtualIPStatus, parse
 from vipcluster.client import (
     FAILOVER_DOMAINS,
     NODES,
@@ -34,6 +37,8 @@ from vipcluster.client import (
     connect,
 )
 from vipcluster.events import Happening, tell
+from vipcontroller.scribe import Scribe
+from vipcontroller.writes import StatusWrite
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -280,6 +285,32 @@ def test_an_apply_gives_up_what_it_no_longer_names_and_names_whose_fields_are_in
         )
     finally:
         apiserver.api.delete("v1", "Service", "applied")
+
+
+def test_what_another_manager_has_in_a_status_goes_with_our_next_write_but_for_its_own_conditions(
+    cluster: Cluster, web: Object
+) -> None:
+    def condition(kind: str) -> Object:
+        since = "2026-01-01T00:00:00Z"
+        return {"type": kind, "status": "True", "reason": "Fine", "message": "", "lastTransitionTime": since}
+
+    def write(**status: Any) -> Object:
+        found = parse(VirtualIP, cluster.get(VIRTUAL_IPS, web["metadata"]["name"]))
+        accepted = msgspec.convert(condition("Accepted"), type=Condition)
+        wanted = VirtualIPStatus(observed_generation=1, conditions=(accepted,), **status)
+        document = Scribe(cluster, namespace="default", instance="one").carry_out(
+            StatusWrite(kind="VirtualIP", metadata=found.metadata, status=wanted)
+        )
+        assert document is not None
+        told: Object = document["status"]
+        return told
+
+    theirs = {**status("node-x"), "term": 7, "conditions": [condition("Stalled"), condition("Audited")]}
+    cluster.apply_status(VIRTUAL_IPS, "web", theirs, manager="restore")
+    for owned in ({}, {"owner": "node-a", "term": 8}, {}):
+        told = write(**owned)
+        assert {each["type"] for each in told.pop("conditions")} == {"Accepted", "Audited"}
+        assert told == {"observedGeneration": 1, **owned}
 
 
 def test_a_listing_may_be_of_some_only(apiserver: ControlPlane, cluster: Cluster) -> None:
