@@ -12,6 +12,10 @@ slices of a deleted ServiceFailover too, by their owner references. Where nothin
 is the only one, and it may as well be refused. What cannot be taken back keeps nothing else, and is tried
 again now and then.
 
+Each write is for what was read: a slice is made where there is none, or one version of it is written over or
+deleted. So a replica that was frozen amid a write, and has a successor when it wakes, undoes nothing that
+the successor has done. Whoever comes too late looks again.
+
 "Could not look" is never "not there": what was found before stands then, as long as it is about the same
 owner. What was looked at and could not be set right is no longer as it was found before.
 """
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
 
     from vipcluster.client import Cluster, Resource
     from vipcluster.store import Document
+    from vipcontroller.kubeobjects import SliceMeta
 
 PERIOD_S = 1.5
 SWEEP_S = 30.0
@@ -214,12 +219,10 @@ class Steward:
     def _carry_out(self, assignment: Assignment, plan: endpoints.Plan | deployments.Plan) -> Finding:
         if isinstance(plan, deployments.Plan):
             return self._bind(assignment, plan)
-        for each in plan.applies:
-            # Forced: what somebody edited in a slice of ours would lead to a node that is not the owner.
-            document = msgspec.to_builtins(each)
-            self._apply(ENDPOINT_SLICES, document, assignment.namespace, is_forced=True)
-        for name in plan.deletes:
-            self._delete(name, assignment.namespace)
+        for each in plan.writes:
+            self._write(each)
+        for found in plan.deletes:
+            self._delete(found)
         return plan.finding
 
     def _endpoints(self, assignment: Assignment, workload: KubernetesService) -> endpoints.Plan:
@@ -272,13 +275,15 @@ class Steward:
         refusals: set[str] = set()
         of_ours = f"{endpoints.MANAGER_LABEL}={endpoints.MANAGER}"
         slices = self._found(EndpointSlice, ENDPOINT_SLICES, of_ours, errors, refusals)
-        for namespace, name in endpoints.leftovers(slices, assignments):
+        for each in endpoints.leftovers(slices, assignments):
             try:
-                self._delete(name, namespace)
+                self._delete(each)
             except ApiError as error:
-                errors.add(f"EndpointSlice {namespace}/{name}: {error}")
+                errors.add(f"EndpointSlice {each.namespace}/{each.name}: {error}")
                 continue
-            _logger.info("Deleted the EndpointSlice %s/%s, which follows nothing any more", namespace, name)
+            _logger.info(
+                "Deleted the EndpointSlice %s/%s, which follows nothing any more", each.namespace, each.name
+            )
         bound = self._found(Deployment, DEPLOYMENTS, FAILOVER_LABEL, errors, refusals)
         for namespace, body in deployments.leftovers(bound, assignments):
             name = body["metadata"]["name"]
@@ -319,18 +324,33 @@ class Steward:
         except NotFound:
             return None
 
-    def _apply(
-        self, resource: Resource, body: dict[str, Any], namespace: str, *, is_forced: bool = False
-    ) -> Document:
+    def _apply(self, resource: Resource, body: dict[str, Any], namespace: str) -> Document:
         self._check()
-        return self._cluster.apply(
-            resource, body, namespace=namespace, manager=FIELD_MANAGER, is_forced=is_forced
-        )
+        return self._cluster.apply(resource, body, namespace=namespace, manager=FIELD_MANAGER)
 
-    def _delete(self, name: str, namespace: str) -> None:
+    def _write(self, wanted: EndpointSlice) -> None:
+        """Make a slice, or have the one that was read say what it should, whoever has set it otherwise.
+
+        No apply: that would make a slice, but never refuse to because there is one.
+        """
+        name, namespace = wanted.metadata.name, wanted.metadata.namespace
+        document = msgspec.to_builtins(wanted)
+        self._check()
+        if wanted.metadata.resource_version:
+            self._cluster.merge(ENDPOINT_SLICES, name, document, namespace=namespace, manager=FIELD_MANAGER)
+        else:
+            self._cluster.create(ENDPOINT_SLICES, document, namespace=namespace, manager=FIELD_MANAGER)
+
+    def _delete(self, found: SliceMeta) -> None:
         self._check()
         try:
-            self._cluster.delete(ENDPOINT_SLICES, name, namespace=namespace)
+            self._cluster.delete(
+                ENDPOINT_SLICES,
+                found.name,
+                namespace=found.namespace,
+                uid=found.uid,
+                resource_version=found.resource_version,
+            )
         except NotFound:
             return
 
