@@ -327,13 +327,29 @@ class Cluster:
     def merge(
         self, resource: Resource, name: str, patch: Mapping[str, Any], *, namespace: str = "", manager: str
     ) -> Document:
-        """Merge a patch into an object, whatever its version."""
+        """Merge a patch into an object; with a resource version in it, raises `Conflict` for any other."""
         path = resource.path(name, namespace=namespace)
         return self._request("PATCH", path, query={"fieldManager": manager}, body=patch, content_type=_MERGE)
 
-    def delete(self, resource: Resource, name: str, *, namespace: str = "") -> None:
-        """Ask for an object's deletion; raises `NotFound`."""
-        self._request("DELETE", resource.path(name, namespace=namespace))
+    def delete(
+        self,
+        resource: Resource,
+        name: str,
+        *,
+        namespace: str = "",
+        uid: str = "",
+        resource_version: str = "",
+    ) -> None:
+        """Ask for an object's deletion; raises `NotFound`.
+
+        With a UID or a resource version it raises `Conflict` when the object is another, or has moved on.
+        """
+        wanted = {"uid": uid, "resourceVersion": resource_version}
+        preconditions = {key: value for key, value in wanted.items() if value}
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions}
+        self._request(
+            "DELETE", resource.path(name, namespace=namespace), body=body if preconditions else None
+        )
 
     def close(self) -> None:
         """Close the connections."""

@@ -11,7 +11,8 @@ are for people. All writes are compare-and-swap on the resource version, so of t
 The leader's right to write ends `RENEW_DEADLINE_S` after the clock was read *before* its last
 successful renewal, whatever it believes otherwise. A write takes at most the client's 5 s, and
 10 s + 5 s is the 15 s that every follower waits at least. A process that was frozen in the middle of
-a write and woke up later is stopped by the resource version that the write names.
+a write and woke up later is stopped by the resource version that the write names, or, where it makes
+something, by what is there already.
 
 The pure part (`Seen`, `see`, `is_free`) has no clock; `Leadership` is the loop around it.
 """

@@ -20,9 +20,9 @@ server that has just started tells of its CRDs a moment later than of its own ki
 for all that it wanted, and that is not all that we want, it is started anew.
 
 An API server that is away is waited for: kopf retries every half second, is started anew when it gives
-up, and the lists are retried every second. What does not heal is told as `failure`: a refusal by
-RBAC, or a kind that is not installed, that lasts longer than `PATIENCE_S`. A process that cannot see
-should end and say why.
+up, and the lists are retried every second, each by itself: a kind that cannot be listed keeps no other from
+being listed. What does not heal is told as `failure`: a refusal by RBAC, or a kind that is not installed,
+that lasts longer than `PATIENCE_S`. A process that cannot see should end and say why.
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ class Watch:
         self._shelves = {resource: Shelf() for resource in resources}
         self._has_news = False
         self._to_list = set(resources)
-        self._failure: ApiError | None = None
+        self._interrupted: set[Resource] = set()
+        self._refused_since: dict[Resource, float] = {}
+        self._failures: dict[Resource, ApiError] = {}
         self._is_stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._stop_kopf: Callable[[], None] | None = None
@@ -145,7 +147,7 @@ class Watch:
     def failure(self) -> ApiError | None:
         """What keeps the watch from seeing and will not heal by itself; None while all is well."""
         with self._changed:
-            return self._failure
+            return next(iter(self._failures.values()), None)
 
     def documents(self, resource: Resource) -> tuple[Document, ...]:
         """Return every object of a resource, in the order of their names, `lean`. Not to be modified."""
@@ -170,12 +172,6 @@ class Watch:
         with self._changed:
             self._tell()
 
-    def relist(self) -> None:
-        """List every resource anew, soon."""
-        with self._changed:
-            self._to_list.update(self._shelves)
-            self._changed.notify_all()
-
     def _tell(self) -> None:
         self._has_news = True
         self._changed.notify_all()
@@ -183,8 +179,6 @@ class Watch:
             self._on_news()
 
     def _keep_listing(self) -> None:
-        refused_since: float | None = None
-        is_interrupted = False
         next_resync = time.monotonic() + self._resync_s
         while not self._is_stopping.is_set():
             with self._changed:
@@ -196,43 +190,47 @@ class Watch:
                 wanted, self._to_list = sorted(self._to_list), set()
             if time.monotonic() >= next_resync:
                 next_resync = time.monotonic() + self._resync_s
-            try:
-                while wanted and not self._is_stopping.is_set():
-                    self._list(wanted[-1])
-                    wanted.pop()
-            except ApiError as error:
-                if not is_interrupted:
-                    _logger.warning("The watch is interrupted", extra={"error": str(error)})
-                is_interrupted = True
-                refused_since = self._judge(error, refused_since)
+            failed = {resource for resource in wanted if not self._list(resource)}
+            if failed:
                 self._is_stopping.wait(RETRY_S)
                 with self._changed:
-                    self._to_list.update(wanted)
-            else:
-                refused_since, is_interrupted = None, False
+                    self._to_list |= failed
 
-    def _list(self, resource: Resource) -> None:
-        listing = self._cluster.list(resource, namespace=self._namespace_of(resource), is_lean=True)
+    def _list(self, resource: Resource) -> bool:
+        """List a resource; returns whether that could be done."""
+        if self._is_stopping.is_set():
+            return False
+        try:
+            listing = self._cluster.list(resource, namespace=self._namespace_of(resource), is_lean=True)
+        except ApiError as error:
+            if resource not in self._interrupted:
+                _logger.warning("The watch is interrupted", extra={"error": str(error)})
+            self._interrupted.add(resource)
+            self._judge(resource, error)
+            return False
+        self._interrupted.discard(resource)
+        self._refused_since.pop(resource, None)
         with self._changed:
-            self._failure = None
+            self._failures.pop(resource, None)
             if self._shelves[resource].replace(listing.documents, listing.version):
                 self._tell()
+        return True
 
-    def _judge(self, error: ApiError, refused_since: float | None) -> float | None:
-        """Make a refusal the `failure` once it has lasted; return since when it has, None if it is none.
+    def _judge(self, resource: Resource, error: ApiError) -> None:
+        """Make a refusal a failure once it has lasted.
 
         An API server that has just started refuses everything for a moment.
         """
         if not isinstance(error, Forbidden | NotFound):
-            return None
+            self._refused_since.pop(resource, None)
+            return
         now = time.monotonic()
-        if refused_since is None:
-            return now
-        if now - refused_since >= PATIENCE_S:
+        if resource not in self._refused_since:
+            self._refused_since[resource] = now
+        elif now - self._refused_since[resource] >= PATIENCE_S:
             with self._changed:
-                self._failure = error
+                self._failures[resource] = error
                 self._tell()
-        return refused_since
 
     def _keep_watching(self) -> None:
         while not self._is_stopping.is_set():

@@ -24,7 +24,7 @@ from vipapi.services import Objection
 from vipapi.workloads import Deployment, KubernetesService
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from vipapi.nodestatus import State
     from vipapi.resources import Node, Service, ServiceFailover
@@ -152,6 +152,18 @@ class Carried(msgspec.Struct, frozen=True):
     reports: Mapping[str, Mapping[str, Mapping[str, ServiceStatus]]] = {}
     objections: Mapping[str, Objection] = {}
     answered: frozenset[Key] = frozenset()
+
+    def amended(self, together: Sequence[Assignment], found: Carried) -> Carried:
+        """Return it with what was found of all assignments of a ServiceFailover in place of what it says.
+
+        It takes no look at the others, of which there may be thousands.
+        """
+        reports, objections = dict(self.reports), dict(self.objections)
+        for uid in {each.uid for each in together}:
+            reports.pop(uid, None)
+            objections.pop(uid, None)
+        answered = (self.answered - {each.key for each in together}) | found.answered
+        return Carried({**reports, **found.reports}, {**objections, **found.objections}, answered)
 
 
 def of(

@@ -53,10 +53,13 @@ SERVING = EndpointConditions(ready=True, serving=True, terminating=False)
 
 
 class Plan(NamedTuple):
-    """Which slices to write, which to delete by name, and how the service stands once that is done."""
+    """Which slices to write, which to delete, and how the service stands once that is done.
 
-    applies: tuple[EndpointSlice, ...]
-    deletes: tuple[str, ...]
+    What is there already is named with the resource version that was read; a slice without one is to be made.
+    """
+
+    writes: tuple[EndpointSlice, ...]
+    deletes: tuple[SliceMeta, ...]
     finding: Finding
 
 
@@ -71,22 +74,24 @@ def plan(
     ours = {name: each for name, each in there.items() if is_ours(each)}
     if service is None:
         # Without the Service nobody is sent anywhere; when it comes, its slices are made for it.
-        return Plan((), tuple(sorted(ours)), assignment.hindered(_not_found(assignment)))
+        deletes = tuple(each.metadata for _, each in sorted(ours.items()))
+        return Plan((), deletes, assignment.hindered(_not_found(assignment)))
     unfit, selects = _unfit(assignment, service), _selects(assignment, service)
     if unfit is not None:
-        applies = tuple(left for each in ours.values() if (left := _on_owner(assignment, each)) != each)
-        return Plan(applies, (), assignment.hindered(unfit))
+        writes = tuple(left for each in ours.values() if (left := _on_owner(assignment, each)) != each)
+        return Plan(writes, (), assignment.hindered(unfit))
     if selects is not None and not ours:
         return Plan((), (), assignment.hindered(selects))
     wanted = _wanted(assignment, service, list(pods))
-    applies = tuple(
+    writes = tuple(
         _at(each, there.get(each.metadata.name))
         for each in wanted
         if not _is_there(each, there.get(each.metadata.name))
     )
-    deletes = tuple(sorted(ours.keys() - {each.metadata.name for each in wanted}))
+    names = {each.metadata.name for each in wanted}
+    deletes = tuple(each.metadata for name, each in sorted(ours.items()) if name not in names)
     foreign = _foreign(assignment, [each for each in there.values() if not is_ours(each)])
-    return Plan(applies, deletes, _finding(assignment, service, wanted, selects or foreign))
+    return Plan(writes, deletes, _finding(assignment, service, wanted, selects or foreign))
 
 
 def is_ours(found: EndpointSlice) -> bool:
@@ -94,11 +99,11 @@ def is_ours(found: EndpointSlice) -> bool:
     return found.metadata.labels.get(MANAGER_LABEL) == MANAGER
 
 
-def leftovers(slices: Iterable[EndpointSlice], assignments: Assignments) -> tuple[tuple[str, str], ...]:
-    """Return of our slices, by namespace and name, those of Services that nobody has assigned any more."""
+def leftovers(slices: Iterable[EndpointSlice], assignments: Assignments) -> tuple[SliceMeta, ...]:
+    """Return those of our slices that are of Services that nobody has assigned any more."""
     wanted = assignments.names(KubernetesService)
     return tuple(
-        (each.metadata.namespace, each.metadata.name)
+        each.metadata
         for each in slices
         if is_ours(each)
         and (each.metadata.namespace, each.metadata.labels.get(SERVICE_LABEL, "")) not in wanted
@@ -214,7 +219,7 @@ def _is_there(wanted: EndpointSlice, found: EndpointSlice | None) -> bool:
 
 
 def _at(wanted: EndpointSlice, found: EndpointSlice | None) -> EndpointSlice:
-    """Return it so that it is written only over what was read."""
+    """Return it so that it is written only over what was read, or made where nothing was."""
     if found is None:
         return wanted
     metadata = msgspec.structs.replace(wanted.metadata, resource_version=found.metadata.resource_version)

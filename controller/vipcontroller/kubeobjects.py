@@ -95,6 +95,7 @@ class SliceMeta(Part, frozen=True):
 
     name: str
     namespace: str = ""
+    uid: str = ""
     resource_version: str = ""
     labels: dict[str, str] = {}
     owner_references: tuple[OwnerReference, ...] = ()

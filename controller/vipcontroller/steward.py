@@ -1,16 +1,23 @@
 """Carries assignments out: reads what they name, asks what should be written, and writes it.
 
 It has a thread of its own, so that no slow answer of the API server delays an election. The thread looks
-every `PERIOD_S`, and at once when there are other assignments; those that have changed come first. It reads
-only objects that an assignment names, and nothing is watched: the Pods and EndpointSlices of a whole cluster
-would not fit into this process.
+every `PERIOD_S`, and at once when there are other assignments: at those first that it never looked at, as all
+are whose owner has changed, and at the others in the order in which it looked at them last. So each has its
+turn, though a look ends early when the assignments change again, or when the API server does not answer or
+wants to be left alone. A try is a turn, whatever came of it: one that always fails keeps no other waiting.
+It reads only objects that an assignment names, and nothing is watched: the Pods and EndpointSlices of a whole
+cluster would not fit into this process.
 
 What nobody assigns any more is taken back: endpoints are deleted, a Deployment gets its fields back. Both
 bear a label of ours, by which they are found: when something was assigned otherwise, now and then, and once
 when this replica has just begun to lead, for it may have happened while nobody did. Kubernetes removes the
-slices of a deleted ServiceFailover too, by their owner references. Where nothing is assigned, that first look
-is the only one, and it may as well be refused. What cannot be taken back keeps nothing else, and is tried
-again now and then.
+slices of a deleted ServiceFailover too, by their owner references. Its turn is between what is new and what
+was looked at before. Where nothing is assigned, that first look is the only one, and it may as well be
+refused. What cannot be taken back keeps nothing else, and is tried again now and then.
+
+Each write is for what was read: a slice is made where there is none, or one version of it is written over or
+deleted. So a replica that was frozen amid a write, and has a successor when it wakes, undoes nothing that
+the successor has done. Whoever comes too late looks again.
 
 "Could not look" is never "not there": what was found before stands then, as long as it is about the same
 owner. What was looked at and could not be set right is no longer as it was found before.
@@ -18,9 +25,11 @@ owner. What was looked at and could not be set right is no longer as it was foun
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -36,6 +45,7 @@ from vipcluster.client import (
     FieldsOwned,
     Forbidden,
     NotFound,
+    Unavailable,
 )
 from vipcontroller import deployments, endpoints
 from vipcontroller.assignments import (
@@ -51,10 +61,11 @@ from vipcontroller.assignments import (
 from vipcontroller.kubeobjects import Deployment, EndpointSlice, Pod, Service, read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from vipcluster.client import Cluster, Resource
     from vipcluster.store import Document
+    from vipcontroller.kubeobjects import SliceMeta
 
 PERIOD_S = 1.5
 SWEEP_S = 30.0
@@ -107,6 +118,10 @@ class Steward:
         self._done: dict[Key, Finding] = {}
         self._unseen: dict[Key, Finding] = {}
         self._refused: dict[Key, _Refused] = {}
+        self._turns: dict[Key, int] = {}
+        self._turn = itertools.count()
+        self._errors: dict[Key, str] = {}
+        self._outage = ""
         self._swept = _Swept()
         self._refusals = 0
         self._told: set[str] = set()
@@ -158,32 +173,79 @@ class Steward:
         return max(0.0, self._swept.at_s + SWEEP_S - self._clock()) if self._is_open else None
 
     def look(self, assignments: Assignments) -> None:
-        """Look once, as the thread does; unless there are other assignments by now."""
-        errors: set[str] = set()
-        # Forgotten at once: what comes back later may have been carried out otherwise meanwhile.
-        keys = {each.key for each in assignments.wanted}
-        self._done = {key: found for key, found in self._done.items() if key in keys}
-        self._unseen = {key: found for key, found in self._unseen.items() if key in keys}
-        self._refused = {key: refused for key, refused in self._refused.items() if key in keys}
-        for assignment in sorted(assignments.wanted, key=lambda each: each.key in self._done):
-            if self._has_news():
-                return
-            error = self._look_after(assignment)
-            if error is not None:
-                errors.add(f"{assignment.namespace}/{assignment.failover}/{assignment.service}: {error}")
-            self._publish(assignments)
-        self._publish(assignments)
-        self._sweep(assignments)
-        errors |= self._swept.errors
+        """Look once, as the thread does, until there are other assignments or nobody answers."""
+        self._forget_all_but(assignments)
+        outage = self._go_through(assignments)
+        # Each look meets it at another assignment; it is told of the one at which it began.
+        self._outage = outage and (self._outage or outage)
+        errors = {*self._errors.values(), *self._swept.errors, self._outage} - {""}
         for text in sorted(errors - self._told):
             _logger.warning("Could not look after a workload of the cluster: %s", text)
         self._told = errors
 
-    def _publish(self, assignments: Assignments) -> None:
-        found = carried(
-            [(each, self._done[each.key]) for each in assignments.wanted if each.key in self._done],
-            [(each, self._unseen[each.key]) for each in assignments.wanted if each.key in self._unseen],
+    def _forget_all_but(self, assignments: Assignments) -> None:
+        """Forget at once: what comes back later may have been carried out otherwise meanwhile."""
+        keys = {each.key for each in assignments.wanted}
+        remembered: tuple[dict[Key, Any], ...] = (
+            self._done,
+            self._unseen,
+            self._refused,
+            self._turns,
+            self._errors,
         )
+        for known in remembered:
+            for key in known.keys() - keys:
+                del known[key]
+        self._publish(self._found_of(assignments.wanted))
+
+    def _go_through(self, assignments: Assignments) -> str:
+        """Do everything in its turn; returns where it ended because nobody answered, if it did."""
+        together: dict[str, list[Assignment]] = {}
+        for each in assignments.wanted:
+            together.setdefault(each.uid, []).append(each)
+        new = [each for each in assignments.wanted if each.key not in self._turns]
+        others = [each for each in assignments.wanted if each.key in self._turns]
+        others.sort(key=lambda each: self._turns[each.key])
+
+        def attend(each: Assignment) -> Callable[[], str | None]:
+            return partial(self._attend_to, each, together[each.uid])
+
+        sweep: Callable[[], None] = partial(self._sweep, assignments)
+        acts: tuple[Callable[[], str | None], ...] = (*map(attend, new), sweep, *map(attend, others))
+        for act in acts:
+            if self._has_news():
+                break
+            if outage := act():
+                return outage
+        return ""
+
+    def _attend_to(self, assignment: Assignment, together: Sequence[Assignment]) -> str:
+        """Look after one, and publish it if it stands otherwise; returns why it got no answer, if so.
+
+        `together` are all assignments of its ServiceFailover.
+        """
+        key = assignment.key
+        self._turns[key] = next(self._turn)
+        before = self._done.get(key), self._unseen.get(key)
+        error = self._look_after(assignment)
+        if (self._done.get(key), self._unseen.get(key)) != before:
+            self._publish(self.carried.amended(together, self._found_of(together)))
+        text = f"{assignment.namespace}/{assignment.failover}/{assignment.service}: {error}"
+        if isinstance(error, Unavailable):
+            return text
+        if error is None:
+            self._errors.pop(key, None)
+        else:
+            self._errors[key] = text
+        return ""
+
+    def _found_of(self, those: Sequence[Assignment]) -> Carried:
+        return carried(
+            [(each, self._done[each.key]) for each in those if each.key in self._done],
+            [(each, self._unseen[each.key]) for each in those if each.key in self._unseen],
+        )
+
+    def _publish(self, found: Carried) -> None:
         if found != self.carried:
             self.carried = found
             self._on_change()
@@ -214,12 +276,10 @@ class Steward:
     def _carry_out(self, assignment: Assignment, plan: endpoints.Plan | deployments.Plan) -> Finding:
         if isinstance(plan, deployments.Plan):
             return self._bind(assignment, plan)
-        for each in plan.applies:
-            # Forced: what somebody edited in a slice of ours would lead to a node that is not the owner.
-            document = msgspec.to_builtins(each)
-            self._apply(ENDPOINT_SLICES, document, assignment.namespace, is_forced=True)
-        for name in plan.deletes:
-            self._delete(name, assignment.namespace)
+        for each in plan.writes:
+            self._write(each)
+        for found in plan.deletes:
+            self._delete(found)
         return plan.finding
 
     def _endpoints(self, assignment: Assignment, workload: KubernetesService) -> endpoints.Plan:
@@ -272,13 +332,15 @@ class Steward:
         refusals: set[str] = set()
         of_ours = f"{endpoints.MANAGER_LABEL}={endpoints.MANAGER}"
         slices = self._found(EndpointSlice, ENDPOINT_SLICES, of_ours, errors, refusals)
-        for namespace, name in endpoints.leftovers(slices, assignments):
+        for each in endpoints.leftovers(slices, assignments):
             try:
-                self._delete(name, namespace)
+                self._delete(each)
             except ApiError as error:
-                errors.add(f"EndpointSlice {namespace}/{name}: {error}")
+                errors.add(f"EndpointSlice {each.namespace}/{each.name}: {error}")
                 continue
-            _logger.info("Deleted the EndpointSlice %s/%s, which follows nothing any more", namespace, name)
+            _logger.info(
+                "Deleted the EndpointSlice %s/%s, which follows nothing any more", each.namespace, each.name
+            )
         bound = self._found(Deployment, DEPLOYMENTS, FAILOVER_LABEL, errors, refusals)
         for namespace, body in deployments.leftovers(bound, assignments):
             name = body["metadata"]["name"]
@@ -319,18 +381,33 @@ class Steward:
         except NotFound:
             return None
 
-    def _apply(
-        self, resource: Resource, body: dict[str, Any], namespace: str, *, is_forced: bool = False
-    ) -> Document:
+    def _apply(self, resource: Resource, body: dict[str, Any], namespace: str) -> Document:
         self._check()
-        return self._cluster.apply(
-            resource, body, namespace=namespace, manager=FIELD_MANAGER, is_forced=is_forced
-        )
+        return self._cluster.apply(resource, body, namespace=namespace, manager=FIELD_MANAGER)
 
-    def _delete(self, name: str, namespace: str) -> None:
+    def _write(self, wanted: EndpointSlice) -> None:
+        """Make a slice, or have the one that was read say what it should, whoever has set it otherwise.
+
+        No apply: that would make a slice, but never refuse to because there is one.
+        """
+        name, namespace = wanted.metadata.name, wanted.metadata.namespace
+        document = msgspec.to_builtins(wanted)
+        self._check()
+        if wanted.metadata.resource_version:
+            self._cluster.merge(ENDPOINT_SLICES, name, document, namespace=namespace, manager=FIELD_MANAGER)
+        else:
+            self._cluster.create(ENDPOINT_SLICES, document, namespace=namespace, manager=FIELD_MANAGER)
+
+    def _delete(self, found: SliceMeta) -> None:
         self._check()
         try:
-            self._cluster.delete(ENDPOINT_SLICES, name, namespace=namespace)
+            self._cluster.delete(
+                ENDPOINT_SLICES,
+                found.name,
+                namespace=found.namespace,
+                uid=found.uid,
+                resource_version=found.resource_version,
+            )
         except NotFound:
             return
 

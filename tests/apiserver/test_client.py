@@ -91,6 +91,33 @@ def test_a_namesake_made_anew_is_not_written(cluster: Cluster, web: Object) -> N
         cluster.apply_status(VIRTUAL_IPS, "web", status("a"), manager="us", resource_version=version)
 
 
+@pytest.mark.parametrize("stale", ["uid", "resource_version"])
+def test_a_deletion_may_be_of_one_object_and_one_version_of_it(
+    cluster: Cluster, web: Object, stale: str
+) -> None:
+    metadata = cluster.apply_status(VIRTUAL_IPS, "web", status("a"), manager="us")["metadata"]
+    assert metadata["resourceVersion"] != web["metadata"]["resourceVersion"]
+    wanted = {"uid": metadata["uid"], "resource_version": metadata["resourceVersion"]}
+    older = {"uid": "of-another", "resource_version": web["metadata"]["resourceVersion"]}
+    with pytest.raises(Conflict):
+        cluster.delete(VIRTUAL_IPS, "web", **{**wanted, stale: older[stale]})
+    cluster.delete(VIRTUAL_IPS, "web", **wanted)
+    with pytest.raises(NotFound):
+        cluster.get(VIRTUAL_IPS, "web")
+
+
+def test_a_patch_may_be_of_one_version(cluster: Cluster, web: Object) -> None:
+    version = web["metadata"]["resourceVersion"]
+
+    def label(value: str) -> Object:
+        patch = {"metadata": {"resourceVersion": version, "labels": {"team": value}}}
+        return cluster.merge(VIRTUAL_IPS, "web", patch, manager="us")
+
+    assert label("red")["metadata"]["labels"] == {"team": "red"}
+    with pytest.raises(Conflict):
+        label("blue")
+
+
 def test_what_is_not_there_is_not_made_by_its_status(cluster: Cluster) -> None:
     with pytest.raises(NotFound):
         cluster.apply_status(VIRTUAL_IPS, "nowhere", status("a"), manager="us")

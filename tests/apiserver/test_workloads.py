@@ -603,6 +603,49 @@ def test_what_cannot_be_written_is_not_active_any_more_until_it_can_be(
     assert report() == ("Active", "")
 
 
+@pytest.mark.parametrize("found", ["nothing", "its-own", "left-over"])
+def test_who_wakes_amid_a_write_undoes_nothing_of_its_successor(
+    apiserver: ControlPlane, fleet: Fleet, found: str
+) -> None:
+    serve(fleet)
+    cluster, is_frozen = connect(str(admit(apiserver)), user_agent="test"), True
+    on_a, on_b = (
+        Assignments((assignment("entry", KubernetesService(name="entry"), node),))
+        for node in ("node-a", "node-b")
+    )
+    successor = Steward(cluster, may_write=lambda: True, on_change=lambda: None)
+    if found != "nothing":
+        nobody = msgspec.structs.replace(on_a.wanted[0], owner=None, term=0)
+        successor.look(Assignments((nobody,)))
+        assert leads_to(fleet) == []
+
+    def may_write() -> bool:
+        """Sleep between this question and the first write until the successor has written."""
+        nonlocal is_frozen
+        if is_frozen:
+            is_frozen = False
+            successor.look(on_b)
+        return True
+
+    former = Steward(cluster, may_write=may_write, on_change=lambda: None)
+    former.look(Assignments() if found == "left-over" else on_a)
+    assert not is_frozen
+    assert leads_to(fleet) == ["192.0.2.102"]
+
+
+def test_a_slice_belongs_to_one_failover_though_it_was_made_for_another(
+    apiserver: ControlPlane, fleet: Fleet
+) -> None:
+    serve(fleet)
+    cluster = connect(str(admit(apiserver)), user_agent="test")
+    steward = Steward(cluster, may_write=lambda: True, on_change=lambda: None)
+    for name in ("first", "second"):
+        steward.look(Assignments((assignment(name, KubernetesService(name="entry"), "node-a"),)))
+        [found] = fleet.api.list(*SLICES, namespace=HOME)
+        assert [each["uid"] for each in found["metadata"]["ownerReferences"]] == [name]
+        assert found["metadata"]["labels"][LABEL] == name
+
+
 def test_other_standbys_let_what_was_found_stand(apiserver: ControlPlane, fleet: Fleet) -> None:
     serve(fleet)
     cluster, found = connect(str(admit(apiserver)), user_agent="test"), []

@@ -16,7 +16,10 @@ from vipcontroller.assignments import Assignment, Assignments, Site
 from vipcontroller.kubeobjects import EndpointSlice, Pod, Service, read
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vipcontroller.endpoints import Plan
+    from vipcontroller.kubeobjects import SliceMeta
 
 Object = dict[str, Any]
 
@@ -87,8 +90,8 @@ def somebodys(name: str, *ips: str, manager: str = "endpointslice-controller.k8s
 
 def stored(plan: Plan, *others: EndpointSlice, version: str = "5") -> tuple[EndpointSlice, ...]:
     """Return what the API server has after a plan was carried out, and answers."""
-    found = {each.metadata.name: each for each in others if each.metadata.name not in plan.deletes}
-    for each in plan.applies:
+    found = {each.metadata.name: each for each in others if each.metadata not in plan.deletes}
+    for each in plan.writes:
         document = msgspec.json.decode(msgspec.json.encode(each))
         document["metadata"]["resourceVersion"] = version
         document |= {"endpoints": document["endpoints"] or None, "ports": document["ports"] or None}
@@ -99,8 +102,12 @@ def stored(plan: Plan, *others: EndpointSlice, version: str = "5") -> tuple[Endp
 def addresses(plan: Plan) -> dict[str, list[str]]:
     return {
         each.metadata.name: [address for endpoint in each.endpoints for address in endpoint.addresses]
-        for each in plan.applies
+        for each in plan.writes
     }
+
+
+def names(deleted: Sequence[SliceMeta]) -> list[str]:
+    return [each.name for each in deleted]
 
 
 def numbers(found: EndpointSlice) -> dict[str, int | None]:
@@ -118,7 +125,7 @@ def objection(plan: Plan) -> str:
 
 def test_the_one_endpoint_is_the_owners_node_and_the_slice_says_whose_it_is() -> None:
     plan = endpoints.plan(assignment(), service(HTTP, DNS), (), ())
-    assert [msgspec.to_builtins(each) for each in plan.applies] == [
+    assert [msgspec.to_builtins(each) for each in plan.writes] == [
         {
             "metadata": {
                 "name": "web-vipkeeper-ipv4",
@@ -162,28 +169,28 @@ def test_the_one_endpoint_is_the_owners_node_and_the_slice_says_whose_it_is() ->
 def test_each_address_family_of_the_service_has_its_slice_with_the_preferred_address() -> None:
     plan = endpoints.plan(assignment("node-b"), service(ipFamilies=["IPv6", "IPv4"]), (), ())
     assert addresses(plan) == {"web-vipkeeper-ipv6": ["2001:db8::2"], "web-vipkeeper-ipv4": ["192.0.2.2"]}
-    assert [each.address_type for each in plan.applies] == ["IPv6", "IPv4"]
+    assert [each.address_type for each in plan.writes] == ["IPv6", "IPv4"]
 
 
 def test_a_family_that_the_service_no_longer_has_goes() -> None:
     both = endpoints.plan(assignment(), service(ipFamilies=["IPv4", "IPv6"]), (), ())
     plan = endpoints.plan(assignment(), service(), stored(both), ())
-    assert (plan.applies, plan.deletes) == ((), ("web-vipkeeper-ipv6",))
+    assert (plan.writes, names(plan.deletes)) == ((), ["web-vipkeeper-ipv6"])
 
 
 def test_what_is_there_already_is_not_written_again() -> None:
     plan = endpoints.plan(assignment(), service(), (), ())
     again = endpoints.plan(assignment(), service(), stored(plan), ())
-    assert (again.applies, again.deletes, again.finding) == ((), (), plan.finding)
+    assert (again.writes, again.deletes, again.finding) == ((), (), plan.finding)
     nobody = endpoints.plan(assignment(None), service(), (), ())
-    assert not endpoints.plan(assignment(None), service(), stored(nobody), ()).applies
+    assert not endpoints.plan(assignment(None), service(), stored(nobody), ()).writes
 
 
 def test_another_owner_replaces_the_former_one_in_what_was_read() -> None:
     there = stored(endpoints.plan(assignment(), service(), (), ()), version="41")
     plan = endpoints.plan(assignment("node-b"), service(), there, ())
     assert addresses(plan) == {"web-vipkeeper-ipv4": ["192.0.2.2"]}
-    assert plan.applies[0].metadata.resource_version == "41"
+    assert plan.writes[0].metadata.resource_version == "41"
     assert plan.finding.node == "node-b"
 
 
@@ -191,14 +198,14 @@ def test_while_nobody_owns_the_address_the_slices_stay_and_are_empty() -> None:
     there = stored(endpoints.plan(assignment(), service(), (), ()))
     plan = endpoints.plan(assignment(None), service(), there, ())
     assert addresses(plan) == {"web-vipkeeper-ipv4": []}
-    assert numbers(plan.applies[0]) == {"http": 8080}
+    assert numbers(plan.writes[0]) == {"http": 8080}
     assert not plan.deletes
     assert plan.finding == (None, "", None)
 
 
 def test_a_port_takes_the_place_of_the_services_only_one() -> None:
     plan = endpoints.plan(assignment(port=9000), service(), (), ())
-    assert numbers(plan.applies[0]) == {"http": 9000}
+    assert numbers(plan.writes[0]) == {"http": 9000}
 
 
 @pytest.mark.parametrize(
@@ -209,11 +216,11 @@ def test_a_port_for_a_service_of_not_just_one_is_refused_and_nobody_is_sent_to_a
 ) -> None:
     unfit = read(Service, {"metadata": {"name": "web"}, "spec": {"ports": ports}})
     plan = endpoints.plan(assignment(port=9000), unfit, (), ())
-    assert not plan.applies
+    assert not plan.writes
     assert objection(plan).startswith("ServiceUnfit service 'entry': `kubernetesService.port` is for")
     assert state(plan) == "Waiting"
     there = stored(endpoints.plan(assignment(port=9000), service(), (), ()))
-    assert not endpoints.plan(assignment(port=9000), unfit, there, ()).applies, "what runs goes on"
+    assert not endpoints.plan(assignment(port=9000), unfit, there, ()).writes, "what runs goes on"
     moved = endpoints.plan(assignment("node-b", port=9000), unfit, there, ())
     assert addresses(moved) == {"web-vipkeeper-ipv4": []}
 
@@ -221,13 +228,11 @@ def test_a_port_for_a_service_of_not_just_one_is_refused_and_nobody_is_sent_to_a
 def test_a_node_has_no_port_of_a_name_and_the_number_must_be_told() -> None:
     there = stored(endpoints.plan(assignment(), service(), (), ()))
     plan = endpoints.plan(assignment(), service(HTTP, HTTPS), there, ())
-    assert (plan.applies, plan.deletes, state(plan)) == ((), (), "Waiting")
+    assert (plan.writes, plan.deletes, state(plan)) == ((), (), "Waiting")
     assert objection(plan).startswith(
         "ServiceUnfit service 'entry': the Service 'web' has the target port 'tls' (TCP)"
     )
-    assert numbers(endpoints.plan(assignment(port=8443), service(HTTPS), (), ()).applies[0]) == {
-        "https": 8443
-    }
+    assert numbers(endpoints.plan(assignment(port=8443), service(HTTPS), (), ()).writes[0]) == {"https": 8443}
 
 
 def test_a_headless_service_without_ports_leads_to_the_owner() -> None:
@@ -235,7 +240,7 @@ def test_a_headless_service_without_ports_leads_to_the_owner() -> None:
     plan = endpoints.plan(assignment(), headless, (), ())
     assert addresses(plan) == {"web-vipkeeper-ipv4": ["192.0.2.1"]}
     assert state(plan) == "Active"
-    assert not endpoints.plan(assignment(), headless, stored(plan), ()).applies
+    assert not endpoints.plan(assignment(), headless, stored(plan), ()).writes
 
 
 @pytest.mark.parametrize(
@@ -248,7 +253,7 @@ def test_a_headless_service_without_ports_leads_to_the_owner() -> None:
 )
 def test_an_owner_without_an_address_is_told(owner: str, families: list[str]) -> None:
     plan = endpoints.plan(assignment(owner), service(ipFamilies=families), (), ())
-    assert not any(each.endpoints for each in plan.applies)
+    assert not any(each.endpoints for each in plan.writes)
     report = plan.finding.report
     assert report is not None
     assert (report.state, report.message) == (
@@ -267,16 +272,16 @@ def test_a_slice_of_ours_that_somebody_edited_is_set_right() -> None:
     bare = msgspec.structs.replace(there.metadata, labels=unlabelled)
     assert endpoints.plan(
         assignment(), service(), (msgspec.structs.replace(there, metadata=bare),), ()
-    ).applies
+    ).writes
     labels = msgspec.structs.replace(there.metadata, labels={**there.metadata.labels, "team": "x"})
     assert not endpoints.plan(
         assignment(), service(), (msgspec.structs.replace(there, metadata=labels),), ()
-    ).applies
+    ).writes
 
 
 def test_a_service_that_another_object_has_now_gets_that_ones_slices() -> None:
     there = stored(endpoints.plan(assignment(uid="uid-0"), service(), (), ()))
-    [mine] = endpoints.plan(assignment(), service(), there, ()).applies
+    [mine] = endpoints.plan(assignment(), service(), there, ()).writes
     assert mine.metadata.labels["vipkeeper.io/servicefailover-uid"] == "uid-1"
     assert [owner.uid for owner in mine.metadata.owner_references] == ["uid-1"]
 
@@ -291,7 +296,7 @@ def test_only_ready_pods_on_the_owner_are_endpoints() -> None:
     ]
     plan = endpoints.plan(assignment(app="web"), service(), (), pods)
     assert addresses(plan) == {"web-vipkeeper-ipv4": ["10.0.0.1", "10.0.0.2"]}
-    first = plan.applies[0].endpoints[0]
+    first = plan.writes[0].endpoints[0]
     assert msgspec.to_builtins(first) == {
         "addresses": ("10.0.0.1",),
         "conditions": {"ready": True, "serving": True, "terminating": False},
@@ -309,9 +314,9 @@ def test_pods_of_both_families_are_in_both_slices() -> None:
 
 def test_a_named_port_is_what_the_pods_container_calls_so() -> None:
     plan = endpoints.plan(assignment(app="web"), service(HTTP, HTTPS), (), [pod("app")])
-    assert numbers(plan.applies[0]) == {"http": 8080, "https": 8443}
+    assert numbers(plan.writes[0]) == {"http": 8080, "https": 8443}
     udp = pod("app", ports=[{"name": "tls", "containerPort": 8443, "protocol": "UDP"}])
-    assert numbers(endpoints.plan(assignment(app="web"), service(HTTP, HTTPS), (), [udp]).applies[0]) == {
+    assert numbers(endpoints.plan(assignment(app="web"), service(HTTP, HTTPS), (), [udp]).writes[0]) == {
         "http": 8080
     }
 
@@ -321,19 +326,19 @@ def test_pods_that_number_a_named_port_otherwise_are_in_a_slice_of_their_own() -
     new = pod("new", "node-a", "10.0.0.2")
     plan = endpoints.plan(assignment(app="web"), service(HTTPS), (), [new, old])
     assert addresses(plan) == {"web-vipkeeper-ipv4": ["10.0.0.1"], "web-vipkeeper-ipv4-2": ["10.0.0.2"]}
-    assert [numbers(each) for each in plan.applies] == [{"https": 4443}, {"https": 8443}]
+    assert [numbers(each) for each in plan.writes] == [{"https": 4443}, {"https": 8443}]
     there = stored(plan)
-    assert not endpoints.plan(assignment(app="web"), service(HTTPS), there, [old, new]).applies
+    assert not endpoints.plan(assignment(app="web"), service(HTTPS), there, [old, new]).writes
     after = endpoints.plan(assignment(app="web"), service(HTTPS), there, [new])
     assert addresses(after) == {"web-vipkeeper-ipv4": ["10.0.0.2"]}
-    assert after.deletes == ("web-vipkeeper-ipv4-2",)
+    assert names(after.deletes) == ["web-vipkeeper-ipv4-2"]
 
 
 def test_it_is_active_only_when_some_pod_has_every_port() -> None:
     plan = endpoints.plan(
         assignment(app="web"), service(HTTP, HTTPS), (), [pod("app", ports=[]), pod("other", "node-b")]
     )
-    assert [numbers(each) for each in plan.applies] == [{"http": 8080}]
+    assert [numbers(each) for each in plan.writes] == [{"http": 8080}]
     report = plan.finding.report
     assert report is not None
     assert report.state == "Starting"
@@ -361,7 +366,7 @@ def test_while_nobody_owns_the_address_no_pod_is_an_endpoint() -> None:
 
 def test_a_service_with_a_selector_is_told_what_to_do_and_gets_no_slices() -> None:
     plan = endpoints.plan(assignment(), service(selector={"app": "web"}), (), ())
-    assert (plan.applies, plan.deletes) == ((), ())
+    assert (plan.writes, plan.deletes) == ((), ())
     assert objection(plan).startswith(
         "ServiceHasSelector service 'entry': the Service 'web' has the selector"
     )
@@ -383,13 +388,13 @@ def test_a_service_that_does_not_exist_is_told_and_its_slices_go() -> None:
     there = stored(endpoints.plan(assignment(), service(), (), ()))
     foreign = somebodys("web-abcde", "10.0.0.9")
     plan = endpoints.plan(assignment(), None, (*there, foreign), ())
-    assert (plan.applies, plan.deletes) == ((), ("web-vipkeeper-ipv4",))
+    assert (plan.writes, names(plan.deletes)) == ((), ["web-vipkeeper-ipv4"])
     assert objection(plan).startswith("ServiceNotFound service 'entry': there is no Service 'web'")
 
 
 def test_a_service_without_endpoints_by_its_type_is_refused() -> None:
     plan = endpoints.plan(assignment(), service(type="ExternalName"), (), ())
-    assert not plan.applies
+    assert not plan.writes
     assert objection(plan).startswith("ServiceUnfit")
 
 
@@ -407,10 +412,10 @@ def test_slices_that_nobody_assigned_are_left_over_unless_nobody_knows() -> None
     there = stored(endpoints.plan(assignment(), service(), (), ()), somebodys("web-abcde", "10.0.0.9"))
     wanted = Assignments((assignment(uid="uid-2"),))
     assert endpoints.leftovers(there, wanted) == ()
-    assert endpoints.leftovers(there, Assignments()) == (("prod", "web-vipkeeper-ipv4"),)
+    assert endpoints.leftovers(there, Assignments()) == (there[-1].metadata,)
     assert endpoints.leftovers(there, Assignments(untouched=frozenset({"uid-1"}))) == ()
     elsewhere = msgspec.structs.replace(assignment(), namespace="lab")
-    assert endpoints.leftovers(there, Assignments((elsewhere,))) == (("prod", "web-vipkeeper-ipv4"),)
+    assert endpoints.leftovers(there, Assignments((elsewhere,))) == (there[-1].metadata,)
 
 
 @given(
@@ -434,4 +439,4 @@ def test_whatever_was_before_nothing_leads_to_another_than_the_owner(
         there = stored(plan, *there)
         assert {endpoint.node_name for each in there for endpoint in each.endpoints} <= {owner}
         again = endpoints.plan(assignment(owner, **labels), found, tuple(reversed(there)), pods[::-1])
-        assert (again.applies, again.deletes) == ((), ())
+        assert (again.writes, again.deletes) == ((), ())
