@@ -775,3 +775,107 @@ def test_what_cannot_be_counted_for_the_metrics_keeps_nothing_from_being_decided
     found = reconcile(msgspec.structs.replace(world, nodes=broken, domains=domains), Memory(), stage.moment())
     assert found.vitals == Vitals()
     assert ("World", "vitals") in {(problem.kind, problem.name) for problem in found.problems}
+
+
+def test_an_owner_that_its_peers_hear_keeps_the_address_when_its_vipnode_is_deleted(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    del stage.objects["VIPNode", "node-a"]
+    stage.pass_time(100)
+    assert order(stage)[0] == "node-a"
+    assert stage.get("VirtualIP", "web")["status"]["owner"] == "node-a"
+    assert "web OwnerUnfit" not in stage.tellings
+
+
+@pytest.mark.parametrize("lost", [{"node-b"}, {"node-b", "node-c"}, {"node-a", "node-b", "node-c"}])
+def test_vipnodes_that_are_deleted_move_nothing(stage: Stage, lost: set[str]) -> None:
+    web_owned_by_a(stage)
+    for node in lost:
+        del stage.objects["VIPNode", node]
+    stage.pass_time(100)
+    assert order(stage)[0] == "node-a"
+    own(stage, "node-a", 1)
+    assert stage.reasons("web")["Ready"] == "True Held"
+
+
+def test_an_owner_that_cannot_say_its_score_is_not_outscored(stage: Stage) -> None:
+    check = {"name": "app", "tcpSocket": {"port": 80}, "weight": 20}
+    stage.virtual_ip("web", healthChecks=[check], failback={"policy": "Automatic", "delaySeconds": 0})
+    stage.settle()
+    scores = dict.fromkeys(("node-a", "node-b", "node-c"), 120)
+    own(stage, "node-a", 1, scores=scores)
+    del stage.objects["VIPNode", "node-a"]
+    stage.pass_time(100)
+    assert order(stage)[0] == "node-a"
+
+
+def test_an_owner_that_nobody_hears_and_that_has_no_vipnode_is_no_owner(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    stage.report(alive={"node-b", "node-c"}, owners={"web": ("node-a", 1)})
+    del stage.objects["VIPNode", "node-a"]
+    stage.settle()
+    assert order(stage)[0] != "node-a"
+    assert "web OwnerUnfit" in stage.tellings
+
+
+def test_a_node_that_holds_nothing_and_has_no_vipnode_is_no_standby(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    del stage.objects["VIPNode", "node-b"]
+    stage.settle()
+    assert order(stage) == ("node-a", ["node-c"], 1)
+    rows = stage.get("VirtualIP", "web")["status"]["candidates"]
+    assert {row["nodeName"]: row["reason"] for row in rows}["node-b"] == "AgentMissing"
+
+
+def newer(status: Object, what: str) -> None:
+    """Make of a VIPNode's status one that only a newer version can read whole."""
+    [domain], [holding] = status["domains"], status["virtualIPs"]
+    match what:
+        case "a fence":
+            status["fence"] = "XDP"
+        case "a role":
+            domain["role"] = "Observer"
+        case "a problem":
+            status["problems"] = ["in one sentence"]
+        case "a result of a check":
+            holding["checks"] = [{"name": "app", "result": "Skipped"}]
+        case "another holding":
+            status["virtualIPs"] = [{**holding, "uid": "another", "state": "Lending"}, holding]
+        case "another domain":
+            status["domains"] = [{"name": "another", "uid": 7}, domain]
+
+
+def test_a_witness_whose_peers_cannot_be_read_speaks_against_nobody(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    report = stage.get("VIPNode", "node-b")
+    report["status"]["domains"][0]["reachablePeers"] = [{"name": "node-b"}]
+    stage.touch(report)
+    stage.pass_time(100)
+    assert order(stage)[0] == "node-a"
+    assert stage.condition("FailoverDomain", "default", "Quorate")["status"] == "True"
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["a fence", "a role", "a problem", "a result of a check", "another holding", "another domain"],
+)
+def test_reports_of_newer_agents_count_as_far_as_they_can_be_read(stage: Stage, what: str) -> None:
+    web_owned_by_a(stage)
+    before = copy.deepcopy(stage.get("VirtualIP", "web")["status"])
+    for node in ("node-a", "node-b", "node-c"):
+        report = stage.get("VIPNode", node)
+        newer(report["status"], what)
+        stage.touch(report)
+    stage.pass_time(100)
+    assert stage.get("VirtualIP", "web")["status"] == before
+    assert stage.condition("FailoverDomain", "default", "Quorate")["status"] == "True"
+    assert stage.last is not None
+    assert [problem.kind for problem in stage.last.problems] == ["VIPNode"] * 3
+
+
+def test_what_cannot_be_read_of_a_holding_is_no_reason_to_move(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    report = stage.get("VIPNode", "node-a")
+    report["status"]["virtualIPs"][0]["fitness"] = "Splendid"
+    stage.touch(report)
+    stage.pass_time(100)
+    assert order(stage)[0] == "node-a"
