@@ -3,7 +3,8 @@
 A VirtualIP or a ServiceFailover that this version cannot read (written for a newer one, say) is not left
 out: what it claims must not be given to somebody else. It stands there with what could be read, field by
 field, and with its problem. So does a VIPNode, entry by entry: a node whose agent is newer is no node without
-an agent, and what it hears and grants counts.
+an agent, and what it hears and grants counts. Of a FailoverDomain the spec is all or nothing, for nobody
+elects by half of it; but its name and its status are known, and so is what is in force.
 """
 
 from __future__ import annotations
@@ -54,9 +55,20 @@ class Problem(msgspec.Struct, frozen=True):
     message: str
 
 
+class Unread(msgspec.Struct, frozen=True):
+    """A FailoverDomain that could not be read, and why.
+
+    `domain` is the object without its spec; None where its status could not be read either.
+    """
+
+    problem: str
+    domain: FailoverDomain | None
+
+
 class World(msgspec.Struct, frozen=True, kw_only=True):
     """One snapshot. `missing_secrets` are names of heartbeat Secrets known not to exist.
 
+    `unread_domains` are by name, like `domains`, and none of these.
     `unreadable` says by UID what is wrong with a VirtualIP or a ServiceFailover. `illegible` says, by the UID
     of a ServiceFailover, which VirtualIPs services of it follow whose nodes could not be read. `held_back`
     are ServiceFailovers, by UID, whose newest generation is not acted upon, and nobody knows what was before;
@@ -67,6 +79,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     virtual_ips: tuple[VirtualIP, ...] = ()
     failovers: tuple[ServiceFailover, ...] = ()
     domains: Mapping[str, FailoverDomain] = {}
+    unread_domains: Mapping[str, Unread] = {}
     switchovers: tuple[Switchover, ...] = ()
     vip_nodes: Mapping[str, VIPNode] = {}
     nodes: Mapping[str, Node] = {}
@@ -150,12 +163,18 @@ class Reader:
         unreadable: dict[str, str] = {}
         illegible: dict[str, tuple[str, ...]] = {}
         unspeakable: set[str] = set()
+        listed = {document["metadata"]["name"]: document for document in domains}
+        read_domains = _by_name(self._all(FailoverDomain, listed.values(), before, problems))
+        unread_domains = {
+            each.name: Unread(each.message, _without_spec(listed[each.name])) for each in problems
+        }
         read_ips = [self._virtual_ip(document, before, unreadable) for document in virtual_ips]
         read = [self._failover(each, before, unreadable, illegible, unspeakable) for each in failovers]
         return World(
             virtual_ips=tuple(sorted(read_ips, key=lambda ip: ip.metadata.name)),
             failovers=tuple(sorted(read, key=lambda each: (each.metadata.namespace, each.metadata.name))),
-            domains=_by_name(self._all(FailoverDomain, domains, before, problems)),
+            domains=read_domains,
+            unread_domains=unread_domains,
             switchovers=tuple(self._all(Switchover, switchovers, before, problems)),
             vip_nodes=_by_name(self._all(VIPNode, vip_nodes, before, problems)),
             nodes=_by_name(self._all(Node, nodes, before, problems)),
@@ -229,6 +248,13 @@ def _find(kind: type[Kind], document: Mapping[str, Any]) -> _Found:
     except ValueError as error:
         remains = _REMAINS.get(kind)
         return _Found(None if remains is None else remains(document), str(error))
+
+
+def _without_spec(document: Mapping[str, Any]) -> FailoverDomain | None:
+    try:
+        return resources.parse(FailoverDomain, {**document, "spec": {}})
+    except ValueError:
+        return None
 
 
 def _remains_of_node(document: Mapping[str, Any]) -> VIPNode:

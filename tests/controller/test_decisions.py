@@ -879,3 +879,145 @@ def test_what_cannot_be_read_of_a_holding_is_no_reason_to_move(stage: Stage) -> 
     stage.touch(report)
     stage.pass_time(100)
     assert order(stage)[0] == "node-a"
+
+
+def respec(stage: Stage, **spec: object) -> None:
+    """Give the domain another spec, and let the controller look."""
+    domain = stage.get("FailoverDomain", "default")
+    domain["spec"] = spec
+    domain["metadata"]["generation"] += 1
+    stage.touch(domain)
+    stage.settle()
+
+
+def test_a_domain_for_a_newer_version_takes_no_address_away(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    before = copy.deepcopy(stage.get("VirtualIP", "web")["status"])
+    domain = copy.deepcopy(stage.get("FailoverDomain", "default")["status"])
+    assert stage.last is not None
+    vitals = stage.last.vitals.domains[0]
+    respec(stage, profile="Turbo")
+    assert stage.get("VirtualIP", "web")["status"] == before
+    own(stage, "node-a", 1, unfit={"node-a": "CheckFailed"})
+    assert stage.get("VirtualIP", "web")["status"] == before, "nothing is ordered anew"
+    told = stage.condition("FailoverDomain", "default", "Stalled")
+    assert told["reason"] == "InvalidSpec"
+    assert "spec.profile: Invalid enum value 'Turbo'" in told["message"]
+    assert stage.reasons("default", "FailoverDomain") == {
+        "Ready": "False InvalidSpec",
+        "Quorate": "True Quorate",
+        "Stalled": "True InvalidSpec",
+    }
+    after = stage.get("FailoverDomain", "default")["status"]
+    assert after["observedGeneration"] == 2
+    assert {**after, "conditions": [], "observedGeneration": 1} == {**domain, "conditions": []}
+    assert stage.last.vitals.domains[0] == vitals._replace(agents={})
+    assert stage.tellings.count("default InvalidSpec") == 1
+    respec(stage, profile="Fast")
+    own(stage, "node-a", 1, unfit={"node-a": "CheckFailed"})
+    assert order(stage)[0] != "node-a"
+    assert stage.reasons("default", "FailoverDomain") == {"Ready": "True Quorate", "Quorate": "True Quorate"}
+
+
+def test_a_domain_for_a_newer_version_takes_no_new_address(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    respec(stage, profile="Turbo")
+    stage.virtual_ip("late", "192.0.2.11/24")
+    stage.settle()
+    assert stage.reasons("late")["Accepted"] == "False DomainUnreadable"
+    message = stage.condition("VirtualIP", "late", "Stalled")["message"]
+    assert "spec.profile: Invalid enum value 'Turbo'" in message
+    assert "correct it, or" in message
+    respec(stage, profile="Fast")
+    assert stage.reasons("late")["Accepted"] == "True Accepted"
+
+
+def test_what_its_witnesses_did_is_told_of_a_domain_for_a_newer_version(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    respec(stage, profile="Turbo")
+    own(stage, "node-b", 2, alive={"node-b", "node-c"})
+    status = stage.get("VirtualIP", "web")["status"]
+    assert (status["owner"], status["term"]) == ("node-b", 2)
+    assert order(stage)[2] == 1, "the order was for the term before, and is void"
+    assert stage.reasons("web")["Ready"] == "True Held"
+    assert stage.reasons("web")["Redundant"] == "True StandbyAvailable"
+    stage.report(alive={"node-b"})
+    del stage.objects["VIPNode", "node-a"], stage.objects["VIPNode", "node-c"]
+    stage.settle()
+    assert stage.reasons("default", "FailoverDomain")["Quorate"] == "False QuorumLost"
+    assert stage.reasons("web")["Owned"] == "False DomainNotQuorate"
+
+
+def test_an_address_that_nobody_owns_says_that_its_domain_cannot_be_read(stage: Stage) -> None:
+    stage.virtual_ip("web")
+    stage.converge()
+    respec(stage, profile="Turbo")
+    assert order(stage)[0] is not None
+    assert stage.reasons("web")["Stalled"] == "True DomainUnreadable"
+    assert stage.reasons("web")["Accepted"] == "True Accepted"
+
+
+def test_an_edit_is_not_in_force_while_its_domain_cannot_be_read(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    stage.put("FailoverDomain", "second", {})
+    stage.report(owners={"web": ("node-a", 1)})
+    respec(stage, profile="Turbo")
+    status = edit(stage, "198.51.100.10/24")
+    assert status["addresses"] == ["192.0.2.10/24"]
+    assert stage.condition("VirtualIP", "web", "Accepted")["observedGeneration"] == 1
+    stage.virtual_ip("thief", "192.0.2.10/24", domain="second")
+    stage.settle()
+    assert stage.reasons("thief")["Accepted"] == "False AddressConflict"
+
+
+def test_a_hold_that_is_not_in_force_says_so_while_its_domain_cannot_be_read() -> None:
+    stage = Stage()
+    stage.agents("node-a", "node-b")
+    stage.settle()
+    stage.pass_time(10)
+    hold(stage)
+    stage.put("Node", "node-c")
+    stage.settle()
+    before = copy.deepcopy(stage.get("VirtualIP", "web")["status"])
+    respec(stage, profile="Turbo")
+    accepted = stage.condition("VirtualIP", "web", "Accepted")
+    assert accepted in before["conditions"]
+    assert accepted["reason"] == "HoldNeedsTwoCandidates"
+
+
+def test_a_move_waits_while_its_domain_cannot_be_read(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    respec(stage, profile="Turbo")
+    move(stage, "to-b", "node-b")
+    stage.pass_time(100)
+    assert "conditions" not in stage.get("Switchover", "to-b")["status"]
+    respec(stage, profile="Fast")
+    assert order(stage)[0] == "node-b"
+
+
+def test_a_domain_that_cannot_be_read_goes_after_its_last_virtual_ip(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    respec(stage, profile="Turbo")
+    stage.delete("FailoverDomain", "default")
+    stage.settle()
+    assert stage.reasons("default", "FailoverDomain")["Reconciling"] == "True InUse"
+    stage.delete("VirtualIP", "web")
+    stage.report()
+    stage.settle()
+    assert ("VirtualIP", "web") not in stage.objects
+    assert ("FailoverDomain", "default") not in stage.objects
+
+
+def test_a_domain_s_status_that_only_a_newer_version_can_read_is_never_written_over(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    domain = stage.get("FailoverDomain", "default")
+    domain["status"]["witnesses"] = "by lot"
+    stage.touch(domain)
+    written = copy.deepcopy((domain["status"], stage.get("VirtualIP", "web")["status"]))
+    stage.virtual_ip("late", "192.0.2.11/24")
+    stage.delete("VirtualIP", "web")
+    stage.settle()
+    assert (domain["status"], stage.get("VirtualIP", "web")["status"]) == written
+    assert stage.reasons("late")["Accepted"] == "False DomainUnreadable"
+    assert stage.last is not None
+    assert [problem.kind for problem in stage.last.problems] == ["FailoverDomain"]
