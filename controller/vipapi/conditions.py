@@ -63,6 +63,8 @@ class Reason(enum.StrEnum):
     """There is no FailoverDomain of the name in `spec.domain`."""
     DOMAIN_DELETING = "DomainDeleting"
     """The FailoverDomain of the name in `spec.domain` is being deleted and takes no new VirtualIP."""
+    DOMAIN_FULL = "DomainFull"
+    """The FailoverDomain of the name in `spec.domain` has as many VirtualIPs as a node can report on."""
     DOMAIN_UNREADABLE = "DomainUnreadable"
     """The FailoverDomain of the name in `spec.domain` says something that this version cannot read."""
     HOLD_NEEDS_TWO_CANDIDATES = "HoldNeedsTwoCandidates"

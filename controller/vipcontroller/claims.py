@@ -11,6 +11,9 @@ its own domain the witnesses see to that.
 whose nodes are all candidates) the object stays accepted, for losing its addresses would be worse, and
 Hold is not in force.
 
+A domain takes as many VirtualIPs as the report of a node in it can tell of (`bounds.VIRTUAL_IPS`): of more
+nobody would know who has them. Whoever was accepted counts first, and stays.
+
 A FailoverDomain that cannot be read takes no new VirtualIP. Whoever was accepted in it stays so, with the
 addresses that are in force: nobody can tell whether it takes others, or how many candidates there are.
 
@@ -21,9 +24,11 @@ narrowed later: the range is a limit on what may be taken over, not advice.
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from vipapi import addresses, conditions
+from vipapi.bounds import VIRTUAL_IPS
 from vipapi.candidates import MOST_THAT_HOLD, is_held_alone, nominate, roster
 from vipapi.conditions import Reason
 from vipapi.resources import FINALIZER
@@ -54,13 +59,15 @@ _ACCEPTED = Verdict(is_accepted=True, reason=Reason.ACCEPTED, message="the addre
 def judge(world: World) -> Mapping[str, Verdict]:
     """Return the verdict on every VirtualIP, by UID."""
     holders: dict[IPAddress, VirtualIP] = {}
+    taken: Counter[str] = Counter()
     former = _former(world)
     verdicts: dict[str, Verdict] = {}
     for virtual_ip in sorted(world.virtual_ips, key=_seniority):
         wanted, objection = _wanted(virtual_ip, world)
         objection = objection or _rivalry(wanted, holders) or _aftermath(virtual_ip, wanted, former)
-        objection = objection or _hold(virtual_ip, world) or _ACCEPTED
+        objection = objection or _fullness(virtual_ip, taken) or _hold(virtual_ip, world) or _ACCEPTED
         if objection.is_accepted:
+            taken[virtual_ip.spec.domain] += 1
             holders.update((address.ip, virtual_ip) for address in wanted)
         verdicts[virtual_ip.metadata.uid] = objection
     return verdicts
@@ -185,6 +192,17 @@ def _aftermath(
                     is_accepted=False, reason=Reason.ADDRESS_CONFLICT, message=message, rival=rival
                 )
     return None
+
+
+def _fullness(virtual_ip: VirtualIP, taken: Mapping[str, int]) -> Verdict | None:
+    name = virtual_ip.spec.domain
+    if taken.get(name, 0) < VIRTUAL_IPS or _was_accepted(virtual_ip):
+        return None
+    message = (
+        f"FailoverDomain {name!r} has {VIRTUAL_IPS} VirtualIPs, as many as a node can report on: put several "
+        "addresses into one VirtualIP, make this one in another `domain`, or delete another"
+    )
+    return Verdict(is_accepted=False, reason=Reason.DOMAIN_FULL, message=message)
 
 
 def _hold(virtual_ip: VirtualIP, world: World) -> Verdict | None:

@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from controller.stage import Object, Stage, Way
+from vipapi.bounds import VIRTUAL_IPS as MOST_VIRTUAL_IPS
 from vipapi.selectors import LabelSelector
+from vipcontroller.claims import judge
 from vipcontroller.decisions import ALARM_S, SETTLE_S, Memory, reconcile
 from vipcontroller.vitals import Vitals
 
@@ -1021,3 +1023,29 @@ def test_a_domain_s_status_that_only_a_newer_version_can_read_is_never_written_o
     assert stage.reasons("late")["Accepted"] == "False DomainUnreadable"
     assert stage.last is not None
     assert [problem.kind for problem in stage.last.problems] == ["FailoverDomain"]
+
+
+def test_a_domain_takes_no_more_virtual_ips_than_the_report_of_a_node_can_tell(stage: Stage) -> None:
+    names = [f"vip-{n:04}" for n in range(MOST_VIRTUAL_IPS + 2)]
+    for n, name in enumerate(names):
+        stage.virtual_ip(name, f"10.0.{n // 250}.{n % 250 + 1}/16")
+    stage.virtual_ip("elsewhere", "10.1.0.1/16", domain="second")
+    verdicts = judge(stage.world())
+
+    def reason(name: str) -> str:
+        return verdicts[stage.get("VirtualIP", name)["metadata"]["uid"]].reason
+
+    assert [name for name in names if reason(name) != "Accepted"] == names[-2:]
+    assert reason(names[-1]) == "DomainFull"
+    assert reason("elsewhere") == "DomainNotFound"
+    told = {"type": "Accepted", "status": "True", "reason": "Accepted", "message": ""}
+    told["lastTransitionTime"] = stage.moment().wall.isoformat()
+    for name in names[2:]:
+        virtual_ip = stage.get("VirtualIP", name)
+        virtual_ip["status"] = {"conditions": [told]}
+        stage.touch(virtual_ip)
+    verdicts = judge(stage.world())
+    assert [name for name in names if reason(name) != "Accepted"] == names[:2], "who is in stays in"
+    del stage.objects["VirtualIP", names.pop(5)]
+    verdicts = judge(stage.world())
+    assert [name for name in names if reason(name) != "Accepted"] == names[1:2]
