@@ -79,49 +79,12 @@ def parse_range(text: str) -> IPNetwork:
     return network
 
 
-def shared(one: Iterable[VirtualAddress], other: Iterable[VirtualAddress]) -> tuple[IPAddress, ...]:
-    """Return the addresses that both sets have, in the order of the first; prefix lengths do not matter."""
-    theirs = {address.ip for address in other}
-    return tuple(address.ip for address in one if address.ip in theirs)
-
-
 def outside(addresses: Iterable[VirtualAddress], allowed: Iterable[IPNetwork]) -> tuple[VirtualAddress, ...]:
     """Return the addresses that lie in none of the allowed ranges; no ranges at all allow every address."""
     ranges = tuple(allowed)
     if not ranges:
         return ()
     return tuple(address for address in addresses if not any(address.ip in network for network in ranges))
-
-
-def has_subnet(address: VirtualAddress, interface_addresses: Iterable[str]) -> bool:
-    """Whether an interface with these `address/prefix length` strings is on the address's network.
-
-    It is when one of its own networks contains the address, or when one of its addresses lies in the
-    address's network. The address itself, bound already, proves nothing about where it belongs.
-    """
-    for text in interface_addresses:
-        own = ipaddress.ip_interface(text)
-        if own.ip == address.ip or own.version != address.ip.version or own.ip.is_link_local:
-            continue
-        if address.ip in own.network or own.ip in address.network:
-            return True
-    return False
-
-
-def interface_for(
-    addresses: Iterable[VirtualAddress], interfaces: Iterable[tuple[str, Iterable[str]]]
-) -> str | None:
-    """Return the interface that has the subnets of all the addresses, or None.
-
-    `interfaces` are (name, `address/prefix length` strings) of one node, in its own order; the first
-    that fits wins. All addresses of a VirtualIP live on one interface.
-    """
-    wanted = tuple(addresses)
-    for name, own in interfaces:
-        texts = tuple(own)
-        if all(has_subnet(address, texts) for address in wanted):
-            return name
-    return None
 
 
 def _canonical_ip(host: str) -> IPAddress:

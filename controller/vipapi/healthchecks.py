@@ -161,11 +161,6 @@ class HealthCheck(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
         return 2 if self.success_threshold is None else self.success_threshold
 
     @property
-    def is_required(self) -> bool:
-        """Whether failing it makes the node ineligible."""
-        return self.weight is None
-
-    @property
     def probes(self) -> tuple[Probe, ...]:
         """What is set of the probes: one, unless a newer version knows more kinds."""
         kinds: tuple[Probe | None, ...] = (

@@ -34,7 +34,10 @@ Every later term is above it. One that left no room would stop every take-over o
 """
 MOST_MS = 1 << 31
 MOST_VIRTUAL_IPS = 2500
-"""As many of one domain fit into a heartbeat, one node holding them all, whatever the nodes are called."""
+"""As many of one domain fit into a heartbeat, one node holding them all, whatever the nodes are called.
+
+The controller accepts fewer, `bounds.VIRTUAL_IPS`.
+"""
 
 
 class Timing(msgspec.Struct, frozen=True, rename="camel"):

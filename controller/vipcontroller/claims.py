@@ -11,6 +11,12 @@ its own domain the witnesses see to that.
 whose nodes are all candidates) the object stays accepted, for losing its addresses would be worse, and
 Hold is not in force.
 
+A domain takes as many VirtualIPs as the report of a node in it can tell of (`bounds.VIRTUAL_IPS`): of more
+nobody would know who has them. Whoever was accepted counts first, and stays.
+
+A FailoverDomain that cannot be read takes no new VirtualIP. Whoever was accepted in it stays so, with the
+addresses that are in force: nobody can tell whether it takes others, or how many candidates there are.
+
 An address outside the domain's `allowedAddresses` is refused at any time, also when the range was
 narrowed later: the range is a limit on what may be taken over, not advice.
 """
@@ -18,9 +24,11 @@ narrowed later: the range is a limit on what may be taken over, not advice.
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from vipapi import addresses, conditions
+from vipapi.bounds import VIRTUAL_IPS
 from vipapi.candidates import MOST_THAT_HOLD, is_held_alone, nominate, roster
 from vipapi.conditions import Reason
 from vipapi.resources import FINALIZER
@@ -31,7 +39,7 @@ if TYPE_CHECKING:
 
     from vipapi.addresses import IPAddress, VirtualAddress
     from vipapi.resources import FailoverDomain, VirtualIP
-    from vipcontroller.world import World
+    from vipcontroller.world import Unread, World
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -51,13 +59,15 @@ _ACCEPTED = Verdict(is_accepted=True, reason=Reason.ACCEPTED, message="the addre
 def judge(world: World) -> Mapping[str, Verdict]:
     """Return the verdict on every VirtualIP, by UID."""
     holders: dict[IPAddress, VirtualIP] = {}
+    taken: Counter[str] = Counter()
     former = _former(world)
     verdicts: dict[str, Verdict] = {}
     for virtual_ip in sorted(world.virtual_ips, key=_seniority):
         wanted, objection = _wanted(virtual_ip, world)
         objection = objection or _rivalry(wanted, holders) or _aftermath(virtual_ip, wanted, former)
-        objection = objection or _hold(virtual_ip, world) or _ACCEPTED
+        objection = objection or _fullness(virtual_ip, taken) or _hold(virtual_ip, world) or _ACCEPTED
         if objection.is_accepted:
+            taken[virtual_ip.spec.domain] += 1
             holders.update((address.ip, virtual_ip) for address in wanted)
         verdicts[virtual_ip.metadata.uid] = objection
     return verdicts
@@ -85,20 +95,44 @@ def _wanted(virtual_ip: VirtualIP, world: World) -> tuple[tuple[VirtualAddress, 
     unreadable = world.unreadable.get(virtual_ip.metadata.uid)
     if unreadable is not None and not _was_accepted(virtual_ip):
         return (), Verdict(is_accepted=False, reason=Reason.INVALID_SPEC, message=unreadable)
+    unread = world.unread_domains.get(virtual_ip.spec.domain)
+    if unread is not None:
+        return _in_force(virtual_ip, wanted), None if _was_accepted(virtual_ip) else _illegible(unread)
+    return wanted, _of_domain(virtual_ip, world.domains.get(virtual_ip.spec.domain), wanted)
+
+
+def _of_domain(
+    virtual_ip: VirtualIP, domain: FailoverDomain | None, wanted: tuple[VirtualAddress, ...]
+) -> Verdict | None:
     name = virtual_ip.spec.domain
-    domain = world.domains.get(name)
     if domain is None:
         message = (
             f"there is no FailoverDomain {name!r}: create it, or make this VirtualIP in another `domain`"
         )
-        return (), Verdict(is_accepted=False, reason=Reason.DOMAIN_NOT_FOUND, message=message)
+        return Verdict(is_accepted=False, reason=Reason.DOMAIN_NOT_FOUND, message=message)
     if domain.metadata.is_deleting and not _was_accepted(virtual_ip):
         message = (
             f"FailoverDomain {name!r} is being deleted: delete this VirtualIP, and make it in another "
             "`domain`, or in this one once it was made anew"
         )
-        return (), Verdict(is_accepted=False, reason=Reason.DOMAIN_DELETING, message=message)
-    return wanted, _out_of_bounds(wanted, domain)
+        return Verdict(is_accepted=False, reason=Reason.DOMAIN_DELETING, message=message)
+    return _out_of_bounds(wanted, domain)
+
+
+def _in_force(virtual_ip: VirtualIP, wanted: tuple[VirtualAddress, ...]) -> tuple[VirtualAddress, ...]:
+    """Return the addresses that were accepted last; those of the spec where the status does not say."""
+    try:
+        return addresses.parse_all(virtual_ip.status.addresses) or wanted
+    except ValueError:
+        return wanted
+
+
+def _illegible(unread: Unread) -> Verdict:
+    message = (
+        f"{unread.problem}; this version of vipkeeper cannot read the domain, and takes no new VirtualIP "
+        "there: correct it, or run a version that can read it"
+    )
+    return Verdict(is_accepted=False, reason=Reason.DOMAIN_UNREADABLE, message=message)
 
 
 def _out_of_bounds(wanted: tuple[VirtualAddress, ...], domain: FailoverDomain) -> Verdict | None:
@@ -160,11 +194,25 @@ def _aftermath(
     return None
 
 
+def _fullness(virtual_ip: VirtualIP, taken: Mapping[str, int]) -> Verdict | None:
+    name = virtual_ip.spec.domain
+    if taken.get(name, 0) < VIRTUAL_IPS or _was_accepted(virtual_ip):
+        return None
+    message = (
+        f"FailoverDomain {name!r} has {VIRTUAL_IPS} VirtualIPs, as many as a node can report on: put several "
+        "addresses into one VirtualIP, make this one in another `domain`, or delete another"
+    )
+    return Verdict(is_accepted=False, reason=Reason.DOMAIN_FULL, message=message)
+
+
 def _hold(virtual_ip: VirtualIP, world: World) -> Verdict | None:
     """Return what forbids `onQuorumLoss: Hold`, or only makes it void."""
     spec, domain = virtual_ip.spec, world.domains.get(virtual_ip.spec.domain)
-    if spec.on_quorum_loss != "Hold" or domain is None or virtual_ip.metadata.is_deleting:
+    if spec.on_quorum_loss != "Hold" or virtual_ip.metadata.is_deleting:
         return None
+    if domain is None:  # it cannot be read, so what was said stands
+        told = conditions.find(virtual_ip.status.conditions, "Accepted")
+        return None if told is None else Verdict(is_accepted=True, reason=told.reason, message=told.message)
     candidates = nominate(spec, roster(domain.spec, world.nodes.values()))
     is_accepted = _was_accepted(virtual_ip)
     if len(candidates) == MOST_THAT_HOLD or (is_accepted and is_held_alone(spec, candidates)):

@@ -37,7 +37,7 @@ from vipcontroller.observation import View, view
 from vipcontroller.retirement import retire
 from vipcontroller.sheets import field, gather, might_improve
 from vipcontroller.vitals import Vitals, vitals
-from vipcontroller.world import Moment, Problem, World, holdings, running
+from vipcontroller.world import Moment, Problem, Unread, World, holdings, running
 from vipcontroller.writes import FinalizerWrite, SecretWrite, StatusWrite, Write
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ def reconcile(world: World, memory: Memory, now: Moment) -> Decisions:
     look = _Look(world, memory, now)
     for domain in world.domains.values():
         look.guard("FailoverDomain", domain.metadata.name, lambda domain=domain: look.domain(domain))
+    for name, unread in world.unread_domains.items():
+        look.guard("FailoverDomain", name, lambda name=name, unread=unread: look.unread_domain(name, unread))
     for virtual_ip in sorted(world.virtual_ips, key=look.order):
         look.guard("VirtualIP", virtual_ip.metadata.name, lambda one=virtual_ip: look.virtual_ip(one))
     look.orphans()
@@ -123,7 +125,10 @@ class _Look:
         self.dues: list[float] = []
         self.problems: list[Problem] = []
         self.adopting: set[str] = set()
-        self.views = {domain.metadata.name: view(world, domain) for domain in world.domains.values()}
+        unread = (each.domain for each in world.unread_domains.values() if each.domain is not None)
+        self.views = {
+            domain.metadata.name: view(world, domain) for domain in (*world.domains.values(), *unread)
+        }
         self.fields: dict[str, Field] = {}
         self.alive = frozenset[str]().union(*(view_.alive for view_ in self.views.values()))
         self.holdings = holdings(world)
@@ -176,26 +181,43 @@ class _Look:
         if write is not None:
             self.writes.append(write)
 
+    def unread_domain(self, name: str, unread: Unread) -> None:
+        """Leave a FailoverDomain that cannot be read as it is, and say so where its status can be."""
+        domain = unread.domain
+        if domain is None:
+            return  # writing the status would take out of it what a newer version can read
+        write = self._let_go(domain) or domains.leave(
+            domain, unread.problem, self.world, self.views[name], self.now.wall
+        )
+        if write is not None:
+            self.writes.append(write)
+
     def _keep(self, domain: FailoverDomain, outcome: electorate.Outcome) -> FinalizerWrite | None:
         """Return the write that keeps a domain while VirtualIPs name it, or that lets it go."""
         metadata = domain.metadata
-        is_kept = FINALIZER in metadata.finalizers
         if metadata.is_deleting:
-            if not is_kept or releases.dependents(domain, self.world):
-                return None
-            finalizers = releases.without_finalizer(metadata)
-        elif outcome.configuration.epoch and not is_kept:
-            # Telling a configuration before the finalizer stands would let the domain go with leases running.
-            finalizers = (*metadata.finalizers, FINALIZER)
-        else:
+            return self._let_go(domain)
+        if not outcome.configuration.epoch or FINALIZER in metadata.finalizers:
             return None
+        # Telling a configuration before the finalizer stands would let the domain go with leases running.
+        finalizers = (*metadata.finalizers, FINALIZER)
+        return FinalizerWrite(kind="FailoverDomain", metadata=metadata, finalizers=finalizers)
+
+    def _let_go(self, domain: FailoverDomain) -> FinalizerWrite | None:
+        metadata = domain.metadata
+        is_kept = FINALIZER in metadata.finalizers
+        if not metadata.is_deleting or not is_kept or releases.dependents(domain, self.world):
+            return None
+        finalizers = releases.without_finalizer(metadata)
         return FinalizerWrite(kind="FailoverDomain", metadata=metadata, finalizers=finalizers)
 
     def virtual_ip(self, virtual_ip: VirtualIP) -> None:
         """Decide one VirtualIP and the Switchovers that name it."""
         uid, verdict = virtual_ip.metadata.uid, self.verdicts[virtual_ip.metadata.uid]
-        if virtual_ip.spec.domain in self.adopting:
-            # What its domain was just found to run has to be known to everybody first.
+        unread = self.world.unread_domains.get(virtual_ip.spec.domain)
+        is_blind = unread is not None and unread.domain is None and verdict.is_accepted
+        if virtual_ip.spec.domain in self.adopting or is_blind:
+            # What its domain runs, as was just found, has to be known to everybody first; or nobody knows it.
             self.better[uid] = self.memory.better.get(uid, {})
             return
         view_ = self.views.get(virtual_ip.spec.domain, _NOWHERE)
@@ -223,6 +245,12 @@ class _Look:
             self.writes.append(
                 FinalizerWrite(kind="VirtualIP", metadata=virtual_ip.metadata, finalizers=finalizers)
             )
+            self._show(findings)
+            return
+        if verdict.is_accepted and unread is not None:
+            # An edit would be in force with the first word about it.
+            if not _is_edit(virtual_ip):
+                self._write(findings._replace(domain_problem=unread.problem))
             self._show(findings)
             return
         if verdict.is_accepted and findings.problem is None:
@@ -476,6 +504,12 @@ def _is_active(following: services.Following, observed: Grant | None) -> bool:
     if observed is None or state is None or state.owner != observed.holder:
         return False
     return state.term in {None, observed.term} and state.state == "Active"
+
+
+def _is_edit(virtual_ip: VirtualIP) -> bool:
+    """Whether the newest generation is another than the one that was accepted."""
+    accepted = conditions.find(virtual_ip.status.conditions, "Accepted")
+    return accepted is None or (accepted.observed_generation or 0) < virtual_ip.metadata.generation
 
 
 def _group(virtual_ip: VirtualIP) -> str:

@@ -3,17 +3,21 @@
 The witnesses themselves are decided elsewhere (`electorate`); writing them is a compare-and-swap like
 every other write, so of two controllers one makes each step. `Quorate` tells of the configuration that
 the keepers have had time to hear of, the one in force before this write.
+
+A domain that this version cannot read is left as it is (`leave`): only its conditions change.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from vipapi import conditions, effective
 from vipapi.conditions import Condition, Reason
 from vipapi.configuration import API_SERVER
 from vipapi.resources import DomainNode, FailoverDomainStatus, configuration_of, with_configuration
-from vipcontroller.electorate import FIRST_CHOICE_S
+from vipcontroller.electorate import FIRST_CHOICE_S, Outcome
 from vipcontroller.releases import dependents
 from vipcontroller.voices import spoken
 from vipcontroller.writes import StatusWrite, Telling
@@ -24,10 +28,12 @@ if TYPE_CHECKING:
     from vipapi.conditions import Status
     from vipapi.configuration import Configuration, WitnessSet
     from vipapi.resources import FailoverDomain, FailoverDomainEffective
-    from vipcontroller.electorate import Outcome
     from vipcontroller.observation import View
     from vipcontroller.world import World
 
+
+_WORTH_A_WARNING = frozenset({Reason.EPOCH_CONFLICT, Reason.INVALID_SPEC})
+"""The reasons to be Stalled that are told by an Event."""
 
 MOST_NAMED = 20
 """How many VirtualIPs a message names."""
@@ -87,6 +93,33 @@ def decide(
     return StatusWrite(kind="FailoverDomain", metadata=domain.metadata, status=after, tellings=tellings)
 
 
+def leave(
+    domain: FailoverDomain, problem: str, world: World, view: View, now: dt.datetime
+) -> StatusWrite | None:
+    """Return the status of a domain whose spec cannot be read, if it differs: with conditions that say so."""
+    before, generation = domain.status, domain.metadata.generation
+    message = (
+        f"{problem}; nothing is decided anew in this domain, and what is in force stays: correct it, or run "
+        "a version of vipkeeper that can read it"
+    )
+    ready = _Quorum("False", Reason.INVALID_SPEC, message)
+    listed = {
+        "Ready": ready,
+        "Quorate": _majority(domain, world, view) if view.configuration.epoch else ready,
+        "Stalled": ready._replace(status="True"),
+    }
+    if domain.metadata.is_deleting:
+        listed["Reconciling"] = _Quorum("True", Reason.IN_USE, _in_use(dependents(domain, world)))
+    found = [Condition(kind, *finding, now, generation) for kind, finding in listed.items()]
+    after = msgspec.structs.replace(
+        before, observed_generation=generation, conditions=conditions.merge(before.conditions, found)
+    )
+    if after == before:
+        return None
+    tellings = _tellings(domain, after, Outcome(configuration_of(before), ()))
+    return StatusWrite(kind="FailoverDomain", metadata=domain.metadata, status=after, tellings=tellings)
+
+
 def _change(outcome: Outcome) -> str:
     """Return how far a change of the witnesses has come; nothing without one."""
     configuration = outcome.configuration
@@ -126,15 +159,21 @@ def _quorum(domain: FailoverDomain, world: World, view: View, outcome: Outcome) 
             "node-agent on more nodes, and check `nodeSelector` and `witnesses.nodeSelector`"
         )
         return _Quorum("False", Reason.TOO_FEW_WITNESSES, message)
-    configuration = view.configuration
-    if not configuration.epoch:
+    if not view.configuration.epoch:
         return _Quorum("Unknown", Reason.PROGRESSING, "the witnesses were chosen and are being told")
+    found = _majority(domain, world, view)
+    return found._replace(message=found.message + _lack(domain, outcome)) if view.is_quorate else found
+
+
+def _majority(domain: FailoverDomain, world: World, view: View) -> _Quorum:
+    """Return whether a majority of the witnesses in force is there."""
+    configuration = view.configuration
     names = [member.node for member in configuration.members]
     silent = [name for name in names if name not in view.alive]
     unheard = f"; not heard: {', '.join(silent)}" if silent else ""
     if view.is_quorate:
         message = f"{len(names) - len(silent)} of {len(names)} witnesses are there{unheard}"
-        return _Quorum("True", Reason.QUORATE, message + _lack(domain, outcome))
+        return _Quorum("True", Reason.QUORATE, message)
     needed = " and of ".join(
         ", ".join(sorted(spoken(voter) for voter in quorum)) for quorum in configuration.quorums
     )
@@ -191,7 +230,7 @@ def _tellings(domain: FailoverDomain, after: FailoverDomainStatus, outcome: Outc
         tellings.append(Telling(type="Warning", action="Observe", reason=quorum.reason, note=note))
     stalled = conditions.find(after.conditions, "Stalled")
     told = conditions.find(before.conditions, "Stalled")
-    if stalled is not None and stalled.reason == Reason.EPOCH_CONFLICT and told is None:
+    if stalled is not None and stalled.reason in _WORTH_A_WARNING and told is None:
         tellings.append(
             Telling(type="Warning", action="Observe", reason=stalled.reason, note=stalled.message)
         )

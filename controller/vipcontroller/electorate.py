@@ -1,12 +1,13 @@
 """Who can vote in a domain, for how long a witness has been silent, and what follows for the witnesses.
 
-Members are the nodes that the domain selects and whose keepers told their heartbeat address; voters are
-those of them that `witnesses.nodeSelector` selects, that a majority of the witnesses hears, or that are
-witnesses themselves and not lost. A witness is lost when that majority has not heard it for
-`replaceAfterSeconds`, without a break, on the controller's own clock: whoever forgets since when (a
-controller that restarts) counts anew, and nobody is counted as silent while no majority is there to
-hear. The first choice is made as soon as enough nodes for `count` are there, and after `FIRST_CHOICE_S` with
-those that there are.
+Members are the nodes that the domain selects and whose keepers told their heartbeat address. One that tells
+nothing any more, for its VIPNode is gone, stays a member while a majority of the witnesses hears it: they
+would not answer it else. Voters are those of them that `witnesses.nodeSelector` selects, that report and are
+heard by such a majority, or that are witnesses themselves and not lost. A witness is lost when that majority
+has not heard it for `replaceAfterSeconds`, without a break, on the controller's own clock: whoever forgets
+since when (a controller that restarts) counts anew, and nobody is counted as silent while no majority is
+there to hear. The first choice is made as soon as enough nodes for `count` are there, and after
+`FIRST_CHOICE_S` with those that there are.
 
 A witness whose node reports another heartbeat address than the configuration has, a stranger
 (`vipcontroller.voices`), is lost at once. Only when no set of the configuration names the node any more may
@@ -107,10 +108,13 @@ class _Electorate:
             for member in view.configuration.members
             if member.node in self.strangers
         }
+        told = {name: report.heartbeat_address for name, report in reports.items()} | known
+        former = {each.node_name: each.address for each in domain.status.members}
+        mute = former.keys() & view.alive - told.keys()
+        homes = {name: former[name] for name in mute} | {name: home for name, home in told.items() if home}
+        self._mute = mute
         self.members = tuple(
-            Member(name, known.get(name, reports[name].heartbeat_address))
-            for name in (node.metadata.name for node in nodes)
-            if name in reports and reports[name].heartbeat_address
+            Member(name, homes[name]) for name in (node.metadata.name for node in nodes) if name in homes
         )
         self._zones = {
             node.metadata.name: node.metadata.labels.get(ZONE_LABEL, "")
@@ -151,7 +155,7 @@ class _Electorate:
 
     def voters(self, present: Configuration, lost: Mapping[str, str]) -> tuple[Voter, ...]:
         """Return who can be a witness now, witnesses that are silent for a moment among them."""
-        addresses = {member.node: member for member in self.members}
+        addresses = {member.node: member for member in self.members if member.node not in self._mute}
         staying = {member.node: member for member in present.witnesses.members if member.node not in lost}
         heard = self._view.heard_by((_steady(present),)) if present.epoch else frozenset(addresses)
         fresh = {node: member for node, member in addresses.items() if node in heard and node not in lost}

@@ -3,8 +3,10 @@
 This is where what was reported (VIPNodes), what the cluster says (Nodes) and what a majority of the
 witnesses hears come together. A node to which the witnesses granted the address was fit when it took it:
 where its own report does not know of that yet, and says that it is getting ready, it is older than they
-are, and no reason to move the address away again. The score is the keeper's own; what its failing weighted
-checks cost is reckoned from the spec, so that a fall by failure can be told from a low priority.
+are, and no reason to move the address away again. Nor is a report that is not there: while a majority of the
+witnesses hears the node it has an agent, and until that reports again its score is as good as can be. The
+score is the keeper's own; what its failing weighted checks cost is reckoned from the spec, so that a fall by
+failure can be told from a low priority.
 """
 
 from __future__ import annotations
@@ -75,12 +77,11 @@ def gather(
 
 def might_improve(candidates: Sequence[Candidate], checks: Sequence[HealthCheck]) -> bool:
     """Whether a node that is still settling could yet outrank the best eligible one."""
-    bonus = sum(check.weight for check in checks if check.weight is not None and check.weight > 0)
     best = max((candidate.rank_score for candidate in candidates if candidate.is_eligible), default=0)
     return any(
         candidate.obstacle is not None
         and candidate.obstacle.reason in SETTLING
-        and min(candidate.priority + bonus, HIGHEST_SCORE) >= best
+        and _best_score(candidate.priority, checks) >= best
         for candidate in candidates
     )
 
@@ -99,17 +100,21 @@ def _sheet(
     node, vip_node = world.nodes.get(nominee.node), world.vip_nodes.get(nominee.node)
     report = field.reports.get(nominee.node)
     is_behind = is_holder and (holding is None or (holding.state != "Owner" and holding.reason in SETTLING))
+    is_alive, checks = nominee.node in view.alive, virtual_ip.spec.health_checks
+    score = None if holding is None else holding.score or None
+    if is_holder and holding is None:
+        score = _best_score(nominee.priority, checks)
     return Candidate(
         node=nominee.node,
         priority=nominee.priority,
-        score=holding.score if holding is not None and holding.score else None,
-        lost=0 if holding is None else _lost(virtual_ip.spec.health_checks, holding),
+        score=score,
+        lost=0 if holding is None else _lost(checks, holding),
         is_present=nominee.is_present,
         is_deleting=node is not None and node.metadata.is_deleting,
         is_out_of_service=node is not None and node.is_out_of_service,
         is_in_domain=nominee.is_in_domain,
-        has_agent=vip_node is not None,
-        is_alive=nominee.node in view.alive,
+        has_agent=vip_node is not None or (is_holder and is_alive),
+        is_alive=is_alive,
         is_witness_only=vip_node is not None and vip_node.status.candidacy == "WitnessOnly",
         is_cordoned=node is not None and node.is_cordoned,
         is_sound=report is None or report.is_sound,
@@ -118,6 +123,12 @@ def _sheet(
         message="" if holding is None or is_behind else holding.message,
         group_load=loads.get(nominee.node, 0),
     )
+
+
+def _best_score(priority: int, checks: Sequence[HealthCheck]) -> int:
+    """Return the score of a node on which every weighted check passes."""
+    bonus = sum(check.weight for check in checks if check.weight is not None and check.weight > 0)
+    return min(priority + bonus, HIGHEST_SCORE)
 
 
 def _lost(checks: Sequence[HealthCheck], holding: HoldingStatus) -> int:

@@ -14,6 +14,9 @@ valid for the term that it names. The conditions sum that up:
 | Stalled | nothing happens until a person changes something (present only then) |
 | Reconciling | not Ready and not Stalled, or on its way to another node (present only then) |
 
+In a FailoverDomain that cannot be read nothing is elected: the order and what it was made of stand, and what
+is observed is told.
+
 Nothing in it changes while nothing changes: there is no time in it but those of transitions.
 
 That no candidate can hold the addresses is a Warning, `NoEligibleNode`: at once where each has said so. Of a
@@ -61,6 +64,7 @@ class Findings(NamedTuple):
     """Everything that a VirtualIP's status tells. `election` is None where none was held.
 
     `is_early` is that the VirtualIP is new and that candidates will be eligible in a moment, as it seems.
+    `domain_problem` is why its domain cannot be read.
     """
 
     virtual_ip: VirtualIP
@@ -74,6 +78,7 @@ class Findings(NamedTuple):
     election: Election | None = None
     hindrance: Hindrance | None = None
     is_early: bool = False
+    domain_problem: str = ""
 
 
 class _Finding(NamedTuple):
@@ -88,8 +93,9 @@ def describe(findings: Findings, now: dt.datetime) -> VirtualIPStatus:
     before = virtual_ip.status
     term = max(before.term or 0, 0 if observed is None else observed.term)
     in_force, retired = findings.addresses
-    # Of an object that cannot be read the standing order stands.
-    order, table = (before.election, before.candidates) if findings.problem else (None, ())
+    # Of an object that cannot be read, or whose domain cannot, the standing order stands.
+    is_left = bool(findings.problem or findings.domain_problem)
+    order, table = (before.election, before.candidates) if is_left else (None, ())
     if election is not None:
         table = _table(election)
         order = Order(based_on_term=term, owner=election.owner, succession=election.succession)
@@ -281,6 +287,9 @@ def standbys(findings: Findings) -> tuple[str, ...]:
 
 
 def _redundant(findings: Findings) -> _Finding:
+    before = conditions.find(findings.virtual_ip.status.conditions, "Redundant")
+    if findings.domain_problem and before is not None:
+        return _Finding(before.status, before.reason, before.message)
     found = standbys(findings)
     if found:
         return _Finding("True", Reason.STANDBY_AVAILABLE, f"could take over: {', '.join(found)}")
@@ -310,7 +319,12 @@ def _stalled(findings: Findings) -> _Finding | None:
         return _Finding("False", Reason.INVALID_SPEC, findings.problem)
     if not verdict.is_accepted:
         return _Finding("False", verdict.reason, verdict.message)
-    return None if findings.observed is not None else _misfit(findings)
+    if findings.observed is not None:
+        return None
+    if findings.domain_problem:
+        message = f"{findings.domain_problem}; nobody is elected until this version can read the domain"
+        return _Finding("False", Reason.DOMAIN_UNREADABLE, message)
+    return _misfit(findings)
 
 
 def _misfit(findings: Findings) -> _Finding | None:

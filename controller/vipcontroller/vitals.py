@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class DomainVitals(NamedTuple):
     """One domain: its witnesses, how many of them are heard by a majority, how many are to spare, its agents.
 
-    `agents` says of every node of the domain whether its node-agent is heard. `spare` is None where there
-    are no witnesses yet.
+    `agents` says of every node of the domain whether its node-agent is heard; of a domain that cannot be read
+    nobody knows the nodes. `spare` is None where there are no witnesses yet.
     """
 
     name: str
@@ -46,15 +46,14 @@ def vitals(
 ) -> Vitals:
     """Return them; `views` are by the domains' names, `holdings` by VirtualIP UID and node."""
     domains = []
-    for domain in world.domains.values():
-        name = domain.metadata.name
-        view = views[name]
+    for name in (*world.domains, *(name for name in world.unread_domains if name in views)):
+        domain, view = world.domains.get(name), views[name]
         quorums = view.configuration.quorums if view.configuration.epoch else ()
         voters = frozenset[str]().union(*quorums)
         heard = (view.heard_by(quorums) | {API_SERVER}) & voters if quorums else frozenset[str]()
         agents = {
             node.metadata.name: node.metadata.name in view.alive
-            for node in members(domain.spec, world.nodes.values())
+            for node in (() if domain is None else members(domain.spec, world.nodes.values()))
             if not node.metadata.is_deleting
         }
         spare = min((len(heard & quorum) - len(quorum) // 2 - 1 for quorum in quorums), default=None)

@@ -2,17 +2,20 @@
 
 A VirtualIP or a ServiceFailover that this version cannot read (written for a newer one, say) is not left
 out: what it claims must not be given to somebody else. It stands there with what could be read, field by
-field, and with its problem.
+field, and with its problem. So does a VIPNode, entry by entry: a node whose agent is newer is no node without
+an agent, and what it hears and grants counts. Of a FailoverDomain the spec is all or nothing, for nobody
+elects by half of it; but its name and its status are known, and so is what is in force.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from vipapi import conditions, resources
+from vipapi.nodestatus import DomainStatus, HoldingStatus, ServiceStatus
 from vipapi.resources import (
     FailoverDomain,
     Node,
@@ -23,6 +26,7 @@ from vipapi.resources import (
     ServiceFailoverStatus,
     Switchover,
     VIPNode,
+    VIPNodeStatus,
     VirtualIP,
     VirtualIPSpec,
     VirtualIPStatus,
@@ -31,8 +35,6 @@ from vipcontroller.assignments import Carried
 
 if TYPE_CHECKING:
     import datetime as dt
-
-    from vipapi.nodestatus import DomainStatus, HoldingStatus, ServiceStatus
 
 Kind = TypeVar("Kind", FailoverDomain, Switchover, VIPNode, Node)
 Struct = TypeVar("Struct", bound=msgspec.Struct)
@@ -53,9 +55,20 @@ class Problem(msgspec.Struct, frozen=True):
     message: str
 
 
+class Unread(msgspec.Struct, frozen=True):
+    """A FailoverDomain that could not be read, and why.
+
+    `domain` is the object without its spec; None where its status could not be read either.
+    """
+
+    problem: str
+    domain: FailoverDomain | None
+
+
 class World(msgspec.Struct, frozen=True, kw_only=True):
     """One snapshot. `missing_secrets` are names of heartbeat Secrets known not to exist.
 
+    `unread_domains` are by name, like `domains`, and none of these.
     `unreadable` says by UID what is wrong with a VirtualIP or a ServiceFailover. `illegible` says, by the UID
     of a ServiceFailover, which VirtualIPs services of it follow whose nodes could not be read. `held_back`
     are ServiceFailovers, by UID, whose newest generation is not acted upon, and nobody knows what was before;
@@ -66,6 +79,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     virtual_ips: tuple[VirtualIP, ...] = ()
     failovers: tuple[ServiceFailover, ...] = ()
     domains: Mapping[str, FailoverDomain] = {}
+    unread_domains: Mapping[str, Unread] = {}
     switchovers: tuple[Switchover, ...] = ()
     vip_nodes: Mapping[str, VIPNode] = {}
     nodes: Mapping[str, Node] = {}
@@ -120,6 +134,13 @@ def running(world: World) -> Mapping[str, Mapping[str, Mapping[str, ServiceStatu
     return found
 
 
+class _Found(NamedTuple):
+    """What an object was read as, if it was, and what could not be read of it."""
+
+    parsed: Any
+    problem: str = ""
+
+
 class Reader:
     """Reads documents into a `World`, and the same version of an object only once."""
 
@@ -142,12 +163,18 @@ class Reader:
         unreadable: dict[str, str] = {}
         illegible: dict[str, tuple[str, ...]] = {}
         unspeakable: set[str] = set()
+        listed = {document["metadata"]["name"]: document for document in domains}
+        read_domains = _by_name(self._all(FailoverDomain, listed.values(), before, problems))
+        unread_domains = {
+            each.name: Unread(each.message, _without_spec(listed[each.name])) for each in problems
+        }
         read_ips = [self._virtual_ip(document, before, unreadable) for document in virtual_ips]
         read = [self._failover(each, before, unreadable, illegible, unspeakable) for each in failovers]
         return World(
             virtual_ips=tuple(sorted(read_ips, key=lambda ip: ip.metadata.name)),
             failovers=tuple(sorted(read, key=lambda each: (each.metadata.namespace, each.metadata.name))),
-            domains=_by_name(self._all(FailoverDomain, domains, before, problems)),
+            domains=read_domains,
+            unread_domains=unread_domains,
             switchovers=tuple(self._all(Switchover, switchovers, before, problems)),
             vip_nodes=_by_name(self._all(VIPNode, vip_nodes, before, problems)),
             nodes=_by_name(self._all(Node, nodes, before, problems)),
@@ -167,13 +194,12 @@ class Reader:
         found: list[Kind] = []
         for document in documents:
             key = _key(document)
-            try:
-                parsed: Kind = before[key] if key in before else resources.parse(kind, document)
-            except ValueError as error:
-                problems.append(Problem(kind.__name__, document["metadata"]["name"], str(error)))
-                continue
-            self._read[key] = parsed
-            found.append(parsed)
+            each: _Found = before.get(key) or _find(kind, document)
+            self._read[key] = each
+            if each.problem:
+                problems.append(Problem(kind.__name__, document["metadata"]["name"], each.problem))
+            if each.parsed is not None:
+                found.append(each.parsed)
         return found
 
     def _virtual_ip(
@@ -214,6 +240,56 @@ class Reader:
             return parsed
         self._read[key] = parsed
         return parsed
+
+
+def _find(kind: type[Kind], document: Mapping[str, Any]) -> _Found:
+    try:
+        return _Found(resources.parse(kind, document))
+    except ValueError as error:
+        remains = _REMAINS.get(kind)
+        return _Found(None if remains is None else remains(document), str(error))
+
+
+def _without_spec(document: Mapping[str, Any]) -> FailoverDomain | None:
+    try:
+        return resources.parse(FailoverDomain, {**document, "spec": {}})
+    except ValueError:
+        return None
+
+
+def _remains_of_node(document: Mapping[str, Any]) -> VIPNode:
+    """What can be read of an unreadable VIPNode.
+
+    Of a domain's report that is all or nothing, but for the role, by which nothing is decided: whom a witness
+    is not known to hear, or what to have granted, it would speak against.
+    """
+    status = _mapping(document.get("status"))
+    reports = ({**_mapping(each), "role": "Member"} for each in _list(status.get("domains")))
+    lists = {
+        "domains": [each for each in reports if _is_legible(DomainStatus, each)],
+        "virtualIPs": _legible_entries(HoldingStatus, status.get("virtualIPs")),
+        "services": _legible_entries(ServiceStatus, status.get("services")),
+    }
+    return VIPNode(
+        metadata=msgspec.convert(document["metadata"], type=ObjectMeta),
+        status=_legible(VIPNodeStatus, {}, {**status, **lists}),
+    )
+
+
+_REMAINS: Final[Mapping[type[msgspec.Struct], Callable[[Mapping[str, Any]], msgspec.Struct]]] = {
+    VIPNode: _remains_of_node,
+}
+
+
+def _legible_entries(kind: type[msgspec.Struct], entries: object) -> list[Mapping[str, Any]]:
+    """Return what can be read of the entries of a list, without those that say too little to be one."""
+    needed = {field.encode_name for field in msgspec.structs.fields(kind) if field.required}
+    found = []
+    for each in map(_mapping, _list(entries)):
+        skeleton = {name: each[name] for name in needed & each.keys()}
+        if _is_legible(kind, skeleton):
+            found.append(each if _is_legible(kind, each) else _legible_fields(kind, skeleton, each))
+    return found
 
 
 def _remains(document: Mapping[str, Any]) -> VirtualIP:
@@ -274,12 +350,17 @@ def _legible_fields(
     found = dict(skeleton)
     for name, value in document.items():
         attempt = found | {name: value}
-        try:
-            msgspec.convert(attempt, type=kind)
-        except msgspec.ValidationError:
-            continue
-        found = attempt
+        if _is_legible(kind, attempt):
+            found = attempt
     return found
+
+
+def _is_legible(kind: type[msgspec.Struct], document: Mapping[str, Any]) -> bool:
+    try:
+        msgspec.convert(document, type=kind)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

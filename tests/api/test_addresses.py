@@ -65,28 +65,6 @@ def test_one_spelling_for_one_address(text: str) -> None:
     assert str(address) == text
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "both"),
-    [
-        pytest.param(["192.0.2.10/24"], ["192.0.2.10"], ["192.0.2.10"], id="prefix-lengths-do-not-matter"),
-        pytest.param(["192.0.2.10/24"], ["192.0.2.11/24"], [], id="neighbours"),
-        pytest.param(["10.0.0.1/24"], ["110.0.0.1/24"], [], id="not-a-substring"),
-        pytest.param(
-            ["192.0.2.10", "2001:db8::1"], ["2001:db8::1/64", "192.0.2.9"], ["2001:db8::1"], id="one-of-two"
-        ),
-    ],
-)
-def test_sets_share_what_both_have(one: list[str], other: list[str], both: list[str]) -> None:
-    found = addresses.shared(addresses.parse_all(one), addresses.parse_all(other))
-    assert [str(ip) for ip in found] == both
-
-
-def test_sharing_is_mutual() -> None:
-    one = addresses.parse_all(["192.0.2.1", "192.0.2.2"])
-    other = addresses.parse_all(["192.0.2.2", "192.0.2.3"])
-    assert addresses.shared(one, other) == addresses.shared(other, one)
-
-
 def test_an_address_is_not_named_twice() -> None:
     with pytest.raises(ValueError, match="must not repeat"):
         addresses.parse_all(["192.0.2.10/24", "192.0.2.10"])
@@ -123,34 +101,3 @@ def test_a_bad_range_is_refused_with_its_reason(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match="must") as refusal:
         addresses.parse_range(text)
     assert reason in str(refusal.value)
-
-
-INTERFACES = [
-    ("lo", ["127.0.0.1/8", "::1/128"]),
-    ("eth0", ["192.0.2.101/24", "2001:db8::65/64", "fe80::1/64"]),
-    ("eth1", ["198.51.100.5/25"]),
-    ("wg0", ["203.0.113.1/32"]),
-]
-
-
-@pytest.mark.parametrize(
-    ("wanted", "interface"),
-    [
-        pytest.param(["192.0.2.10/24"], "eth0", id="its-own-prefix"),
-        pytest.param(["192.0.2.10"], "eth0", id="no-prefix-but-the-interface-has-the-network"),
-        pytest.param(["192.0.2.10/24", "2001:db8::10/64"], "eth0", id="both-families-on-one"),
-        pytest.param(["192.0.2.10/24", "198.51.100.9/25"], None, id="no-interface-has-both"),
-        pytest.param(["198.51.100.200/25"], None, id="the-other-half-of-the-network"),
-        pytest.param(["203.0.113.9/24"], "wg0", id="a-host-route-interface-in-the-stated-network"),
-        pytest.param(["203.0.113.9"], None, id="a-host-address-proves-no-network"),
-        pytest.param(["10.0.0.1/8"], None, id="nowhere"),
-    ],
-)
-def test_the_interface_is_the_one_with_the_subnet(wanted: list[str], interface: str | None) -> None:
-    assert addresses.interface_for(addresses.parse_all(wanted), INTERFACES) == interface
-
-
-def test_the_address_itself_bound_proves_nothing() -> None:
-    bound = [("eth1", ["192.0.2.10/32"]), ("eth0", ["192.0.2.101/24", "192.0.2.10/32"])]
-    assert addresses.interface_for(addresses.parse_all(["192.0.2.10/24"]), bound) == "eth0"
-    assert addresses.interface_for(addresses.parse_all(["192.0.2.10/24"]), bound[:1]) is None

@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from controller.stage import Object, Stage, Way
+from vipapi.bounds import VIRTUAL_IPS as MOST_VIRTUAL_IPS
 from vipapi.selectors import LabelSelector
+from vipcontroller.claims import judge
 from vipcontroller.decisions import ALARM_S, SETTLE_S, Memory, reconcile
 from vipcontroller.vitals import Vitals
 
@@ -775,3 +777,275 @@ def test_what_cannot_be_counted_for_the_metrics_keeps_nothing_from_being_decided
     found = reconcile(msgspec.structs.replace(world, nodes=broken, domains=domains), Memory(), stage.moment())
     assert found.vitals == Vitals()
     assert ("World", "vitals") in {(problem.kind, problem.name) for problem in found.problems}
+
+
+def test_an_owner_that_its_peers_hear_keeps_the_address_when_its_vipnode_is_deleted(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    del stage.objects["VIPNode", "node-a"]
+    stage.pass_time(100)
+    assert order(stage)[0] == "node-a"
+    assert stage.get("VirtualIP", "web")["status"]["owner"] == "node-a"
+    assert "web OwnerUnfit" not in stage.tellings
+
+
+@pytest.mark.parametrize("lost", [{"node-b"}, {"node-b", "node-c"}, {"node-a", "node-b", "node-c"}])
+def test_vipnodes_that_are_deleted_move_nothing(stage: Stage, lost: set[str]) -> None:
+    web_owned_by_a(stage)
+    for node in lost:
+        del stage.objects["VIPNode", node]
+    stage.pass_time(100)
+    assert order(stage)[0] == "node-a"
+    own(stage, "node-a", 1)
+    assert stage.reasons("web")["Ready"] == "True Held"
+
+
+def test_an_owner_that_cannot_say_its_score_is_not_outscored(stage: Stage) -> None:
+    check = {"name": "app", "tcpSocket": {"port": 80}, "weight": 20}
+    stage.virtual_ip("web", healthChecks=[check], failback={"policy": "Automatic", "delaySeconds": 0})
+    stage.settle()
+    scores = dict.fromkeys(("node-a", "node-b", "node-c"), 120)
+    own(stage, "node-a", 1, scores=scores)
+    del stage.objects["VIPNode", "node-a"]
+    stage.pass_time(100)
+    assert order(stage)[0] == "node-a"
+
+
+def test_an_owner_that_nobody_hears_and_that_has_no_vipnode_is_no_owner(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    stage.report(alive={"node-b", "node-c"}, owners={"web": ("node-a", 1)})
+    del stage.objects["VIPNode", "node-a"]
+    stage.settle()
+    assert order(stage)[0] != "node-a"
+    assert "web OwnerUnfit" in stage.tellings
+
+
+def test_a_node_that_holds_nothing_and_has_no_vipnode_is_no_standby(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    del stage.objects["VIPNode", "node-b"]
+    stage.settle()
+    assert order(stage) == ("node-a", ["node-c"], 1)
+    rows = stage.get("VirtualIP", "web")["status"]["candidates"]
+    assert {row["nodeName"]: row["reason"] for row in rows}["node-b"] == "AgentMissing"
+
+
+def newer(status: Object, what: str) -> None:
+    """Make of a VIPNode's status one that only a newer version can read whole."""
+    [domain], [holding] = status["domains"], status["virtualIPs"]
+    match what:
+        case "a fence":
+            status["fence"] = "XDP"
+        case "a role":
+            domain["role"] = "Observer"
+        case "a problem":
+            status["problems"] = ["in one sentence"]
+        case "a result of a check":
+            holding["checks"] = [{"name": "app", "result": "Skipped"}]
+        case "another holding":
+            status["virtualIPs"] = [{**holding, "uid": "another", "state": "Lending"}, holding]
+        case "another domain":
+            status["domains"] = [{"name": "another", "uid": 7}, domain]
+
+
+def test_a_witness_whose_peers_cannot_be_read_speaks_against_nobody(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    report = stage.get("VIPNode", "node-b")
+    report["status"]["domains"][0]["reachablePeers"] = [{"name": "node-b"}]
+    stage.touch(report)
+    stage.pass_time(100)
+    assert order(stage)[0] == "node-a"
+    assert stage.condition("FailoverDomain", "default", "Quorate")["status"] == "True"
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["a fence", "a role", "a problem", "a result of a check", "another holding", "another domain"],
+)
+def test_reports_of_newer_agents_count_as_far_as_they_can_be_read(stage: Stage, what: str) -> None:
+    web_owned_by_a(stage)
+    before = copy.deepcopy(stage.get("VirtualIP", "web")["status"])
+    for node in ("node-a", "node-b", "node-c"):
+        report = stage.get("VIPNode", node)
+        newer(report["status"], what)
+        stage.touch(report)
+    stage.pass_time(100)
+    assert stage.get("VirtualIP", "web")["status"] == before
+    assert stage.condition("FailoverDomain", "default", "Quorate")["status"] == "True"
+    assert stage.last is not None
+    assert [problem.kind for problem in stage.last.problems] == ["VIPNode"] * 3
+
+
+def test_what_cannot_be_read_of_a_holding_is_no_reason_to_move(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    report = stage.get("VIPNode", "node-a")
+    report["status"]["virtualIPs"][0]["fitness"] = "Splendid"
+    stage.touch(report)
+    stage.pass_time(100)
+    assert order(stage)[0] == "node-a"
+
+
+def respec(stage: Stage, **spec: object) -> None:
+    """Give the domain another spec, and let the controller look."""
+    domain = stage.get("FailoverDomain", "default")
+    domain["spec"] = spec
+    domain["metadata"]["generation"] += 1
+    stage.touch(domain)
+    stage.settle()
+
+
+def test_a_domain_for_a_newer_version_takes_no_address_away(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    before = copy.deepcopy(stage.get("VirtualIP", "web")["status"])
+    domain = copy.deepcopy(stage.get("FailoverDomain", "default")["status"])
+    assert stage.last is not None
+    vitals = stage.last.vitals.domains[0]
+    respec(stage, profile="Turbo")
+    assert stage.get("VirtualIP", "web")["status"] == before
+    own(stage, "node-a", 1, unfit={"node-a": "CheckFailed"})
+    assert stage.get("VirtualIP", "web")["status"] == before, "nothing is ordered anew"
+    told = stage.condition("FailoverDomain", "default", "Stalled")
+    assert told["reason"] == "InvalidSpec"
+    assert "spec.profile: Invalid enum value 'Turbo'" in told["message"]
+    assert stage.reasons("default", "FailoverDomain") == {
+        "Ready": "False InvalidSpec",
+        "Quorate": "True Quorate",
+        "Stalled": "True InvalidSpec",
+    }
+    after = stage.get("FailoverDomain", "default")["status"]
+    assert after["observedGeneration"] == 2
+    assert {**after, "conditions": [], "observedGeneration": 1} == {**domain, "conditions": []}
+    assert stage.last.vitals.domains[0] == vitals._replace(agents={})
+    assert stage.tellings.count("default InvalidSpec") == 1
+    respec(stage, profile="Fast")
+    own(stage, "node-a", 1, unfit={"node-a": "CheckFailed"})
+    assert order(stage)[0] != "node-a"
+    assert stage.reasons("default", "FailoverDomain") == {"Ready": "True Quorate", "Quorate": "True Quorate"}
+
+
+def test_a_domain_for_a_newer_version_takes_no_new_address(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    respec(stage, profile="Turbo")
+    stage.virtual_ip("late", "192.0.2.11/24")
+    stage.settle()
+    assert stage.reasons("late")["Accepted"] == "False DomainUnreadable"
+    message = stage.condition("VirtualIP", "late", "Stalled")["message"]
+    assert "spec.profile: Invalid enum value 'Turbo'" in message
+    assert "correct it, or" in message
+    respec(stage, profile="Fast")
+    assert stage.reasons("late")["Accepted"] == "True Accepted"
+
+
+def test_what_its_witnesses_did_is_told_of_a_domain_for_a_newer_version(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    respec(stage, profile="Turbo")
+    own(stage, "node-b", 2, alive={"node-b", "node-c"})
+    status = stage.get("VirtualIP", "web")["status"]
+    assert (status["owner"], status["term"]) == ("node-b", 2)
+    assert order(stage)[2] == 1, "the order was for the term before, and is void"
+    assert stage.reasons("web")["Ready"] == "True Held"
+    assert stage.reasons("web")["Redundant"] == "True StandbyAvailable"
+    stage.report(alive={"node-b"})
+    del stage.objects["VIPNode", "node-a"], stage.objects["VIPNode", "node-c"]
+    stage.settle()
+    assert stage.reasons("default", "FailoverDomain")["Quorate"] == "False QuorumLost"
+    assert stage.reasons("web")["Owned"] == "False DomainNotQuorate"
+
+
+def test_an_address_that_nobody_owns_says_that_its_domain_cannot_be_read(stage: Stage) -> None:
+    stage.virtual_ip("web")
+    stage.converge()
+    respec(stage, profile="Turbo")
+    assert order(stage)[0] is not None
+    assert stage.reasons("web")["Stalled"] == "True DomainUnreadable"
+    assert stage.reasons("web")["Accepted"] == "True Accepted"
+
+
+def test_an_edit_is_not_in_force_while_its_domain_cannot_be_read(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    stage.put("FailoverDomain", "second", {})
+    stage.report(owners={"web": ("node-a", 1)})
+    respec(stage, profile="Turbo")
+    status = edit(stage, "198.51.100.10/24")
+    assert status["addresses"] == ["192.0.2.10/24"]
+    assert stage.condition("VirtualIP", "web", "Accepted")["observedGeneration"] == 1
+    stage.virtual_ip("thief", "192.0.2.10/24", domain="second")
+    stage.settle()
+    assert stage.reasons("thief")["Accepted"] == "False AddressConflict"
+
+
+def test_a_hold_that_is_not_in_force_says_so_while_its_domain_cannot_be_read() -> None:
+    stage = Stage()
+    stage.agents("node-a", "node-b")
+    stage.settle()
+    stage.pass_time(10)
+    hold(stage)
+    stage.put("Node", "node-c")
+    stage.settle()
+    before = copy.deepcopy(stage.get("VirtualIP", "web")["status"])
+    respec(stage, profile="Turbo")
+    accepted = stage.condition("VirtualIP", "web", "Accepted")
+    assert accepted in before["conditions"]
+    assert accepted["reason"] == "HoldNeedsTwoCandidates"
+
+
+def test_a_move_waits_while_its_domain_cannot_be_read(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    respec(stage, profile="Turbo")
+    move(stage, "to-b", "node-b")
+    stage.pass_time(100)
+    assert "conditions" not in stage.get("Switchover", "to-b")["status"]
+    respec(stage, profile="Fast")
+    assert order(stage)[0] == "node-b"
+
+
+def test_a_domain_that_cannot_be_read_goes_after_its_last_virtual_ip(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    respec(stage, profile="Turbo")
+    stage.delete("FailoverDomain", "default")
+    stage.settle()
+    assert stage.reasons("default", "FailoverDomain")["Reconciling"] == "True InUse"
+    stage.delete("VirtualIP", "web")
+    stage.report()
+    stage.settle()
+    assert ("VirtualIP", "web") not in stage.objects
+    assert ("FailoverDomain", "default") not in stage.objects
+
+
+def test_a_domain_s_status_that_only_a_newer_version_can_read_is_never_written_over(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    domain = stage.get("FailoverDomain", "default")
+    domain["status"]["witnesses"] = "by lot"
+    stage.touch(domain)
+    written = copy.deepcopy((domain["status"], stage.get("VirtualIP", "web")["status"]))
+    stage.virtual_ip("late", "192.0.2.11/24")
+    stage.delete("VirtualIP", "web")
+    stage.settle()
+    assert (domain["status"], stage.get("VirtualIP", "web")["status"]) == written
+    assert stage.reasons("late")["Accepted"] == "False DomainUnreadable"
+    assert stage.last is not None
+    assert [problem.kind for problem in stage.last.problems] == ["FailoverDomain"]
+
+
+def test_a_domain_takes_no_more_virtual_ips_than_the_report_of_a_node_can_tell(stage: Stage) -> None:
+    names = [f"vip-{n:04}" for n in range(MOST_VIRTUAL_IPS + 2)]
+    for n, name in enumerate(names):
+        stage.virtual_ip(name, f"10.0.{n // 250}.{n % 250 + 1}/16")
+    stage.virtual_ip("elsewhere", "10.1.0.1/16", domain="second")
+    verdicts = judge(stage.world())
+
+    def reason(name: str) -> str:
+        return verdicts[stage.get("VirtualIP", name)["metadata"]["uid"]].reason
+
+    assert [name for name in names if reason(name) != "Accepted"] == names[-2:]
+    assert reason(names[-1]) == "DomainFull"
+    assert reason("elsewhere") == "DomainNotFound"
+    told = {"type": "Accepted", "status": "True", "reason": "Accepted", "message": ""}
+    told["lastTransitionTime"] = stage.moment().wall.isoformat()
+    for name in names[2:]:
+        virtual_ip = stage.get("VirtualIP", name)
+        virtual_ip["status"] = {"conditions": [told]}
+        stage.touch(virtual_ip)
+    verdicts = judge(stage.world())
+    assert [name for name in names if reason(name) != "Accepted"] == names[:2], "who is in stays in"
+    del stage.objects["VirtualIP", names.pop(5)]
+    verdicts = judge(stage.world())
+    assert [name for name in names if reason(name) != "Accepted"] == names[1:2]

@@ -400,3 +400,28 @@ def test_witnesses_that_all_have_new_addresses_are_told() -> None:
     told = stage.condition("FailoverDomain", "default", "Stalled")
     assert told["reason"] == "WitnessAddressChanged"
     assert "--subresource=status" in told["message"]
+
+
+@WAYS
+def test_a_member_that_is_heard_stays_one_without_its_vipnode(way: Way) -> None:
+    """Peers that are not told of it would not answer it, and it would lose what it holds."""
+    stage = cast(way, "node-a", "node-b", "node-c", "node-d")
+    before = status(stage)["members"]
+    [other] = {"node-a", "node-b", "node-c", "node-d"} - stage.witnesses()
+    del stage.objects["VIPNode", other]
+    stage.settle()
+    assert status(stage)["members"] == before
+    stage.report(alive=stage.witnesses())
+    stage.settle()
+    assert {each["nodeName"] for each in status(stage)["members"]} == stage.witnesses()
+
+
+@WAYS
+def test_a_member_without_its_vipnode_is_not_made_a_witness(way: Way) -> None:
+    stage = cast(way, "node-a", "node-b", "node-c", "node-d")
+    before = stage.witnesses()
+    [other] = {"node-a", "node-b", "node-c", "node-d"} - before
+    del stage.objects["VIPNode", other]
+    stage.delete("Node", min(before))
+    stage.settle()
+    assert other not in stage.witnesses()
