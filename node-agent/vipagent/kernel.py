@@ -3,7 +3,7 @@
 It speaks rtnetlink in the keeper's own loop (`AsyncIPRoute`: pyroute2's synchronous classes refuse to
 run inside one). Verbs: `observe` looks at everything, `bind` and `unbind` add and remove an address,
 `install` and `withdraw` a route or rule, `guard` and `guarded` attach the fence and read it back, `unguard`
-takes it off for good, `watch` tells when to look again.
+takes it off, `watch` tells when to look again.
 
 An address is bound as /32 or /128 with `noprefixroute`, so that it brings no subnet along; IPv6 with
 `nodad`, so that it answers at once, and a preferred lifetime of 0, so that it is never chosen as a
@@ -249,15 +249,17 @@ class Kernel:
             why = _WITHOUT_CLASSIFIER if _code(cause) == errno.ENOENT else _why(cause)
             raise KernelRefused(f"cannot guard link {link_index}: {why}") from cause
 
-    async def unguard(self, link_index: int, fence: Fence | None) -> bool:
-        """Take whatever is left of a BPF fence of ours off a link; whether there was any.
+    async def unguard(self, link_index: int, fence: Fence | NftFence | None) -> bool:
+        """Take whatever is left of a fence of ours of that kind off a link; whether there was any.
 
-        Its clsact stays: the kernel deletes one with all filters that it has at that moment, and a network
+        BPF's clsact stays: the kernel deletes one with all filters that it has at that moment, and a network
         plugin's may be among them that was not there at the look before. Where BPF is not to be had
         (`fence` is None) it all stays, and this is a refusal: what was attached by tcx too could not be
         detached, and nobody could tell whose it is without the filter that has the same program.
         """
         try:
+            if isinstance(fence, NftFence):
+                return fence.unguard(link_index)
             stale = [(where, each) for where in _DIRECTIONS for each in await self._ours(link_index, where)]
             if stale and fence is None:
                 raise KernelRefused(

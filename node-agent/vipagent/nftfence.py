@@ -190,6 +190,29 @@ class NftFence(PacketFence):
             self._guards = before
             raise _refusal(cause, attempt) from cause
 
+    def unguard(self, link_index: int) -> bool:
+        """Judge no more of a link's packets, also where an earlier keeper did; whether they were judged."""
+        attempt = f"unguard link {link_index}"
+        if not self._is_installed:
+            self._install(self._deadlines, attempt)
+        if link_index not in self._guards:
+            return False
+        chains = {chain for role in GuardRole for chain in nftfilters.guard_chains(link_index, role)}
+        before = self._guards
+        self._guards = {index: guard for index, guard in before.items() if index != link_index}
+        self._chains = None
+        try:
+            stale = sorted(chains & self._guard_chains().keys())
+            if stale:
+                self._change(nftfilters.unguard(stale), self._deadlines, attempt)
+        except FenceRefused:
+            self._guards = before
+            raise
+        except OSError as cause:
+            self._guards = before
+            raise _refusal(cause, attempt) from cause
+        return True
+
     def look_anew(self) -> None:
         """Have the next `guarded` ask the kernel which links have a chain; those after it believe that.
 

@@ -42,6 +42,7 @@ from vipagent.plan import (
     Guard,
     Install,
     Unbind,
+    Unguard,
     Withdraw,
     claim,
     place,
@@ -118,6 +119,7 @@ class Node:
         self._bound_on: defaultdict[IPAddress, set[LinkIndex]] = defaultdict(set)
         self._bind_refusals: dict[IPAddress, tuple[float, Refusal]] = {}
         self._guards: dict[tuple[LinkIndex, GuardRole], Refusal | None] = {}
+        self._leftovers: dict[LinkIndex, Refusal | None] = {}
         self._not_succeeded: Refusal | None = _NOT_SUCCEEDED
         self._repairs = 0
         self._looks_of_grace = _LOOKS_OF_GRACE
@@ -175,7 +177,11 @@ class Node:
 
     def problems(self) -> tuple[Problem, ...]:
         """What is wrong with the fence, link by link, and with routes and rules."""
-        refusals = [*self._guards.values(), *self._routing_refusals.values()]
+        refusals = [
+            *self._guards.values(),
+            *self._leftovers.values(),
+            *self._routing_refusals.values(),
+        ]
         if self._not_succeeded is not _NOT_SUCCEEDED:
             refusals.append(self._not_succeeded)
         found = [Problem(r.reason, r.message) for r in dict.fromkeys(refusals) if r is not None]
@@ -434,7 +440,7 @@ class Node:
                 self.view,
                 fenced=self._fence.addresses,
                 guards=self._guards,
-                lifetime_s=LIFETIME_S,
+                bare={index for index, refusal in self._leftovers.items() if refusal is None},
             )
             missing = {action.entry for action in actions if isinstance(action, Install)}
             for entry in self._routing_refusals.keys() - missing:
@@ -502,6 +508,7 @@ class Node:
             self.view.links, frozenset(self._interface_names.values()), asyncio.get_running_loop().time()
         )
         present = {link.index for link in self.view.links}
+        self._leftovers = {index: each for index, each in self._leftovers.items() if index in present}
         for indices in self._bound_on.values():
             indices.intersection_update(present)
 
@@ -548,7 +555,10 @@ class Node:
                 if not self._is_held(address):
                     self._change_fence("Close", self._fence.close, [address])
             case Guard(index, role):
+                self._leftovers.pop(index, None)
                 await self._attempt("Guard", [self._kernel.guard(index, self._fence, role)])
+            case Unguard(index):
+                await self._attempt("Unguard", [self._unguard(index)])
             case Unbind(address, index):
                 await self._attempt("Unbind", [self._unbind(address, index)])
             case Bind(address, index, is_new):
@@ -617,6 +627,20 @@ class Node:
             if self._place_of(address) != index:
                 await self._kernel.unbind(address, index)
                 self._bound_on[address].discard(index)
+
+    async def _unguard(self, index: LinkIndex) -> None:
+        """Take a fence of ours off a link, unless it is guarded or has an address by now."""
+        if any(index == guarded for guarded, _role in self._guards) or self._has_bound(index):
+            return
+        try:
+            await self._kernel.unguard(index, self._fence)
+        except KernelRefused as refused:
+            self._leftovers[index] = Refusal("FenceLeftOver", f"{refused}")
+            raise
+        self._leftovers[index] = None
+
+    def _has_bound(self, index: LinkIndex) -> bool:
+        return any(index in on for on in self._bound_on.values())
 
     async def _install(self, entry: RoutingEntry) -> None:
         """Add a route or rule where it belongs and its address is bound; a refusal is said once.

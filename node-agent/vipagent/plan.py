@@ -18,7 +18,8 @@ not reach the owner. Not guarded: loopback, where kube-proxy answers this node's
 addresses that another node owns, so a client on the owner itself is answered until the address is unbound;
 ports, for the bridge or bond above them is guarded, and a bridge's own guests must reach the owner through
 it; and the node's ends of pods' links (veth or netkit without a subnet), for what pods of this very node
-see is not on the wire.
+see is not on the wire. A link that is guarded no more, as one that became a port, is relieved of the fence:
+the next keeper's would not be there, and a dead keeper's passes nothing ever again.
 
 **Whose an address is.** One with our mark that is not held is removed; one of a VirtualIP without our
 mark is somebody's own: the reason is AddressInUse, it is never touched, and it is not put under the
@@ -107,6 +108,13 @@ class Bind:
 
 
 @dataclass(frozen=True, slots=True)
+class Unguard:
+    """Take off a link that is not to be guarded what a fence of ours left there."""
+
+    link_index: LinkIndex
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """Take an address out of the fence's sight."""
 
@@ -127,7 +135,7 @@ class Install:
     entry: RoutingEntry
 
 
-Action = Close | Guard | Withdraw | Unbind | Bind | Install | Forget
+Action = Close | Guard | Withdraw | Unbind | Bind | Install | Unguard | Forget
 
 
 def claim(virtual_ip: VirtualIPPlan, *, is_held: bool) -> Claim:
@@ -209,14 +217,15 @@ def plan(
     *,
     fenced: Collection[IPAddress],
     guards: Mapping[tuple[LinkIndex, GuardRole], Refusal | None],
-    lifetime_s: int = LIFETIME_S,
+    bare: Collection[LinkIndex],
 ) -> tuple[Action, ...]:
-    """Return what to do, in order: close, guard, withdraw, unbind, bind, install, forget.
+    """Return what to do, in order: close, guard, withdraw, unbind, bind, install, unguard, forget.
 
-    `fenced` are the addresses that the fence knows, `guards` as for `refuse`. Doing it all leaves
-    nothing to do at the next look but to forget what was unbound.
+    `fenced` are the addresses that the fence knows, `guards` as for `refuse`, `bare` the links that are known
+    to have nothing of a fence. Doing it all leaves nothing to do at the next look but to forget what was
+    unbound, and to unguard its link.
     """
-    known, ours = _known(claims), _ours(view)
+    known, ours, guarding = _known(claims), _ours(view), roles(claims, view)
     placed, kept = _placement(claims, view)
     routed = {
         entry: None
@@ -228,7 +237,7 @@ def plan(
     closes = [Close(address) for address in unfenced(claims, view, fenced=fenced)]
     attaches = [
         Guard(index, role)
-        for index, role in roles(claims, view).items()
+        for index, role in guarding.items()
         if guards.get((index, role), _NOT_LOOKED) is not None
     ]
     unbinds = [
@@ -241,7 +250,7 @@ def plan(
     for address in sorted_addresses(placed):
         index = placed[address]
         bound = _bound(view, address, index)
-        if bound is None or bound.valid_s is None or 2 * bound.valid_s <= lifetime_s:
+        if bound is None or bound.valid_s is None or 2 * bound.valid_s <= LIFETIME_S:
             binds.append(Bind(address, index, is_new=bound is None))
     withdrawals = [
         Withdraw(entry)
@@ -249,8 +258,11 @@ def plan(
         if entry not in routed and entry.source not in kept
     ]
     installs = [Install(entry) for entry in routed if entry not in view.entries]
+    reliefs = [
+        Unguard(link.index) for link in view.links if link.index not in guarding and link.index not in bare
+    ]
     forgets = [Forget(address) for address in sorted_addresses(set(fenced) - known - ours)]
-    return (*closes, *attaches, *withdrawals, *unbinds, *binds, *installs, *forgets)
+    return (*closes, *attaches, *withdrawals, *unbinds, *binds, *installs, *reliefs, *forgets)
 
 
 def unfenced(claims: Iterable[Claim], view: NodeView, *, fenced: Collection[IPAddress]) -> list[IPAddress]:

@@ -21,6 +21,7 @@ from vipagent.plan import (
     Guard,
     Install,
     Unbind,
+    Unguard,
     Withdraw,
     claim,
     place,
@@ -78,7 +79,8 @@ def guarded(view: NodeView, claims: Iterable[Claim]) -> dict[tuple[LinkIndex, Gu
 
 
 def planned(claims: list[Claim], view: NodeView, fenced: Iterable[IPAddress] = (VIP,)) -> tuple[Action, ...]:
-    return plan(claims, view, fenced=set(fenced), guards=guarded(view, claims))
+    bare = {each.index for each in view.links}
+    return plan(claims, view, fenced=set(fenced), guards=guarded(view, claims), bare=bare)
 
 
 def test_a_virtual_ip_of_the_node_plan_is_read() -> None:
@@ -429,10 +431,20 @@ def test_the_fence_comes_to_know_the_address(
 def test_links_that_are_not_guarded_are_guarded() -> None:
     missing = Refusal("FenceMissing", "")
     guards = {(ETH0.index, CARRIER): missing, (ETH1.index, CARRIER): None}
-    assert plan([WEB], NODE, fenced={VIP}, guards=guards) == (
+    assert plan([WEB], NODE, fenced={VIP}, guards=guards, bare={LO.index}) == (
         Guard(ETH0.index, CARRIER),
         Guard(ETH1.index, OTHER),
     )
+
+
+def test_links_that_are_not_to_be_guarded_are_relieved_of_the_fence_at_last() -> None:
+    port = replace(ETH0, master=ETH1.index, addresses=(ours("192.0.2.10/32"),))
+    cases = {port: (), replace(port, addresses=()): (Unguard(port.index),)}
+    for seen, expected in cases.items():
+        view = node(seen, ETH1)
+        actions = plan([], view, fenced={VIP}, guards=guarded(view, []), bare={LO.index})
+        assert tuple(each for each in actions if isinstance(each, Unguard)) == expected
+    assert planned([], node(replace(port, addresses=()), ETH1)) == (Forget(VIP),)
 
 
 @dataclass(frozen=True)
@@ -442,9 +454,11 @@ class World:
     view: NodeView
     fenced: frozenset[IPAddress] = frozenset()
     guards: frozenset[tuple[LinkIndex, GuardRole]] = frozenset()
+    bare: frozenset[LinkIndex] = frozenset()
 
     def look(self, claims: list[Claim]) -> tuple[Action, ...]:
-        return plan(claims, self.view, fenced=self.fenced, guards=dict.fromkeys(self.guards))
+        guards = dict.fromkeys(self.guards)
+        return plan(claims, self.view, fenced=self.fenced, guards=guards, bare=self.bare)
 
     def do(self, actions: Iterable[Action]) -> World:
         world = self
@@ -452,7 +466,7 @@ class World:
             world = world.do_one(action)
         return world
 
-    def do_one(self, action: Action) -> World:
+    def do_one(self, action: Action) -> World:  # noqa: PLR0911 - one for each kind of action
         match action:
             case Close(closed):
                 return replace(self, fenced=self.fenced | {closed})
@@ -460,7 +474,10 @@ class World:
                 return replace(self, fenced=self.fenced - {forgotten})
             case Guard(index, role):
                 kept = {each for each in self.guards if each[0] != index}
-                return replace(self, guards=frozenset(kept | {(index, role)}))
+                return replace(self, guards=frozenset(kept | {(index, role)}), bare=self.bare - {index})
+            case Unguard(index):
+                kept = {each for each in self.guards if each[0] != index}
+                return replace(self, guards=frozenset(kept), bare=self.bare | {index})
             case Bind(each, index):
                 fresh = ours(f"{each}/{each.max_prefixlen}")
                 return self._with_link(index, lambda bound: (*self._without(bound, each), fresh))
