@@ -301,7 +301,11 @@ class Kernel:
                     f"another tc filter ({filters[0].kind} {filters[0].program_name}) comes before the fence "
                     f"on link {link_index} ({direction}): give it a priority after {_PRIORITY}",
                 )
-            if fence.programs_ahead(link_index, direction, program_fd):
+            try:
+                programs_ahead = fence.programs_ahead(link_index, direction, program_fd)
+            except FenceRefused as refused:
+                raise KernelRefused(f"cannot look at link {link_index}: {refused}") from refused
+            if programs_ahead:
                 return Refusal(
                     "FenceBypassed",
                     f"a tcx program comes before the fence on link {link_index} ({direction}): "

@@ -26,11 +26,13 @@ from lab.kernelcalls import entered, new_network
 from vipagent.fence import Fence
 from vipagent.kernel import Kernel, KernelRefused
 from vipagent.nodeview import GuardRole
+from vipagent.packetfence import FenceRefused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from typing import Any
 
+    from vipagent.fence import Direction
     from vipagent.nodeview import BoundAddress, Link, LinkIndex, NodeView
 
 INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
@@ -324,6 +326,22 @@ def test_a_tcx_program_before_the_fence_is_seen_and_overtaken() -> None:
                     found = tcx.programs(index, where)
                     assert found[0] == fence.ids[fd]
                     assert len(found) == count + 1
+
+    run(story)
+
+
+@pytest.mark.usefixtures("node")
+def test_tcx_programs_that_cannot_be_listed_are_a_look_that_failed() -> None:
+    class Blind(Fence):
+        def programs_ahead(self, link_index: int, direction: Direction, program_fd: int) -> int:
+            raise FenceRefused(f"a test says so of {link_index}, {direction}, {program_fd}")
+
+    async def story(kernel: Kernel, _others: AsyncIPRoute) -> None:
+        index = await eth0(kernel)
+        with Blind.load() as fence:
+            await kernel.guard(index, fence, GuardRole.CARRIER)
+            with pytest.raises(KernelRefused, match=r"cannot look at .*: a test says so"):
+                await kernel.guarded(index, fence, GuardRole.CARRIER)
 
     run(story)
 
