@@ -432,6 +432,7 @@ class Node:
             self.view = await self._kernel.observe()
             self._note_view()
             self._note_links()
+            self._note_bindings()
             former = self._guards
             await self._read_guards()
             self._note_losses(former)
@@ -616,10 +617,23 @@ class Node:
             try:
                 await self._kernel.bind(address, index, lifetime_s=LIFETIME_S)
             except KernelRefused as refused:
-                refusal = Refusal("BindRefused", f"{refused}: mend it on this node")
-                self._bind_refusals[address] = (asyncio.get_running_loop().time(), refusal)
+                if not self._is_seen(address, index):
+                    refusal = Refusal("BindRefused", f"{refused}: mend it on this node")
+                    self._bind_refusals[address] = (asyncio.get_running_loop().time(), refusal)
                 raise
             self._bind_refusals.pop(address, None)
+
+    def _is_seen(self, address: IPAddress, index: LinkIndex | None) -> bool:
+        """Whether the last look has seen an address bound on a link, and as ours."""
+        return any(bound.is_ours and link.index == index for link, bound in self.view.holders(address))
+
+    def _note_bindings(self) -> None:
+        """Announce what was refused and is bound all the same: it was the kernel's answer that was lost."""
+        for address in tuple(self._bind_refusals):
+            if self._is_seen(address, self._place_of(address)):
+                del self._bind_refusals[address]
+                for key, held in self._holders[address].items():
+                    self._announce_anew(key, held)
 
     async def _unbind(self, address: IPAddress, index: LinkIndex) -> None:
         """Unbind, unless the address belongs there by now."""
