@@ -33,7 +33,7 @@ from vipagent.carriers import Carriers
 from vipagent.kernel import InTheWay, KernelRefused
 from vipagent.nftfence import NftFence
 from vipagent.nodeview import GuardRole, NodeView, Refusal
-from vipagent.packetfence import FenceRefused
+from vipagent.packetfence import MAX_ADDRESSES, TOO_MANY, FenceRefused
 from vipagent.plan import (
     LIFETIME_S,
     Bind,
@@ -119,6 +119,7 @@ class Node:
         self._bound_on: defaultdict[IPAddress, set[LinkIndex]] = defaultdict(set)
         self._bind_refusals: dict[IPAddress, tuple[float, Refusal]] = {}
         self._guards: dict[tuple[LinkIndex, GuardRole], Refusal | None] = {}
+        self._unclosed = TOO_MANY
         self._leftovers: dict[LinkIndex, Refusal | None] = {}
         self._not_succeeded: Refusal | None = _NOT_SUCCEEDED
         self._repairs = 0
@@ -142,12 +143,20 @@ class Node:
         What it could not announce at once it does not take: neighbours would go on asking the old owner.
         """
         held = {each.claim.uid for each in self._held.values()}
+        fenced = self._fence.addresses
         found: dict[str, Refusal | None] = dict(self._unreadable)
         for uid, claimed in self._planned.items():
-            refusal = refuse(claimed, self.view, self._guards) or self._bind_refusal(claimed)
-            refusal = refusal or self._not_succeeded
+            refusal = refuse(claimed, self.view, self._guards) or self._fence_refusal(claimed, fenced)
+            refusal = refusal or self._bind_refusal(claimed) or self._not_succeeded
             found[uid] = self._unannounceable.get(uid) if refusal is None and uid not in held else refusal
         return found
+
+    def _fence_refusal(self, claimed: Claim, fenced: Container[IPAddress]) -> Refusal | None:
+        """Why the fence does not know an address of a VirtualIP."""
+        for address in claimed.addresses:
+            if address.ip not in fenced:
+                return Refusal("FenceMissing", f"{address.ip} is not in the fence: {self._unclosed}")
+        return None
 
     def _bind_refusal(self, claimed: Claim) -> Refusal | None:
         """Why the kernel would not take an address of a VirtualIP a short while ago."""
@@ -238,7 +247,8 @@ class Node:
                 self._unreadable[vip.uid] = Refusal("BadAddress", f"{error}: correct spec.addresses")
         for key, held in self._held.items():
             self._follow(key, held)
-        self._fence.close(unfenced(self._claims(), self.view, fenced=self._fence.addresses))
+        self._forget(self._fence.addresses - self._ours)
+        self._close(unfenced(self._claims(), self.view, fenced=self._fence.addresses))
         self._note_view()
         self._changed.set()
 
@@ -447,18 +457,19 @@ class Node:
             for entry in self._routing_refusals.keys() - missing:
                 del self._routing_refusals[entry]
             self._in_the_way &= missing
+            self._close([action.address for action in actions if isinstance(action, Close)])
             has_guarded = False
             for action in actions:
                 if isinstance(action, Forget):
                     break  # they are the last
-                if has_guarded and not isinstance(action, Close | Guard):
+                if has_guarded and not isinstance(action, Guard):
                     await self._read_guards()
                     has_guarded = False
                 await self._act(action)
                 has_guarded = has_guarded or isinstance(action, Guard)
             if has_guarded:
                 await self._read_guards()
-            self._forget([action for action in actions if isinstance(action, Forget)])
+            self._forget([action.address for action in actions if isinstance(action, Forget)])
             await self._succeed()
             self._note_repairs("Another program")
             self._note_ways()
@@ -552,9 +563,6 @@ class Node:
 
     async def _act(self, action: Action) -> None:
         match action:
-            case Close(address):
-                if not self._is_held(address):
-                    self._change_fence("Close", self._fence.close, [address])
             case Guard(index, role):
                 self._leftovers.pop(index, None)
                 await self._attempt("Guard", [self._kernel.guard(index, self._fence, role)])
@@ -569,23 +577,30 @@ class Node:
             case Withdraw(entry):
                 await self._attempt("Withdraw", [self._withdraw(entry)])
 
-    def _forget(self, forgets: Iterable[Forget]) -> None:
+    def _forget(self, addresses: Iterable[IPAddress]) -> None:
         """Forget what is not planned, held or bound by now, all in one change of the fence."""
         known = {address.ip for claimed in self._claims() for address in claimed.addresses}
-        gone = [
-            each.address for each in forgets if each.address not in known and not self._bound_on[each.address]
-        ]
+        gone = [each for each in addresses if each not in known and not self._bound_on.get(each)]
         self._change_fence("Forget", self._fence.forget_all, gone)
+
+    def _close(self, addresses: Iterable[IPAddress]) -> None:
+        """Make the fence know addresses, closed, as many as it has room for: no other is taken."""
+        room = max(0, MAX_ADDRESSES - len(self._fence.addresses))
+        new = [address for address in addresses if not self._is_held(address)]
+        refused = self._change_fence("Close", self._fence.close, new[:room])
+        self._unclosed = TOO_MANY if refused is None else str(refused)
 
     def _change_fence(
         self, name: str, change: Callable[[list[IPAddress]], None], addresses: list[IPAddress]
-    ) -> None:
-        """Change the fence as a look plans it; what is refused is planned again by the next."""
+    ) -> FenceRefused | None:
+        """Change the fence as a look or a plan wants it; what is refused is planned by the next look."""
         try:
             change(addresses)
         except FenceRefused as refused:
             metrics.failed_actions.labels(name).inc()
             _log.warning("%s; it is tried again", refused)
+            return refused
+        return None
 
     async def _bind_where_fenced(self, address: IPAddress, index: LinkIndex, *, is_new: bool) -> None:
         """Bind, but never on a link that is not fenced: the guard is tried again too."""

@@ -266,12 +266,14 @@ def plan(
 
 
 def unfenced(claims: Iterable[Claim], view: NodeView, *, fenced: Collection[IPAddress]) -> list[IPAddress]:
-    """Return which addresses the fence must come to know: of VirtualIPs, and with our mark; nobody else's."""
-    ours = _ours(view)
-    missing = (_known(claims) | ours) - set(fenced)
-    return sorted_addresses(
-        address for address in missing if address in ours or _foreign_holder(address, view) is None
-    )
+    """Return which addresses the fence must come to know: of VirtualIPs, and with our mark; nobody else's.
+
+    Those with our mark come first, for the fence may be too small for all.
+    """
+    ours = _ours(view) - set(fenced)
+    planned = _known(claims) - ours - set(fenced)
+    others = [address for address in planned if _foreign_holder(address, view) is None]
+    return sorted_addresses(ours) + sorted_addresses(others)
 
 
 def _known(claims: Iterable[Claim]) -> set[IPAddress]:

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import time
+from ipaddress import ip_interface
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -23,6 +24,7 @@ from vipagent.fence import Fence
 from vipagent.frames import build
 from vipagent.kernel import Kernel, KernelRefused
 from vipagent.node import LOOK_S, Node
+from vipagent.packetfence import MAX_ADDRESSES, TOO_MANY
 from vipagent.plan import LIFETIME_S
 from vipagent.stock import Built
 from vipagent.succession import key_of
@@ -396,3 +398,51 @@ def test_an_address_that_is_not_bound_and_was_refused_is_an_obstacle(tmp_path: P
         assert refusal.reason == "BindRefused"
 
     muted(tmp_path, story)
+
+
+def filling(net: int, count: int) -> VirtualIPPlan:
+    """A VirtualIP with many addresses that this node cannot carry: no frames are built for them."""
+    return VirtualIPPlan(
+        uid=f"{net}-uid",
+        name=f"net-{net}",
+        addresses=tuple(f"10.{net}.{number >> 8}.{number & 255}" for number in range(count)),
+        candidates=(CandidatePlan("node-a", 100),),
+        interface="eth9",
+    )
+
+
+def addresses_of(*vips: VirtualIPPlan) -> set[IPAddress]:
+    return {ip_interface(text).ip for vip in vips for text in vip.addresses}
+
+
+@pytest.mark.usefixtures("links")
+def test_a_plan_may_take_the_place_of_another_that_filled_the_fence() -> None:
+    async def story(node: Node, _key: bytes) -> None:
+        fence = node._fence  # noqa: SLF001 - what it knows is what matters
+        for net in (1, 2):
+            vip = filling(net, MAX_ADDRESSES - 1)
+            node.plan([WEB, vip])
+            assert fence.addresses == addresses_of(WEB, vip)
+
+    holding(story)
+
+
+@pytest.mark.usefixtures("links")
+def test_what_is_bound_keeps_its_place_in_a_full_fence_and_what_has_none_is_not_taken() -> None:
+    async def story(node: Node, key: bytes) -> None:
+        fence = node._fence  # noqa: SLF001 - what it knows is what matters
+        late = msgspec.structs.replace(WEB, uid="late-uid", addresses=("192.0.2.77/24",))
+        vip = filling(1, MAX_ADDRESSES - 1)
+        node.plan([vip, late])
+        assert fence.addresses == addresses_of(WEB, vip)
+        await node.look()
+        assert fence.addresses == addresses_of(WEB, vip)
+        refusal = node.obstacles()[late.uid]
+        assert refusal is not None
+        assert (refusal.reason, TOO_MANY in refusal.message) == ("FenceMissing", True)
+        node.close(key)
+        await node.leave(key)
+        await until(node, lambda: fence.addresses == addresses_of(vip, late))
+        assert "fence" not in str(node.obstacles()[late.uid])
+
+    holding(story)

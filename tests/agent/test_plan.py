@@ -428,6 +428,11 @@ def test_the_fence_comes_to_know_the_address(
     assert unfenced([WEB], view, fenced=fenced) == expected
 
 
+def test_what_is_bound_comes_into_the_fence_before_what_is_only_planned() -> None:
+    view = node(link(2, "eth0", address("192.0.2.1/24"), ours("198.51.100.9/32")))
+    assert unfenced([WEB], view, fenced=()) == [ip_address("198.51.100.9"), VIP]
+
+
 def test_links_that_are_not_guarded_are_guarded() -> None:
     missing = Refusal("FenceMissing", "")
     guards = {(ETH0.index, CARRIER): missing, (ETH1.index, CARRIER): None}
