@@ -207,7 +207,7 @@ def roles(claims: Iterable[Claim], view: NodeView) -> dict[LinkIndex, GuardRole]
     return {
         link.index: GuardRole.CARRIER if link.index in carriers else GuardRole.OTHER
         for link in view.links
-        if link.index in carriers or not (link.is_loopback or _is_port(link, view) or _is_pod_end(link))
+        if link.index in carriers or not (link.is_loopback or view.is_port(link) or _is_pod_end(link))
     }
 
 
@@ -316,7 +316,7 @@ def _possible_carriers(wanted: Claim, address: IPInterface, view: NodeView) -> l
         return _named_carrier(wanted.interface, address, view)
     has_prefix = address.network.prefixlen < address.max_prefixlen
     found = view.links_on(address.network) if has_prefix else view.links_around(address.ip)
-    links = [link for link in found if _can_carry(link, view)]
+    links = [link for link in found if view.can_carry(link)]
     if links:
         return links
     subnet = f"in {address.network}" if has_prefix else f"with a subnet that contains {address.ip}"
@@ -328,19 +328,18 @@ def _possible_carriers(wanted: Claim, address: IPInterface, view: NodeView) -> l
 
 
 def _named_carrier(name: str, address: IPInterface, view: NodeView) -> list[Link] | Refusal:
-    link = next((link for link in view.links if link.name == name), None)
+    link = view.named(name)
     if link is None:
-        names = ", ".join(sorted(link.name for link in view.links if _can_carry(link, view))) or "none"
         return Refusal(
             "NoInterface",
-            f"this node has no interface {name} for {address.ip} (it has {names}): "
+            f"this node has no interface {name} for {address.ip} (it has {view.carriers}): "
             "correct spec.interface, or leave it out where names differ between nodes",
         )
-    if _is_port(link, view):
+    if view.is_port(link):
         master = view.link(link.master or 0)
         above = "the interface above it" if master is None else master.name
         return Refusal("NoInterface", f"{name} is a port of {above}: name {above} in spec.interface instead")
-    if not _can_carry(link, view):
+    if not view.can_carry(link):
         return Refusal(
             "NoInterface", f"{name} has no Ethernet address, so it cannot carry {address.ip}: name another"
         )
@@ -349,18 +348,6 @@ def _named_carrier(name: str, address: IPInterface, view: NodeView) -> list[Link
 
 def _links(found: list[Link] | Refusal) -> list[Link]:
     return [] if isinstance(found, Refusal) else found
-
-
-def _can_carry(link: Link, view: NodeView) -> bool:
-    return link.is_ethernet and not link.is_loopback and not _is_port(link, view)
-
-
-def _is_port(link: Link, view: NodeView) -> bool:
-    """Whether packets reach the node through the link's master; a VRF's members keep their own."""
-    if link.master is None:
-        return False
-    master = view.link(link.master)
-    return master is None or master.kind != "vrf"
 
 
 def _is_pod_end(link: Link) -> bool:

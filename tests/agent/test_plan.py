@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agent.counted import Counted
 from vipagent.nodeview import BoundAddress, GuardRole, Link, LinkIndex, NodeView, Refusal, Route, Rule
 from vipagent.plan import (
     LIFETIME_S,
@@ -227,6 +228,16 @@ def test_a_node_that_cannot_carry_an_address_says_what_to_do(
     assert isinstance(refusal, Refusal)
     assert refusal.reason == reason
     assert message in refusal.message
+
+
+@pytest.mark.parametrize("name", ["eth0", "eth9"], ids=["there", "not there"])
+def test_many_addresses_that_name_an_interface_do_not_go_through_all_links_each(name: str) -> None:
+    links = Counted((LO, ETH0, *(link(10 + number, f"veth{number}") for number in range(300))))
+    claims = [
+        Claim(f"u{each}", f"vip{each}", (ip_interface(f"192.0.2.{each}"),), name) for each in range(100)
+    ]
+    roles(claims, NodeView(links))
+    assert links.passes < 10
 
 
 def test_a_node_can_hold_only_behind_the_fence() -> None:
