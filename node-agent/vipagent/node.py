@@ -120,6 +120,8 @@ class Node:
         self._bind_refusals: dict[IPAddress, tuple[float, Refusal]] = {}
         self._guards: dict[tuple[LinkIndex, GuardRole], Refusal | None] = {}
         self._unclosed = TOO_MANY
+        self._failures: set[str] = set()
+        self._former_failures: set[str] = set()
         self._leftovers: dict[LinkIndex, Refusal | None] = {}
         self._not_succeeded: Refusal | None = _NOT_SUCCEEDED
         self._repairs = 0
@@ -389,7 +391,7 @@ class Node:
                 self._fence.mend()
             except FenceRefused as refused:
                 metrics.failed_actions.labels("Guard").inc()
-                _log.warning("%s; it is tried again", refused)
+                self._warn(refused)
                 self._changed.set()
             self._note_repairs(program)
 
@@ -431,7 +433,7 @@ class Node:
             await fences.retire(self._kernel, self._fence)
         except (FenceRefused, KernelRefused) as refused:
             metrics.failed_actions.labels("Guard").inc()
-            _log.warning("%s; it is tried again", refused)
+            self._warn(refused)
             self._not_succeeded = Refusal("FenceMissing", f"{refused}")
         else:
             self._not_succeeded = None
@@ -440,6 +442,7 @@ class Node:
         """Observe this node, and mend what is not as it should be."""
         async with self._look_lock:
             self.view = await self._kernel.observe()
+            self._former_failures, self._failures = self._failures, set()
             self._note_view()
             self._note_links()
             self._note_bindings()
@@ -598,9 +601,16 @@ class Node:
             change(addresses)
         except FenceRefused as refused:
             metrics.failed_actions.labels(name).inc()
-            _log.warning("%s; it is tried again", refused)
+            self._warn(refused)
             return refused
         return None
+
+    def _warn(self, failure: Exception) -> None:
+        """Say what failed; what was the same at the last look was said."""
+        message = str(failure)
+        if message not in self._failures and message not in self._former_failures:
+            _log.warning("%s; it is tried again", message)
+        self._failures.add(message)
 
     async def _bind_where_fenced(self, address: IPAddress, index: LinkIndex, *, is_new: bool) -> None:
         """Bind, but never on a link that is not fenced: the guard is tried again too."""
@@ -614,7 +624,7 @@ class Node:
         for outcome in await asyncio.gather(*deeds, return_exceptions=True):
             if isinstance(outcome, KernelRefused):
                 metrics.failed_actions.labels(name).inc()
-                _log.warning("%s; it is tried again", outcome)
+                self._warn(outcome)
             elif outcome is not None:
                 raise outcome
 

@@ -18,6 +18,7 @@ from pyroute2 import AsyncIPRoute, IPRoute
 from agent import tcx
 from agent.segment import VIP4
 from lab.kernelcalls import entered, new_network
+from vipagent import fences
 from vipagent.announcer import Announcer, maker
 from vipagent.disk import Disk
 from vipagent.fence import Fence
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
-    from vipagent.nodeview import IPAddress, NodeView
+    from vipagent.nftfence import NftFence
+    from vipagent.nodeview import GuardRole, IPAddress, NodeView
 
 pytestmark = pytest.mark.usefixtures("importable")
 
@@ -398,6 +400,37 @@ def test_an_address_that_is_not_bound_and_was_refused_is_an_obstacle(tmp_path: P
         assert refusal.reason == "BindRefused"
 
     muted(tmp_path, story)
+
+
+@pytest.mark.usefixtures("links")
+def test_what_fails_at_every_look_is_said_once_and_again_when_it_fails_otherwise(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Stubborn(Kernel):
+        why = "one thing"
+
+        async def guard(self, link_index: int, fence: Fence | NftFence, role: GuardRole) -> None:
+            raise KernelRefused(f"cannot guard link {link_index} ({role}, {fences.kind(fence)}): {self.why}")
+
+    def said(why: str) -> int:
+        return sum(record.getMessage().endswith(f": {why}; it is tried again") for record in caplog.records)
+
+    async def story() -> None:
+        with Fence.load() as fence:
+            async with asyncio.timeout(30), Stubborn.open() as kernel:
+                assert isinstance(kernel, Stubborn)
+                announcer = Announcer.open()
+                node = Node(kernel=kernel, fence=fence, announcer=announcer)
+                await node.start_clean([])
+                for why in ("one thing", "another", "one thing"):
+                    kernel.why = why
+                    for _ in range(3):
+                        await node.look()
+                await node.leave_clean()
+                announcer.close()
+
+    asyncio.run(story())
+    assert (said("one thing"), said("another")) == (2 * 2, 2)
 
 
 def filling(net: int, count: int) -> VirtualIPPlan:
