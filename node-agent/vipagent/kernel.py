@@ -79,6 +79,7 @@ _ANSWER_S: Final = 1.0
 """For how long the kernel may say nothing; whoever renews addresses blindly then is still in time."""
 _PIECES: Final = 10
 _MOST_ASKED: Final = 16
+_READ_AT_ONCE: Final = 250
 _EVENTS_BYTES: Final = 1 << 20
 _LARGEST_DATAGRAM: Final = 1 << 16
 _REST_S: Final = 0.2
@@ -141,16 +142,16 @@ class Kernel:
             raise KernelRefused(f"cannot look at the kernel: {cause}") from cause
 
     async def _observe(self) -> NodeView:
-        links = [rtnetlink.read_link(body) for body in await self._dump(ifinfmsg(), _GETLINK)]
+        links = [rtnetlink.read_link(body) async for body in _each(await self._dump(ifinfmsg(), _GETLINK))]
         addresses: dict[LinkIndex, list[BoundAddress]] = {}
-        for body in await self._dump(ifaddrmsg(), _GETADDR):
+        async for body in _each(await self._dump(ifaddrmsg(), _GETADDR)):
             index, address = rtnetlink.read_address(body)
             addresses.setdefault(index, []).append(address)
         routes: list[Gateway | None] = []
         entries: set[RoutingEntry] = set()
         for family in (AF_INET, AF_INET6):
             bodies = await self._route_bodies(family)
-            routes += [rtnetlink.read_default_route(body) for body in bodies]
+            routes += [rtnetlink.read_default_route(body) async for body in _each(bodies)]
             entries |= await self._own_entries(family, bodies)
         return NodeView(
             links=tuple(replace(link, addresses=tuple(addresses.get(link.index, ()))) for link in links),
@@ -506,12 +507,9 @@ class Kernel:
 
     async def _own_entries(self, family: int, route_bodies: list[bytes]) -> set[RoutingEntry]:
         """Pick the routes with our mark, and list the rules that have it."""
-        rule_bodies = await self._rule_bodies(family)
-        found = (
-            *(rtnetlink.read_own_route(body) for body in route_bodies),
-            *(rtnetlink.read_own_rule(body) for body in rule_bodies),
-        )
-        return {each for each in found if each is not None}
+        routes = [rtnetlink.read_own_route(body) async for body in _each(route_bodies)]
+        rules = [rtnetlink.read_own_rule(body) async for body in _each(await self._rule_bodies(family))]
+        return {each for each in (*routes, *rules) if each is not None}
 
     async def _rule_bodies(self, family: int) -> list[bytes]:
         """List the rules; a kernel without policy routing has none."""
@@ -523,6 +521,14 @@ class Kernel:
             if _code(refused.__cause__) == errno.EOPNOTSUPP:
                 return []
             raise
+
+
+async def _each(bodies: list[bytes]) -> AsyncIterator[bytes]:
+    """Yield message after message, and let others go on in between: kube-ipvs0 alone may have thousands."""
+    for number, body in enumerate(bodies, 1):
+        yield body
+        if not number % _READ_AT_ONCE:
+            await asyncio.sleep(0)
 
 
 @contextlib.asynccontextmanager

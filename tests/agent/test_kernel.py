@@ -19,6 +19,10 @@ from typing import TYPE_CHECKING
 import pytest
 from pyroute2 import AsyncIPRoute, IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl.fibmsg import fibmsg
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from agent import tcx
 from agent.segment import NO_DAD, VIP4, VIP6
@@ -120,6 +124,49 @@ def test_a_default_route_over_several_next_hops_has_a_gateway() -> None:
         assert (await kernel.observe()).gateway(4) == ip_address("192.0.2.253")
 
     run(story)
+
+
+@pytest.mark.usefixtures("node")
+def test_others_go_on_while_thousands_of_addresses_and_routes_are_read() -> None:
+    class Large(Kernel):
+        """A kernel that has told everything at once, a thousand times as much as this one."""
+
+        told: dict[tuple[int, int], list[bytes]] | None = None
+
+        async def _dump(self, question: Any, kind: int) -> list[bytes]:
+            key = kind, question["family"]
+            if self.told is None or key not in self.told:
+                return await super()._dump(question, kind)
+            return self.told[key]
+
+    async def story() -> None:
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async with asyncio.timeout(30), Large.open() as kernel:
+            assert isinstance(kernel, Large)
+            small = await kernel.observe()
+            questions = {18: ifinfmsg(), 22: ifaddrmsg(), 26: rtmsg(), 34: fibmsg()}  # RTM_GETLINK, …ADDR, …
+            told: dict[tuple[int, int], list[bytes]] = {}
+            for family in (socket.AF_UNSPEC, socket.AF_INET, socket.AF_INET6):
+                for kind, question in questions.items():
+                    question["family"] = family
+                    told[kind, family] = await kernel._dump(question, kind)  # noqa: SLF001
+            for kind, family in ((22, socket.AF_UNSPEC), (26, socket.AF_INET)):
+                told[kind, family] *= 1000
+            kernel.told = told
+            busy = asyncio.create_task(others())
+            assert (await kernel.observe()).gateways == small.gateways
+            busy.cancel()
+        read = len(told[22, socket.AF_UNSPEC]) + 2 * len(told[26, socket.AF_INET])
+        assert turns > read // 1000
+
+    asyncio.run(story())
 
 
 @pytest.mark.usefixtures("node")
