@@ -112,7 +112,6 @@ class Node:
         self._interface_names: dict[str, str] = {}
         self._unannounceable: dict[str, Refusal] = {}
         self._planned: dict[str, Claim] = {}
-        self._unreadable: dict[str, Refusal] = {}
         self._vips: dict[str, VirtualIPPlan] = {}
         self._held: dict[Key, _Held] = {}
         self._holders: defaultdict[IPAddress, dict[Key, _Held]] = defaultdict(dict)
@@ -146,7 +145,7 @@ class Node:
         """
         held = {each.claim.uid for each in self._held.values()}
         fenced = self._fence.addresses
-        found: dict[str, Refusal | None] = dict(self._unreadable)
+        found: dict[str, Refusal | None] = {}
         for uid, claimed in self._planned.items():
             refusal = refuse(claimed, self.view, self._guards) or self._fence_refusal(claimed, fenced)
             refusal = refusal or self._bind_refusal(claimed) or self._not_succeeded
@@ -237,16 +236,11 @@ class Node:
         """Take over the planned VirtualIPs; their addresses are closed from now on (rule 8)."""
         former_vips, former = self._vips, self._planned
         self._vips = {vip.uid: vip for vip in vips}
-        self._planned, self._unreadable = {}, {}
+        self._planned = {}
         for vip in self._vips.values():
             before = former_vips.get(vip.uid)
-            if before is not None and vip.uid in former and _place_in_plan(before) == _place_in_plan(vip):
-                self._planned[vip.uid] = former[vip.uid]
-                continue
-            try:
-                self._planned[vip.uid] = claim(vip, is_held=False)
-            except ValueError as error:
-                self._unreadable[vip.uid] = Refusal("BadAddress", f"{error}: correct spec.addresses")
+            is_as_before = before is not None and _place_in_plan(before) == _place_in_plan(vip)
+            self._planned[vip.uid] = former[vip.uid] if is_as_before else claim(vip, is_held=False)
         for key, held in self._held.items():
             self._follow(key, held)
         self._forget(self._fence.addresses - self._ours)
