@@ -55,20 +55,22 @@ def heartbeat_address(
 
     `configuration` is the one in force, which need not be the plan's.
     """
-    usable = {
-        bound.ip: link.name
-        for link in view.links
-        for bound in link.addresses
-        if not (bound.is_ours or bound.ip.is_loopback or bound.ip.is_link_local)
-    }
-    if domain.heartbeat_interface is not None:
-        usable = {ip: name for ip, name in usable.items() if name == domain.heartbeat_interface}
-        preferred = sorted(usable, key=lambda ip: (ip.version, list(usable).index(ip)))
-    else:
+    interface = domain.heartbeat_interface
+    if interface is None:
         preferred = [ipaddress.ip_address(address) for address in node_addresses]
+    else:
+        link = view.named(interface)
+        addresses = () if link is None else link.addresses
+        preferred = sorted((bound.ip for bound in addresses), key=lambda ip: ip.version)
     known = [
         ipaddress.ip_address(member.address)
         for member in (*configuration.members, *domain.members)
         if member.node == node
     ]
-    return next((ip for ip in (*known, *preferred) if ip in usable), None)
+    return next((ip for ip in (*known, *preferred) if _is_usable(ip, interface, view)), None)
+
+
+def _is_usable(address: IPAddress, interface: str | None, view: NodeView) -> bool:
+    if address.is_loopback or address.is_link_local:
+        return False
+    return any(not bound.is_ours and interface in (None, link.name) for link, bound in view.holders(address))

@@ -6,9 +6,9 @@ it holds while the process that set it is stopped, killed or stuck, because an a
 itself and its map alive. `kernel.Kernel.guard` attaches the programs through clsact; `overtake` puts them
 before the tcx programs of others, which would otherwise see each packet first and might end its way there.
 
-Verbs: `close` makes an address known and closed, `admit` opens addresses until a deadline, `forget`
-takes an address out of the fence's sight (only when it is no longer ours and not bound on this node:
-what is not in the map passes). `verdict` asks the kernel what a program would do with a frame.
+Verbs: `close` makes an address known and closed, `admit` opens addresses until a deadline, `forget_all`
+takes them out of the fence's sight (only when they are no longer ours and not bound on this node: what is
+not in the map passes). `verdict` asks the kernel what a program would do with a frame.
 
 A refresh is a few microseconds: one system call an address with buffers made once. So a `Fence` is
 not to be used by two threads. Every refusal of the kernel is a `FenceRefused` that says what is missing.

@@ -3,7 +3,7 @@
 It speaks rtnetlink in the keeper's own loop (`AsyncIPRoute`: pyroute2's synchronous classes refuse to
 run inside one). Verbs: `observe` looks at everything, `bind` and `unbind` add and remove an address,
 `install` and `withdraw` a route or rule, `guard` and `guarded` attach the fence and read it back, `unguard`
-takes it off for good, `watch` tells when to look again.
+takes it off, `watch` tells when to look again.
 
 An address is bound as /32 or /128 with `noprefixroute`, so that it brings no subnet along; IPv6 with
 `nodad`, so that it answers at once, and a preferred lifetime of 0, so that it is never chosen as a
@@ -79,6 +79,7 @@ _ANSWER_S: Final = 1.0
 """For how long the kernel may say nothing; whoever renews addresses blindly then is still in time."""
 _PIECES: Final = 10
 _MOST_ASKED: Final = 16
+_READ_AT_ONCE: Final = 250
 _EVENTS_BYTES: Final = 1 << 20
 _LARGEST_DATAGRAM: Final = 1 << 16
 _REST_S: Final = 0.2
@@ -141,16 +142,16 @@ class Kernel:
             raise KernelRefused(f"cannot look at the kernel: {cause}") from cause
 
     async def _observe(self) -> NodeView:
-        links = [rtnetlink.read_link(body) for body in await self._dump(ifinfmsg(), _GETLINK)]
+        links = [rtnetlink.read_link(body) async for body in _each(await self._dump(ifinfmsg(), _GETLINK))]
         addresses: dict[LinkIndex, list[BoundAddress]] = {}
-        for body in await self._dump(ifaddrmsg(), _GETADDR):
+        async for body in _each(await self._dump(ifaddrmsg(), _GETADDR)):
             index, address = rtnetlink.read_address(body)
             addresses.setdefault(index, []).append(address)
         routes: list[Gateway | None] = []
         entries: set[RoutingEntry] = set()
         for family in (AF_INET, AF_INET6):
             bodies = await self._route_bodies(family)
-            routes += [rtnetlink.read_default_route(body) for body in bodies]
+            routes += [rtnetlink.read_default_route(body) async for body in _each(bodies)]
             entries |= await self._own_entries(family, bodies)
         return NodeView(
             links=tuple(replace(link, addresses=tuple(addresses.get(link.index, ()))) for link in links),
@@ -249,15 +250,17 @@ class Kernel:
             why = _WITHOUT_CLASSIFIER if _code(cause) == errno.ENOENT else _why(cause)
             raise KernelRefused(f"cannot guard link {link_index}: {why}") from cause
 
-    async def unguard(self, link_index: int, fence: Fence | None) -> bool:
-        """Take whatever is left of a BPF fence of ours off a link; whether there was any.
+    async def unguard(self, link_index: int, fence: Fence | NftFence | None) -> bool:
+        """Take whatever is left of a fence of ours of that kind off a link; whether there was any.
 
-        Its clsact stays: the kernel deletes one with all filters that it has at that moment, and a network
+        BPF's clsact stays: the kernel deletes one with all filters that it has at that moment, and a network
         plugin's may be among them that was not there at the look before. Where BPF is not to be had
         (`fence` is None) it all stays, and this is a refusal: what was attached by tcx too could not be
         detached, and nobody could tell whose it is without the filter that has the same program.
         """
         try:
+            if isinstance(fence, NftFence):
+                return fence.unguard(link_index)
             stale = [(where, each) for where in _DIRECTIONS for each in await self._ours(link_index, where)]
             if stale and fence is None:
                 raise KernelRefused(
@@ -299,7 +302,11 @@ class Kernel:
                     f"another tc filter ({filters[0].kind} {filters[0].program_name}) comes before the fence "
                     f"on link {link_index} ({direction}): give it a priority after {_PRIORITY}",
                 )
-            if fence.programs_ahead(link_index, direction, program_fd):
+            try:
+                programs_ahead = fence.programs_ahead(link_index, direction, program_fd)
+            except FenceRefused as refused:
+                raise KernelRefused(f"cannot look at link {link_index}: {refused}") from refused
+            if programs_ahead:
                 return Refusal(
                     "FenceBypassed",
                     f"a tcx program comes before the fence on link {link_index} ({direction}): "
@@ -500,12 +507,9 @@ class Kernel:
 
     async def _own_entries(self, family: int, route_bodies: list[bytes]) -> set[RoutingEntry]:
         """Pick the routes with our mark, and list the rules that have it."""
-        rule_bodies = await self._rule_bodies(family)
-        found = (
-            *(rtnetlink.read_own_route(body) for body in route_bodies),
-            *(rtnetlink.read_own_rule(body) for body in rule_bodies),
-        )
-        return {each for each in found if each is not None}
+        routes = [rtnetlink.read_own_route(body) async for body in _each(route_bodies)]
+        rules = [rtnetlink.read_own_rule(body) async for body in _each(await self._rule_bodies(family))]
+        return {each for each in (*routes, *rules) if each is not None}
 
     async def _rule_bodies(self, family: int) -> list[bytes]:
         """List the rules; a kernel without policy routing has none."""
@@ -517,6 +521,14 @@ class Kernel:
             if _code(refused.__cause__) == errno.EOPNOTSUPP:
                 return []
             raise
+
+
+async def _each(bodies: list[bytes]) -> AsyncIterator[bytes]:
+    """Yield message after message, and let others go on in between: kube-ipvs0 alone may have thousands."""
+    for number, body in enumerate(bodies, 1):
+        yield body
+        if not number % _READ_AT_ONCE:
+            await asyncio.sleep(0)
 
 
 @contextlib.asynccontextmanager

@@ -36,6 +36,7 @@ import socket
 import struct
 import time
 from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Self
 
 from vipagent import nftables, nftfilters
@@ -45,7 +46,7 @@ from vipagent.nodeview import GuardRole, Refusal
 from vipagent.packetfence import MAX_ADDRESSES, TOO_MANY, FenceRefused, PacketFence
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Collection, Iterable
 
     from vipagent.nodeview import IPAddress
 
@@ -57,6 +58,7 @@ _RECEIVED: Final = 1 << 18
 _PROMPT_NS: Final = 50_000_000
 _TRIES: Final = 3
 _LOOKS: Final = 5
+_MOST_LISTED: Final = 3
 _ABSENT: Final = (errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
 """What a kernel answers that has no such table, no such family, or no nftables at all."""
 
@@ -128,7 +130,7 @@ class NftFence(PacketFence):
         if not wanted:
             return
         new = [address for address in wanted if address not in self._deadlines]
-        attempt = f"set the fence of {', '.join(map(str, wanted))}"
+        attempt = f"set the fence of {_listed(wanted)}"
         if len(self._deadlines) + len(new) > MAX_ADDRESSES:
             raise _refusal(OSError(errno.E2BIG, ""), attempt)
         for _try in range(_TRIES):
@@ -150,7 +152,7 @@ class NftFence(PacketFence):
             return
         left = {each: deadline for each, deadline in self._deadlines.items() if each not in gone}
         change = [message for each in gone for message in nftfilters.forget(each)]
-        self._change(change, left, f"forget the fence of {', '.join(map(str, gone))}")
+        self._change(change, left, f"forget the fence of {_listed(gone)}")
         self._deadlines = left
 
     def release(self) -> None:
@@ -189,6 +191,29 @@ class NftFence(PacketFence):
         except OSError as cause:
             self._guards = before
             raise _refusal(cause, attempt) from cause
+
+    def unguard(self, link_index: int) -> bool:
+        """Judge no more of a link's packets, also where an earlier keeper did; whether they were judged."""
+        attempt = f"unguard link {link_index}"
+        if not self._is_installed:
+            self._install(self._deadlines, attempt)
+        if link_index not in self._guards:
+            return False
+        chains = {chain for role in GuardRole for chain in nftfilters.guard_chains(link_index, role)}
+        before = self._guards
+        self._guards = {index: guard for index, guard in before.items() if index != link_index}
+        self._chains = None
+        try:
+            stale = sorted(chains & self._guard_chains().keys())
+            if stale:
+                self._change(nftfilters.unguard(stale), self._deadlines, attempt)
+        except FenceRefused:
+            self._guards = before
+            raise
+        except OSError as cause:
+            self._guards = before
+            raise _refusal(cause, attempt) from cause
+        return True
 
     def look_anew(self) -> None:
         """Have the next `guarded` ask the kernel which links have a chain; those after it believe that.
@@ -483,6 +508,12 @@ def _facts_of(address: IPAddress) -> frozenset[_Fact]:
 
 def _split(messages: Iterable[bytes]) -> list[tuple[int, bytes]]:
     return [(kind, body) for each in messages for kind, _sender, body in nftables.messages_of(each)]
+
+
+def _listed(addresses: Collection[IPAddress]) -> str:
+    first = ", ".join(map(str, islice(addresses, _MOST_LISTED)))
+    more = len(addresses) - _MOST_LISTED
+    return f"{first} and {more} others" if more > 0 else first
 
 
 def _clocks() -> tuple[int, int]:

@@ -33,7 +33,7 @@ from vipagent.carriers import Carriers
 from vipagent.kernel import InTheWay, KernelRefused
 from vipagent.nftfence import NftFence
 from vipagent.nodeview import GuardRole, NodeView, Refusal
-from vipagent.packetfence import FenceRefused
+from vipagent.packetfence import MAX_ADDRESSES, TOO_MANY, FenceRefused
 from vipagent.plan import (
     LIFETIME_S,
     Bind,
@@ -42,6 +42,7 @@ from vipagent.plan import (
     Guard,
     Install,
     Unbind,
+    Unguard,
     Withdraw,
     claim,
     place,
@@ -111,13 +112,16 @@ class Node:
         self._interface_names: dict[str, str] = {}
         self._unannounceable: dict[str, Refusal] = {}
         self._planned: dict[str, Claim] = {}
-        self._unreadable: dict[str, Refusal] = {}
         self._vips: dict[str, VirtualIPPlan] = {}
         self._held: dict[Key, _Held] = {}
         self._holders: defaultdict[IPAddress, dict[Key, _Held]] = defaultdict(dict)
         self._bound_on: defaultdict[IPAddress, set[LinkIndex]] = defaultdict(set)
         self._bind_refusals: dict[IPAddress, tuple[float, Refusal]] = {}
         self._guards: dict[tuple[LinkIndex, GuardRole], Refusal | None] = {}
+        self._unclosed = TOO_MANY
+        self._failures: set[str] = set()
+        self._former_failures: set[str] = set()
+        self._leftovers: dict[LinkIndex, Refusal | None] = {}
         self._not_succeeded: Refusal | None = _NOT_SUCCEEDED
         self._repairs = 0
         self._looks_of_grace = _LOOKS_OF_GRACE
@@ -140,12 +144,20 @@ class Node:
         What it could not announce at once it does not take: neighbours would go on asking the old owner.
         """
         held = {each.claim.uid for each in self._held.values()}
-        found: dict[str, Refusal | None] = dict(self._unreadable)
+        fenced = self._fence.addresses
+        found: dict[str, Refusal | None] = {}
         for uid, claimed in self._planned.items():
-            refusal = refuse(claimed, self.view, self._guards) or self._bind_refusal(claimed)
-            refusal = refusal or self._not_succeeded
+            refusal = refuse(claimed, self.view, self._guards) or self._fence_refusal(claimed, fenced)
+            refusal = refusal or self._bind_refusal(claimed) or self._not_succeeded
             found[uid] = self._unannounceable.get(uid) if refusal is None and uid not in held else refusal
         return found
+
+    def _fence_refusal(self, claimed: Claim, fenced: Container[IPAddress]) -> Refusal | None:
+        """Why the fence does not know an address of a VirtualIP."""
+        for address in claimed.addresses:
+            if address.ip not in fenced:
+                return Refusal("FenceMissing", f"{address.ip} is not in the fence: {self._unclosed}")
+        return None
 
     def _bind_refusal(self, claimed: Claim) -> Refusal | None:
         """Why the kernel would not take an address of a VirtualIP a short while ago."""
@@ -175,7 +187,11 @@ class Node:
 
     def problems(self) -> tuple[Problem, ...]:
         """What is wrong with the fence, link by link, and with routes and rules."""
-        refusals = [*self._guards.values(), *self._routing_refusals.values()]
+        refusals = [
+            *self._guards.values(),
+            *self._leftovers.values(),
+            *self._routing_refusals.values(),
+        ]
         if self._not_succeeded is not _NOT_SUCCEEDED:
             refusals.append(self._not_succeeded)
         found = [Problem(r.reason, r.message) for r in dict.fromkeys(refusals) if r is not None]
@@ -220,19 +236,15 @@ class Node:
         """Take over the planned VirtualIPs; their addresses are closed from now on (rule 8)."""
         former_vips, former = self._vips, self._planned
         self._vips = {vip.uid: vip for vip in vips}
-        self._planned, self._unreadable = {}, {}
+        self._planned = {}
         for vip in self._vips.values():
             before = former_vips.get(vip.uid)
-            if before is not None and vip.uid in former and _place_in_plan(before) == _place_in_plan(vip):
-                self._planned[vip.uid] = former[vip.uid]
-                continue
-            try:
-                self._planned[vip.uid] = claim(vip, is_held=False)
-            except ValueError as error:
-                self._unreadable[vip.uid] = Refusal("BadAddress", f"{error}: correct spec.addresses")
+            is_as_before = before is not None and _place_in_plan(before) == _place_in_plan(vip)
+            self._planned[vip.uid] = former[vip.uid] if is_as_before else claim(vip, is_held=False)
         for key, held in self._held.items():
             self._follow(key, held)
-        self._fence.close(unfenced(self._claims(), self.view, fenced=self._fence.addresses))
+        self._forget(self._fence.addresses - self._ours)
+        self._close(unfenced(self._claims(), self.view, fenced=self._fence.addresses))
         self._note_view()
         self._changed.set()
 
@@ -373,7 +385,7 @@ class Node:
                 self._fence.mend()
             except FenceRefused as refused:
                 metrics.failed_actions.labels("Guard").inc()
-                _log.warning("%s; it is tried again", refused)
+                self._warn(refused)
                 self._changed.set()
             self._note_repairs(program)
 
@@ -415,7 +427,7 @@ class Node:
             await fences.retire(self._kernel, self._fence)
         except (FenceRefused, KernelRefused) as refused:
             metrics.failed_actions.labels("Guard").inc()
-            _log.warning("%s; it is tried again", refused)
+            self._warn(refused)
             self._not_succeeded = Refusal("FenceMissing", f"{refused}")
         else:
             self._not_succeeded = None
@@ -424,8 +436,10 @@ class Node:
         """Observe this node, and mend what is not as it should be."""
         async with self._look_lock:
             self.view = await self._kernel.observe()
+            self._former_failures, self._failures = self._failures, set()
             self._note_view()
             self._note_links()
+            self._note_bindings()
             former = self._guards
             await self._read_guards()
             self._note_losses(former)
@@ -434,24 +448,25 @@ class Node:
                 self.view,
                 fenced=self._fence.addresses,
                 guards=self._guards,
-                lifetime_s=LIFETIME_S,
+                bare={index for index, refusal in self._leftovers.items() if refusal is None},
             )
             missing = {action.entry for action in actions if isinstance(action, Install)}
             for entry in self._routing_refusals.keys() - missing:
                 del self._routing_refusals[entry]
             self._in_the_way &= missing
+            self._close([action.address for action in actions if isinstance(action, Close)])
             has_guarded = False
             for action in actions:
                 if isinstance(action, Forget):
                     break  # they are the last
-                if has_guarded and not isinstance(action, Close | Guard):
+                if has_guarded and not isinstance(action, Guard):
                     await self._read_guards()
                     has_guarded = False
                 await self._act(action)
                 has_guarded = has_guarded or isinstance(action, Guard)
             if has_guarded:
                 await self._read_guards()
-            self._forget([action for action in actions if isinstance(action, Forget)])
+            self._forget([action.address for action in actions if isinstance(action, Forget)])
             await self._succeed()
             self._note_repairs("Another program")
             self._note_ways()
@@ -502,6 +517,7 @@ class Node:
             self.view.links, frozenset(self._interface_names.values()), asyncio.get_running_loop().time()
         )
         present = {link.index for link in self.view.links}
+        self._leftovers = {index: each for index, each in self._leftovers.items() if index in present}
         for indices in self._bound_on.values():
             indices.intersection_update(present)
 
@@ -544,11 +560,11 @@ class Node:
 
     async def _act(self, action: Action) -> None:
         match action:
-            case Close(address):
-                if not self._is_held(address):
-                    self._change_fence("Close", self._fence.close, [address])
             case Guard(index, role):
+                self._leftovers.pop(index, None)
                 await self._attempt("Guard", [self._kernel.guard(index, self._fence, role)])
+            case Unguard(index):
+                await self._attempt("Unguard", [self._unguard(index)])
             case Unbind(address, index):
                 await self._attempt("Unbind", [self._unbind(address, index)])
             case Bind(address, index, is_new):
@@ -558,23 +574,37 @@ class Node:
             case Withdraw(entry):
                 await self._attempt("Withdraw", [self._withdraw(entry)])
 
-    def _forget(self, forgets: Iterable[Forget]) -> None:
+    def _forget(self, addresses: Iterable[IPAddress]) -> None:
         """Forget what is not planned, held or bound by now, all in one change of the fence."""
         known = {address.ip for claimed in self._claims() for address in claimed.addresses}
-        gone = [
-            each.address for each in forgets if each.address not in known and not self._bound_on[each.address]
-        ]
+        gone = [each for each in addresses if each not in known and not self._bound_on.get(each)]
         self._change_fence("Forget", self._fence.forget_all, gone)
+
+    def _close(self, addresses: Iterable[IPAddress]) -> None:
+        """Make the fence know addresses, closed, as many as it has room for: no other is taken."""
+        room = max(0, MAX_ADDRESSES - len(self._fence.addresses))
+        new = [address for address in addresses if not self._is_held(address)]
+        refused = self._change_fence("Close", self._fence.close, new[:room])
+        self._unclosed = TOO_MANY if refused is None else str(refused)
 
     def _change_fence(
         self, name: str, change: Callable[[list[IPAddress]], None], addresses: list[IPAddress]
-    ) -> None:
-        """Change the fence as a look plans it; what is refused is planned again by the next."""
+    ) -> FenceRefused | None:
+        """Change the fence as a look or a plan wants it; what is refused is planned by the next look."""
         try:
             change(addresses)
         except FenceRefused as refused:
             metrics.failed_actions.labels(name).inc()
-            _log.warning("%s; it is tried again", refused)
+            self._warn(refused)
+            return refused
+        return None
+
+    def _warn(self, failure: Exception) -> None:
+        """Say what failed; what was the same at the last look was said."""
+        message = str(failure)
+        if message not in self._failures and message not in self._former_failures:
+            _log.warning("%s; it is tried again", message)
+        self._failures.add(message)
 
     async def _bind_where_fenced(self, address: IPAddress, index: LinkIndex, *, is_new: bool) -> None:
         """Bind, but never on a link that is not fenced: the guard is tried again too."""
@@ -588,7 +618,7 @@ class Node:
         for outcome in await asyncio.gather(*deeds, return_exceptions=True):
             if isinstance(outcome, KernelRefused):
                 metrics.failed_actions.labels(name).inc()
-                _log.warning("%s; it is tried again", outcome)
+                self._warn(outcome)
             elif outcome is not None:
                 raise outcome
 
@@ -606,10 +636,23 @@ class Node:
             try:
                 await self._kernel.bind(address, index, lifetime_s=LIFETIME_S)
             except KernelRefused as refused:
-                refusal = Refusal("BindRefused", f"{refused}: mend it on this node")
-                self._bind_refusals[address] = (asyncio.get_running_loop().time(), refusal)
+                if not self._is_seen(address, index):
+                    refusal = Refusal("BindRefused", f"{refused}: mend it on this node")
+                    self._bind_refusals[address] = (asyncio.get_running_loop().time(), refusal)
                 raise
             self._bind_refusals.pop(address, None)
+
+    def _is_seen(self, address: IPAddress, index: LinkIndex | None) -> bool:
+        """Whether the last look has seen an address bound on a link, and as ours."""
+        return any(bound.is_ours and link.index == index for link, bound in self.view.holders(address))
+
+    def _note_bindings(self) -> None:
+        """Announce what was refused and is bound all the same: it was the kernel's answer that was lost."""
+        for address in tuple(self._bind_refusals):
+            if self._is_seen(address, self._place_of(address)):
+                del self._bind_refusals[address]
+                for key, held in self._holders[address].items():
+                    self._announce_anew(key, held)
 
     async def _unbind(self, address: IPAddress, index: LinkIndex) -> None:
         """Unbind, unless the address belongs there by now."""
@@ -617,6 +660,20 @@ class Node:
             if self._place_of(address) != index:
                 await self._kernel.unbind(address, index)
                 self._bound_on[address].discard(index)
+
+    async def _unguard(self, index: LinkIndex) -> None:
+        """Take a fence of ours off a link, unless it is guarded or has an address by now."""
+        if any(index == guarded for guarded, _role in self._guards) or self._has_bound(index):
+            return
+        try:
+            await self._kernel.unguard(index, self._fence)
+        except KernelRefused as refused:
+            self._leftovers[index] = Refusal("FenceLeftOver", f"{refused}")
+            raise
+        self._leftovers[index] = None
+
+    def _has_bound(self, index: LinkIndex) -> bool:
+        return any(index in on for on in self._bound_on.values())
 
     async def _install(self, entry: RoutingEntry) -> None:
         """Add a route or rule where it belongs and its address is bound; a refusal is said once.

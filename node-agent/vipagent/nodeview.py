@@ -2,7 +2,7 @@
 
 `kernel.Kernel.observe` makes one; nothing here asks anything. A view is whole or it is not made at
 all: "could not look" is an exception of the door, never an empty view. A node may carry a thousand
-addresses, so a view answers who has an address from an index that it makes when first asked.
+addresses and hundreds of links, so a view answers from indices that it makes when first asked.
 """
 
 from __future__ import annotations
@@ -147,6 +147,26 @@ class NodeView:
         """Return the link with this index, if there is one."""
         return self._links.get(index)
 
+    def named(self, name: str) -> Link | None:
+        """Return the link with this name, if there is one."""
+        return self._by_name.get(name)
+
+    def is_port(self, link: Link) -> bool:
+        """Whether packets reach the node through the link's master; a VRF's members keep their own."""
+        if link.master is None:
+            return False
+        master = self.link(link.master)
+        return master is None or master.kind != "vrf"
+
+    def can_carry(self, link: Link) -> bool:
+        """Whether addresses can be bound on a link."""
+        return link.is_ethernet and not link.is_loopback and not self.is_port(link)
+
+    @cached_property
+    def carriers(self) -> str:
+        """The names of the links that can carry addresses, as people read them."""
+        return ", ".join(sorted(link.name for link in self.links if self.can_carry(link))) or "none"
+
     def holders(self, address: IPAddress) -> tuple[tuple[Link, BoundAddress], ...]:
         """Return every link that has an address, ours or not."""
         return self._holders.get(address, ())
@@ -192,6 +212,10 @@ class NodeView:
     @cached_property
     def _links(self) -> Mapping[int, Link]:
         return {link.index: link for link in self.links}
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Link]:
+        return {link.name: link for link in self.links}
 
     @cached_property
     def _by_subnet(self) -> Mapping[IPNetwork, tuple[Link, ...]]:

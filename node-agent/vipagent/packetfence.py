@@ -48,13 +48,9 @@ class PacketFence(ABC):
     def admit(self, addresses: Iterable[IPAddress], deadline_ns: int) -> None:
         """Let addresses pass until a CLOCK_BOOTTIME deadline, and not after it."""
 
-    def forget(self, address: IPAddress) -> None:
-        """Let the kernel treat an address as none of ours: it passes. Absent is fine."""
-        self.forget_all([address])
-
     @abstractmethod
     def forget_all(self, addresses: Iterable[IPAddress]) -> None:
-        """Forget addresses, as `forget` does."""
+        """Let the kernel treat addresses as none of ours: they pass. Absent ones are fine."""
 
     @abstractmethod
     def release(self) -> None:

@@ -18,7 +18,8 @@ not reach the owner. Not guarded: loopback, where kube-proxy answers this node's
 addresses that another node owns, so a client on the owner itself is answered until the address is unbound;
 ports, for the bridge or bond above them is guarded, and a bridge's own guests must reach the owner through
 it; and the node's ends of pods' links (veth or netkit without a subnet), for what pods of this very node
-see is not on the wire.
+see is not on the wire. A link that is guarded no more, as one that became a port, is relieved of the fence:
+the next keeper's would not be there, and a dead keeper's passes nothing ever again.
 
 **Whose an address is.** One with our mark that is not held is removed; one of a VirtualIP without our
 mark is somebody's own: the reason is AddressInUse, it is never touched, and it is not put under the
@@ -107,6 +108,13 @@ class Bind:
 
 
 @dataclass(frozen=True, slots=True)
+class Unguard:
+    """Take off a link that is not to be guarded what a fence of ours left there."""
+
+    link_index: LinkIndex
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """Take an address out of the fence's sight."""
 
@@ -127,7 +135,7 @@ class Install:
     entry: RoutingEntry
 
 
-Action = Close | Guard | Withdraw | Unbind | Bind | Install | Forget
+Action = Close | Guard | Withdraw | Unbind | Bind | Install | Unguard | Forget
 
 
 def claim(virtual_ip: VirtualIPPlan, *, is_held: bool) -> Claim:
@@ -199,7 +207,7 @@ def roles(claims: Iterable[Claim], view: NodeView) -> dict[LinkIndex, GuardRole]
     return {
         link.index: GuardRole.CARRIER if link.index in carriers else GuardRole.OTHER
         for link in view.links
-        if link.index in carriers or not (link.is_loopback or _is_port(link, view) or _is_pod_end(link))
+        if link.index in carriers or not (link.is_loopback or view.is_port(link) or _is_pod_end(link))
     }
 
 
@@ -209,14 +217,15 @@ def plan(
     *,
     fenced: Collection[IPAddress],
     guards: Mapping[tuple[LinkIndex, GuardRole], Refusal | None],
-    lifetime_s: int = LIFETIME_S,
+    bare: Collection[LinkIndex],
 ) -> tuple[Action, ...]:
-    """Return what to do, in order: close, guard, withdraw, unbind, bind, install, forget.
+    """Return what to do, in order: close, guard, withdraw, unbind, bind, install, unguard, forget.
 
-    `fenced` are the addresses that the fence knows, `guards` as for `refuse`. Doing it all leaves
-    nothing to do at the next look but to forget what was unbound.
+    `fenced` are the addresses that the fence knows, `guards` as for `refuse`, `bare` the links that are known
+    to have nothing of a fence. Doing it all leaves nothing to do at the next look but to forget what was
+    unbound, and to unguard its link.
     """
-    known, ours = _known(claims), _ours(view)
+    known, ours, guarding = _known(claims), _ours(view), roles(claims, view)
     placed, kept = _placement(claims, view)
     routed = {
         entry: None
@@ -228,7 +237,7 @@ def plan(
     closes = [Close(address) for address in unfenced(claims, view, fenced=fenced)]
     attaches = [
         Guard(index, role)
-        for index, role in roles(claims, view).items()
+        for index, role in guarding.items()
         if guards.get((index, role), _NOT_LOOKED) is not None
     ]
     unbinds = [
@@ -241,7 +250,7 @@ def plan(
     for address in sorted_addresses(placed):
         index = placed[address]
         bound = _bound(view, address, index)
-        if bound is None or bound.valid_s is None or 2 * bound.valid_s <= lifetime_s:
+        if bound is None or bound.valid_s is None or 2 * bound.valid_s <= LIFETIME_S:
             binds.append(Bind(address, index, is_new=bound is None))
     withdrawals = [
         Withdraw(entry)
@@ -249,17 +258,22 @@ def plan(
         if entry not in routed and entry.source not in kept
     ]
     installs = [Install(entry) for entry in routed if entry not in view.entries]
+    reliefs = [
+        Unguard(link.index) for link in view.links if link.index not in guarding and link.index not in bare
+    ]
     forgets = [Forget(address) for address in sorted_addresses(set(fenced) - known - ours)]
-    return (*closes, *attaches, *withdrawals, *unbinds, *binds, *installs, *forgets)
+    return (*closes, *attaches, *withdrawals, *unbinds, *binds, *installs, *reliefs, *forgets)
 
 
 def unfenced(claims: Iterable[Claim], view: NodeView, *, fenced: Collection[IPAddress]) -> list[IPAddress]:
-    """Return which addresses the fence must come to know: of VirtualIPs, and with our mark; nobody else's."""
-    ours = _ours(view)
-    missing = (_known(claims) | ours) - set(fenced)
-    return sorted_addresses(
-        address for address in missing if address in ours or _foreign_holder(address, view) is None
-    )
+    """Return which addresses the fence must come to know: of VirtualIPs, and with our mark; nobody else's.
+
+    Those with our mark come first, for the fence may be too small for all.
+    """
+    ours = _ours(view) - set(fenced)
+    planned = _known(claims) - ours - set(fenced)
+    others = [address for address in planned if _foreign_holder(address, view) is None]
+    return sorted_addresses(ours) + sorted_addresses(others)
 
 
 def _known(claims: Iterable[Claim]) -> set[IPAddress]:
@@ -302,7 +316,7 @@ def _possible_carriers(wanted: Claim, address: IPInterface, view: NodeView) -> l
         return _named_carrier(wanted.interface, address, view)
     has_prefix = address.network.prefixlen < address.max_prefixlen
     found = view.links_on(address.network) if has_prefix else view.links_around(address.ip)
-    links = [link for link in found if _can_carry(link, view)]
+    links = [link for link in found if view.can_carry(link)]
     if links:
         return links
     subnet = f"in {address.network}" if has_prefix else f"with a subnet that contains {address.ip}"
@@ -314,19 +328,18 @@ def _possible_carriers(wanted: Claim, address: IPInterface, view: NodeView) -> l
 
 
 def _named_carrier(name: str, address: IPInterface, view: NodeView) -> list[Link] | Refusal:
-    link = next((link for link in view.links if link.name == name), None)
+    link = view.named(name)
     if link is None:
-        names = ", ".join(sorted(link.name for link in view.links if _can_carry(link, view))) or "none"
         return Refusal(
             "NoInterface",
-            f"this node has no interface {name} for {address.ip} (it has {names}): "
+            f"this node has no interface {name} for {address.ip} (it has {view.carriers}): "
             "correct spec.interface, or leave it out where names differ between nodes",
         )
-    if _is_port(link, view):
+    if view.is_port(link):
         master = view.link(link.master or 0)
         above = "the interface above it" if master is None else master.name
         return Refusal("NoInterface", f"{name} is a port of {above}: name {above} in spec.interface instead")
-    if not _can_carry(link, view):
+    if not view.can_carry(link):
         return Refusal(
             "NoInterface", f"{name} has no Ethernet address, so it cannot carry {address.ip}: name another"
         )
@@ -335,18 +348,6 @@ def _named_carrier(name: str, address: IPInterface, view: NodeView) -> list[Link
 
 def _links(found: list[Link] | Refusal) -> list[Link]:
     return [] if isinstance(found, Refusal) else found
-
-
-def _can_carry(link: Link, view: NodeView) -> bool:
-    return link.is_ethernet and not link.is_loopback and not _is_port(link, view)
-
-
-def _is_port(link: Link, view: NodeView) -> bool:
-    """Whether packets reach the node through the link's master; a VRF's members keep their own."""
-    if link.master is None:
-        return False
-    master = view.link(link.master)
-    return master is None or master.kind != "vrf"
 
 
 def _is_pod_end(link: Link) -> bool:

@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 
+from agent.counted import Counted
 from vipagent.access import Place, heartbeat_address, places
 from vipagent.nodeview import BoundAddress, Link, LinkIndex, NodeView
 from vipagent.seats import Seats
@@ -70,6 +71,27 @@ def test_the_address_is(
         domain, domain.configuration, node="a", node_addresses=node_addresses, view=VIEW
     )
     assert found == (ip_address(expected) if expected else None)
+
+
+def test_many_domains_do_not_go_through_all_of_a_node_s_addresses_each() -> None:
+    links = Counted(VIEW.links)
+    view = NodeView(links)
+    for number in range(100):
+        domain = DomainPlan(
+            name=f"domain-{number}",
+            uid=f"d{number}",
+            port=7946,
+            timing=Timing(100, 400, 500, 600),
+            configuration=Configuration(),
+            members=(),
+            keys=(),
+            heartbeat_interface="eth0" if number % 2 else None,
+        )
+        found = heartbeat_address(
+            domain, domain.configuration, node="a", node_addresses=("192.0.2.1",), view=view
+        )
+        assert found == ip_address("192.0.2.1")
+    assert links.passes < 10
 
 
 def test_the_address_that_the_configuration_in_force_names_stays() -> None:

@@ -38,7 +38,7 @@ async def work():
             await kernel.bind(address, index, lifetime_s=3)
             fence.admit([address], time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 10**9)
             await kernel.unbind(address, index)
-            fence.forget(address)
+            fence.forget_all([address])
         await kernel.observe()
     Announcer.open().close()
 

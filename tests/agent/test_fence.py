@@ -167,7 +167,7 @@ def test_an_open_address_passes(judge: Judge, program: str, packet: Packet) -> N
 @pytest.mark.parametrize(("program", "packet"), DROPPED + PASSED)
 def test_an_address_unknown_to_the_fence_passes(judge: Judge, program: str, packet: Packet) -> None:
     for address in (VIP4, VIP6):
-        judge.fence.forget(ip_address(address))
+        judge.fence.forget_all([ip_address(address)])
     assert judge.verdict(program, bytes(ETHER / packet)) == "pass"
 
 
@@ -264,8 +264,8 @@ def test_the_kernel_holds_the_deadline_it_was_given(
     fence.close(addresses)
     assert [fence.deadline_ns(address) for address in addresses] == [0] * len(addresses)
     for address in addresses:
-        fence.forget(address)
-        fence.forget(address)
+        fence.forget_all([address])
+        fence.forget_all([address])
         assert fence.deadline_ns(address) is None
     assert not set(addresses) & fence.addresses
 

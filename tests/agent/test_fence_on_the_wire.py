@@ -181,7 +181,7 @@ def test_a_closed_fence_silences_and_an_open_one_speaks(wire: Segment, backend: 
                 kind for kind, stamp in probe(raw, boot_ns() + 50_000_000) if stamp > time_closed + 10**7
             ]
             assert set(later) == {"NDP", "IPv6"}
-            fence.forget(VIP4)
+            fence.forget_all([VIP4])
             assert {kind for kind, _ in probe(raw, boot_ns() + 50_000_000)} == ALL_ANSWERS
 
 

@@ -19,6 +19,10 @@ from typing import TYPE_CHECKING
 import pytest
 from pyroute2 import AsyncIPRoute, IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl.fibmsg import fibmsg
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from agent import tcx
 from agent.segment import NO_DAD, VIP4, VIP6
@@ -26,11 +30,13 @@ from lab.kernelcalls import entered, new_network
 from vipagent.fence import Fence
 from vipagent.kernel import Kernel, KernelRefused
 from vipagent.nodeview import GuardRole
+from vipagent.packetfence import FenceRefused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from typing import Any
 
+    from vipagent.fence import Direction
     from vipagent.nodeview import BoundAddress, Link, LinkIndex, NodeView
 
 INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
@@ -118,6 +124,49 @@ def test_a_default_route_over_several_next_hops_has_a_gateway() -> None:
         assert (await kernel.observe()).gateway(4) == ip_address("192.0.2.253")
 
     run(story)
+
+
+@pytest.mark.usefixtures("node")
+def test_others_go_on_while_thousands_of_addresses_and_routes_are_read() -> None:
+    class Large(Kernel):
+        """A kernel that has told everything at once, a thousand times as much as this one."""
+
+        told: dict[tuple[int, int], list[bytes]] | None = None
+
+        async def _dump(self, question: Any, kind: int) -> list[bytes]:
+            key = kind, question["family"]
+            if self.told is None or key not in self.told:
+                return await super()._dump(question, kind)
+            return self.told[key]
+
+    async def story() -> None:
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async with asyncio.timeout(30), Large.open() as kernel:
+            assert isinstance(kernel, Large)
+            small = await kernel.observe()
+            questions = {18: ifinfmsg(), 22: ifaddrmsg(), 26: rtmsg(), 34: fibmsg()}  # RTM_GETLINK, …ADDR, …
+            told: dict[tuple[int, int], list[bytes]] = {}
+            for family in (socket.AF_UNSPEC, socket.AF_INET, socket.AF_INET6):
+                for kind, question in questions.items():
+                    question["family"] = family
+                    told[kind, family] = await kernel._dump(question, kind)  # noqa: SLF001
+            for kind, family in ((22, socket.AF_UNSPEC), (26, socket.AF_INET)):
+                told[kind, family] *= 1000
+            kernel.told = told
+            busy = asyncio.create_task(others())
+            assert (await kernel.observe()).gateways == small.gateways
+            busy.cancel()
+        read = len(told[22, socket.AF_UNSPEC]) + 2 * len(told[26, socket.AF_INET])
+        assert turns > read // 1000
+
+    asyncio.run(story())
 
 
 @pytest.mark.usefixtures("node")
@@ -324,6 +373,22 @@ def test_a_tcx_program_before_the_fence_is_seen_and_overtaken() -> None:
                     found = tcx.programs(index, where)
                     assert found[0] == fence.ids[fd]
                     assert len(found) == count + 1
+
+    run(story)
+
+
+@pytest.mark.usefixtures("node")
+def test_tcx_programs_that_cannot_be_listed_are_a_look_that_failed() -> None:
+    class Blind(Fence):
+        def programs_ahead(self, link_index: int, direction: Direction, program_fd: int) -> int:
+            raise FenceRefused(f"a test says so of {link_index}, {direction}, {program_fd}")
+
+    async def story(kernel: Kernel, _others: AsyncIPRoute) -> None:
+        index = await eth0(kernel)
+        with Blind.load() as fence:
+            await kernel.guard(index, fence, GuardRole.CARRIER)
+            with pytest.raises(KernelRefused, match=r"cannot look at .*: a test says so"):
+                await kernel.guarded(index, fence, GuardRole.CARRIER)
 
     run(story)
 

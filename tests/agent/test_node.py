@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import time
+from ipaddress import ip_interface
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -17,12 +18,15 @@ from pyroute2 import AsyncIPRoute, IPRoute
 from agent import tcx
 from agent.segment import VIP4
 from lab.kernelcalls import entered, new_network
+from vipagent import fences
 from vipagent.announcer import Announcer, maker
 from vipagent.disk import Disk
 from vipagent.fence import Fence
 from vipagent.frames import build
 from vipagent.kernel import Kernel, KernelRefused
 from vipagent.node import LOOK_S, Node
+from vipagent.packetfence import MAX_ADDRESSES, TOO_MANY
+from vipagent.plan import LIFETIME_S
 from vipagent.stock import Built
 from vipagent.succession import key_of
 from vipapi.nodeplan import CandidatePlan, VirtualIPPlan
@@ -31,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
-    from vipagent.nodeview import NodeView
+    from vipagent.nftfence import NftFence
+    from vipagent.nodeview import GuardRole, IPAddress, NodeView
 
 pytestmark = pytest.mark.usefixtures("importable")
 
@@ -300,3 +305,177 @@ def test_an_address_that_was_announced_here_once_can_be_carried_as_soon_as_it_is
                 announcer.close()
 
     asyncio.run(story())
+
+
+class Mute(Kernel):
+    """One whose answer to a request to bind is lost when a test says so; a look may pass meanwhile."""
+
+    is_mute = False
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def bind(self, address: IPAddress, link_index: int, *, lifetime_s: int) -> None:
+        await super().bind(address, link_index, lifetime_s=lifetime_s)
+        if self.is_mute:
+            self.is_mute = False
+            if self.meanwhile is not None:
+                await self.meanwhile()
+            raise KernelRefused(f"cannot bind {address}: a test says that it did not answer")
+
+
+def muted(folder: Path, story: Callable[[Node, Mute, socket.socket], Awaitable[None]]) -> None:
+    """Run a story with a node that can announce WEB at once, and an ear at the far end of its link."""
+
+    async def tell() -> None:
+        with Fence.load() as fence, socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as ear:
+            async with asyncio.timeout(30), Mute.open() as kernel:
+                assert isinstance(kernel, Mute)
+                (mac,) = [link.mac for link in (await kernel.observe()).links if link.name == "eth0"]
+                made = build(mac, VIP4)
+                disk = Disk(folder)
+                disk.store_frames([Built(mac, VIP4, None, made.frames, made.probe, None)], maker())
+                announcer = Announcer.open((sys.executable, "-m", "vipagent.no_such_module"), disk=disk)
+                node = Node(kernel=kernel, fence=fence, announcer=announcer)
+                await node.start_clean([WEB])
+                assert node.obstacles() == {WEB.uid: None}
+                ear.bind(("far0", ETH_P_ARP))
+                ear.settimeout(0)
+                try:
+                    await story(node, kernel, ear)
+                finally:
+                    await node.leave_clean()
+                    announcer.close()
+
+    asyncio.run(tell())
+
+
+async def hear(ear: socket.socket) -> None:
+    await asyncio.wait_for(asyncio.get_running_loop().sock_recv(ear, 2048), 5)
+
+
+@pytest.mark.usefixtures("links")
+@pytest.mark.parametrize("has_looked", [False, True], ids=["the next look", "a look meanwhile"])
+def test_an_address_whose_binding_was_not_answered_is_held_and_announced_once_a_look_shows_it(
+    tmp_path: Path, *, has_looked: bool
+) -> None:
+    async def story(node: Node, kernel: Mute, ear: socket.socket) -> None:
+        kernel.is_mute = True
+        if has_looked:
+            kernel.meanwhile = node.look
+        node.open(key_of(WEB), WEB, time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 60 * 10**9)
+        await node.take(key_of(WEB))
+        if not has_looked:
+            await node.look()
+        assert node.obstacles() == {WEB.uid: None}
+        await hear(ear)
+
+    muted(tmp_path, story)
+
+
+@pytest.mark.usefixtures("links")
+def test_a_renewal_that_was_not_answered_leaves_the_node_fit(tmp_path: Path) -> None:
+    async def story(node: Node, kernel: Mute, ear: socket.socket) -> None:
+        node.open(key_of(WEB), WEB, time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 60 * 10**9)
+        await node.take(key_of(WEB))
+        await hear(ear)
+        await kernel.bind(VIP4, socket.if_nametoindex("eth0"), lifetime_s=LIFETIME_S // 2)
+        kernel.is_mute = True
+        await node.look()
+        assert not kernel.is_mute
+        assert node.obstacles() == {WEB.uid: None}
+
+    muted(tmp_path, story)
+
+
+@pytest.mark.usefixtures("links")
+def test_an_address_that_is_not_bound_and_was_refused_is_an_obstacle(tmp_path: Path) -> None:
+    async def story(node: Node, kernel: Mute, _ear: socket.socket) -> None:
+        async def remove() -> None:
+            await kernel.unbind(VIP4, socket.if_nametoindex("eth0"))
+
+        kernel.is_mute, kernel.meanwhile = True, remove
+        node.open(key_of(WEB), WEB, time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 60 * 10**9)
+        await node.take(key_of(WEB))
+        refusal = node.obstacles()[WEB.uid]
+        assert refusal is not None
+        assert refusal.reason == "BindRefused"
+
+    muted(tmp_path, story)
+
+
+@pytest.mark.usefixtures("links")
+def test_what_fails_at_every_look_is_said_once_and_again_when_it_fails_otherwise(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Stubborn(Kernel):
+        why = "one thing"
+
+        async def guard(self, link_index: int, fence: Fence | NftFence, role: GuardRole) -> None:
+            raise KernelRefused(f"cannot guard link {link_index} ({role}, {fences.kind(fence)}): {self.why}")
+
+    def said(why: str) -> int:
+        return sum(record.getMessage().endswith(f": {why}; it is tried again") for record in caplog.records)
+
+    async def story() -> None:
+        with Fence.load() as fence:
+            async with asyncio.timeout(30), Stubborn.open() as kernel:
+                assert isinstance(kernel, Stubborn)
+                announcer = Announcer.open()
+                node = Node(kernel=kernel, fence=fence, announcer=announcer)
+                await node.start_clean([])
+                for why in ("one thing", "another", "one thing"):
+                    kernel.why = why
+                    for _ in range(3):
+                        await node.look()
+                await node.leave_clean()
+                announcer.close()
+
+    asyncio.run(story())
+    assert (said("one thing"), said("another")) == (2 * 2, 2)
+
+
+def filling(net: int, count: int) -> VirtualIPPlan:
+    """A VirtualIP with many addresses that this node cannot carry: no frames are built for them."""
+    return VirtualIPPlan(
+        uid=f"{net}-uid",
+        name=f"net-{net}",
+        addresses=tuple(f"10.{net}.{number >> 8}.{number & 255}" for number in range(count)),
+        candidates=(CandidatePlan("node-a", 100),),
+        interface="eth9",
+    )
+
+
+def addresses_of(*vips: VirtualIPPlan) -> set[IPAddress]:
+    return {ip_interface(text).ip for vip in vips for text in vip.addresses}
+
+
+@pytest.mark.usefixtures("links")
+def test_a_plan_may_take_the_place_of_another_that_filled_the_fence() -> None:
+    async def story(node: Node, _key: bytes) -> None:
+        fence = node._fence  # noqa: SLF001 - what it knows is what matters
+        for net in (1, 2):
+            vip = filling(net, MAX_ADDRESSES - 1)
+            node.plan([WEB, vip])
+            assert fence.addresses == addresses_of(WEB, vip)
+
+    holding(story)
+
+
+@pytest.mark.usefixtures("links")
+def test_what_is_bound_keeps_its_place_in_a_full_fence_and_what_has_none_is_not_taken() -> None:
+    async def story(node: Node, key: bytes) -> None:
+        fence = node._fence  # noqa: SLF001 - what it knows is what matters
+        late = msgspec.structs.replace(WEB, uid="late-uid", addresses=("192.0.2.77/24",))
+        vip = filling(1, MAX_ADDRESSES - 1)
+        node.plan([vip, late])
+        assert fence.addresses == addresses_of(WEB, vip)
+        await node.look()
+        assert fence.addresses == addresses_of(WEB, vip)
+        refusal = node.obstacles()[late.uid]
+        assert refusal is not None
+        assert (refusal.reason, TOO_MANY in refusal.message) == ("FenceMissing", True)
+        node.close(key)
+        await node.leave(key)
+        await until(node, lambda: fence.addresses == addresses_of(vip, late))
+        assert "fence" not in str(node.obstacles()[late.uid])
+
+    holding(story)

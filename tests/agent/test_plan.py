@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agent.counted import Counted
 from vipagent.nodeview import BoundAddress, GuardRole, Link, LinkIndex, NodeView, Refusal, Route, Rule
 from vipagent.plan import (
     LIFETIME_S,
@@ -21,6 +22,7 @@ from vipagent.plan import (
     Guard,
     Install,
     Unbind,
+    Unguard,
     Withdraw,
     claim,
     place,
@@ -78,7 +80,8 @@ def guarded(view: NodeView, claims: Iterable[Claim]) -> dict[tuple[LinkIndex, Gu
 
 
 def planned(claims: list[Claim], view: NodeView, fenced: Iterable[IPAddress] = (VIP,)) -> tuple[Action, ...]:
-    return plan(claims, view, fenced=set(fenced), guards=guarded(view, claims))
+    bare = {each.index for each in view.links}
+    return plan(claims, view, fenced=set(fenced), guards=guarded(view, claims), bare=bare)
 
 
 def test_a_virtual_ip_of_the_node_plan_is_read() -> None:
@@ -225,6 +228,16 @@ def test_a_node_that_cannot_carry_an_address_says_what_to_do(
     assert isinstance(refusal, Refusal)
     assert refusal.reason == reason
     assert message in refusal.message
+
+
+@pytest.mark.parametrize("name", ["eth0", "eth9"], ids=["there", "not there"])
+def test_many_addresses_that_name_an_interface_do_not_go_through_all_links_each(name: str) -> None:
+    links = Counted((LO, ETH0, *(link(10 + number, f"veth{number}") for number in range(300))))
+    claims = [
+        Claim(f"u{each}", f"vip{each}", (ip_interface(f"192.0.2.{each}"),), name) for each in range(100)
+    ]
+    roles(claims, NodeView(links))
+    assert links.passes < 10
 
 
 def test_a_node_can_hold_only_behind_the_fence() -> None:
@@ -426,13 +439,28 @@ def test_the_fence_comes_to_know_the_address(
     assert unfenced([WEB], view, fenced=fenced) == expected
 
 
+def test_what_is_bound_comes_into_the_fence_before_what_is_only_planned() -> None:
+    view = node(link(2, "eth0", address("192.0.2.1/24"), ours("198.51.100.9/32")))
+    assert unfenced([WEB], view, fenced=()) == [ip_address("198.51.100.9"), VIP]
+
+
 def test_links_that_are_not_guarded_are_guarded() -> None:
     missing = Refusal("FenceMissing", "")
     guards = {(ETH0.index, CARRIER): missing, (ETH1.index, CARRIER): None}
-    assert plan([WEB], NODE, fenced={VIP}, guards=guards) == (
+    assert plan([WEB], NODE, fenced={VIP}, guards=guards, bare={LO.index}) == (
         Guard(ETH0.index, CARRIER),
         Guard(ETH1.index, OTHER),
     )
+
+
+def test_links_that_are_not_to_be_guarded_are_relieved_of_the_fence_at_last() -> None:
+    port = replace(ETH0, master=ETH1.index, addresses=(ours("192.0.2.10/32"),))
+    cases = {port: (), replace(port, addresses=()): (Unguard(port.index),)}
+    for seen, expected in cases.items():
+        view = node(seen, ETH1)
+        actions = plan([], view, fenced={VIP}, guards=guarded(view, []), bare={LO.index})
+        assert tuple(each for each in actions if isinstance(each, Unguard)) == expected
+    assert planned([], node(replace(port, addresses=()), ETH1)) == (Forget(VIP),)
 
 
 @dataclass(frozen=True)
@@ -442,9 +470,11 @@ class World:
     view: NodeView
     fenced: frozenset[IPAddress] = frozenset()
     guards: frozenset[tuple[LinkIndex, GuardRole]] = frozenset()
+    bare: frozenset[LinkIndex] = frozenset()
 
     def look(self, claims: list[Claim]) -> tuple[Action, ...]:
-        return plan(claims, self.view, fenced=self.fenced, guards=dict.fromkeys(self.guards))
+        guards = dict.fromkeys(self.guards)
+        return plan(claims, self.view, fenced=self.fenced, guards=guards, bare=self.bare)
 
     def do(self, actions: Iterable[Action]) -> World:
         world = self
@@ -452,7 +482,7 @@ class World:
             world = world.do_one(action)
         return world
 
-    def do_one(self, action: Action) -> World:
+    def do_one(self, action: Action) -> World:  # noqa: PLR0911 - one for each kind of action
         match action:
             case Close(closed):
                 return replace(self, fenced=self.fenced | {closed})
@@ -460,7 +490,10 @@ class World:
                 return replace(self, fenced=self.fenced - {forgotten})
             case Guard(index, role):
                 kept = {each for each in self.guards if each[0] != index}
-                return replace(self, guards=frozenset(kept | {(index, role)}))
+                return replace(self, guards=frozenset(kept | {(index, role)}), bare=self.bare - {index})
+            case Unguard(index):
+                kept = {each for each in self.guards if each[0] != index}
+                return replace(self, guards=frozenset(kept), bare=self.bare | {index})
             case Bind(each, index):
                 fresh = ours(f"{each}/{each.max_prefixlen}")
                 return self._with_link(index, lambda bound: (*self._without(bound, each), fresh))
