@@ -35,14 +35,17 @@ from vipagent.disk import Disk
 from vipagent.effects import Send
 from vipagent.keeper import REPORT_S, now_ns
 from vipagent.messages import Config
+from vipagent.node import Node
 from vipagent.seat import Seat
 from vipapi import link
+from vipapi.healthchecks import HealthCheck, Link
 from vipapi.link import Vote, Votes, VotesWanted
 from vipapi.nodeplan import Timing
 from vipapi.nodestatus import Report
 from viphealth.conversation import Health
 
 if TYPE_CHECKING:
+    from vipagent.nodeview import Refusal
     from vipagent.readiness import Facts
 
 pytestmark = pytest.mark.usefixtures("importable")
@@ -89,6 +92,37 @@ def test_many_that_are_taken_at_once_are_told_in_few_reports(tmp_path: Path) -> 
         assert counted <= (time.monotonic() - since_s) / REPORT_S + 3
 
     run(tmp_path, story)
+
+
+def test_many_checks_that_fail_at_once_are_judged_together(tmp_path: Path) -> None:
+    """A judgement goes through everything: one for each result, and nothing is renewed meanwhile."""
+    judged = 0
+
+    class Judged(Node):
+        def obstacles(self) -> dict[str, Refusal | None]:
+            nonlocal judged
+            judged += 1
+            return super().obstacles()
+
+    checks = tuple(
+        HealthCheck(f"link-{number}", weight=1, link=Link("app0"), period_milliseconds=60_000 + number)
+        for number in range(50)
+    )
+
+    async def story(courier: Courier) -> None:
+        nonlocal judged
+        async with AsyncIPRoute() as route:
+            await route.link("add", ifname="app0", kind="veth", peer={"ifname": "app1"})
+            for name in ("app0", "app1"):
+                await route.link("set", index=socket.if_nametoindex(name), state="up")
+            courier.plan(planned(FIRST, msgspec.structs.replace(WEB, health_checks=checks)))
+            await courier.until(lambda: courier.state() == "Owner" and not courier.complaints())
+            before = judged
+            await route.link("set", index=socket.if_nametoindex("app0"), state="down")
+            await courier.until(lambda: len(courier.complaints()) == len(checks))
+            assert judged - before < len(checks) / 2
+
+    run(tmp_path, story, node_type=Judged)
 
 
 def test_a_keeper_that_stops_tells_at_last_that_it_holds_nothing(tmp_path: Path) -> None:
