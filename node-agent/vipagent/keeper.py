@@ -614,6 +614,7 @@ class Keeper:
         return (
             *own,
             *self._domain_problems,
+            *self._wires.problems(),
             *(problem for memory in memories for problem in memory.problems.values()),
             *(problem for seated in self._seats.speaking() for problem in seated.seat.problems(now_ns())),
             *self._node.problems(),

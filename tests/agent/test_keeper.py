@@ -341,6 +341,17 @@ def _hears_heartbeats() -> bool:
     return any(f":{PORT:04X} " in line for line in Path("/proc/thread-self/net/udp").read_text().splitlines())
 
 
+def test_a_heartbeat_port_that_another_program_has_is_reported_until_it_is_free(tmp_path: Path) -> None:
+    async def story(courier: Courier) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+            taken.bind(("192.0.2.1", PORT))
+            courier.plan(planned(FIRST, WEB))
+            await courier.until(lambda: courier.reasons() == {"HeartbeatRefused"})
+        await courier.until(lambda: courier.reasons() == set())
+
+    run(tmp_path, story)
+
+
 def test_a_node_that_left_a_domain_lets_go_and_falls_silent(tmp_path: Path) -> None:
     async def story(courier: Courier) -> None:
         courier.plan(planned(FIRST, WEB))
