@@ -332,9 +332,16 @@ class Keeper:
             self._domain_problems = tuple(problem for problem in problems if problem is not None)
             self._observing.assign(vip for domain in plan.domains for vip in domain.virtual_ips)
             self._update_checks()
+            self._forget_standings()
             if has_news_of_pods:
                 self._checks.recheck(Pods)
             self._look()
+
+    def _forget_standings(self) -> None:
+        """Keep those of what is planned, or was and is judged still."""
+        domains = (*self._plan.domains, *(seated.seat.domain for seated in self._seats))
+        staying = {vip.uid for domain in domains for vip in domain.virtual_ips}
+        self._standings = {uid: standing for uid, standing in self._standings.items() if uid in staying}
 
     def _update_checks(self) -> None:
         self._has_gateway = bool(self._node.gateways())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import socket
 import time
@@ -37,6 +38,7 @@ from vipagent.keeper import REPORT_S, now_ns
 from vipagent.messages import Config
 from vipagent.node import Node
 from vipagent.seat import Seat
+from vipagent.standing import Standing
 from vipapi import link
 from vipapi.healthchecks import HealthCheck, Link
 from vipapi.link import Vote, Votes, VotesWanted
@@ -348,6 +350,24 @@ def test_a_heartbeat_port_that_another_program_has_is_reported_until_it_is_free(
             courier.plan(planned(FIRST, WEB))
             await courier.until(lambda: courier.reasons() == {"HeartbeatRefused"})
         await courier.until(lambda: courier.reasons() == set())
+
+    run(tmp_path, story)
+
+
+def test_the_standings_of_what_is_deleted_are_forgotten(tmp_path: Path) -> None:
+    def standings() -> int:
+        gc.collect()
+        return sum(isinstance(each, Standing) for each in gc.get_objects())
+
+    async def story(courier: Courier) -> None:
+        before = standings()
+        for number in range(3):
+            vip = msgspec.structs.replace(WEB, uid=f"uid-{number}", name=f"web-{number}")
+            courier.plan(planned(FIRST, vip))
+            await courier.until(lambda: courier.state() == "Owner")
+            assert standings() == before + 1
+            courier.plan(planned(FIRST))
+            await courier.until(lambda: courier.state() == "")
 
     run(tmp_path, story)
 
