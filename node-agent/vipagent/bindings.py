@@ -80,6 +80,7 @@ class Bindings:
         self._on_left = on_left
         self._on_change = on_change
         self._won: dict[Key, _Won] = {}
+        self._keys: dict[str, list[Key]] = {}
         self._takeovers: dict[Key, Takeover] = {}
 
     @property
@@ -99,7 +100,7 @@ class Bindings:
 
     def seated(self, uid: str) -> tuple[Seated, ...]:
         """Return where the held sets of a VirtualIP have their leases."""
-        return tuple(won.seated for won in self._won.values() if won.vip.uid == uid)
+        return tuple(won.seated for won in self._sets(uid).values())
 
     def lasts_until_ns(self, key: Key) -> int:
         """Return when the lease of a held set ends."""
@@ -117,6 +118,7 @@ class Bindings:
         assert vip is not None, opened
         self._node.open(key, vip, opened.deadline_ns)
         self._won[key] = won = _Won(seated, vip, opened, opened.deadline_ns)
+        self._keys.setdefault(vip.uid, []).append(key)
         self._contests.open(key, vip, is_first=opened.origin.former is None)
         self._workloads.own(vip.uid, self._tenure(won))
         self._bind_or_not(key)
@@ -135,19 +137,22 @@ class Bindings:
         self._node.close(key)
         self._contests.close(key)
         won = self._won.pop(key)
+        self._keys[won.vip.uid].remove(key)
+        if not self._keys[won.vip.uid]:
+            del self._keys[won.vip.uid]
         self._workloads.lose(won.vip.uid)
         self._tasks.spawn(self._leave(won.seated, key, won.vip.uid))
 
     def follow(self) -> None:
         """Stop what runs where the lease is to go elsewhere, or go on with it."""
-        for key, won in tuple(self._won.items()):
-            self._workloads.leave(won.vip.uid, is_leaving=won.seated.seat.lease.is_leaving(key))
+        for uid in self._workloads.followed:
+            for key, won in self._sets(uid).items():
+                self._workloads.leave(uid, is_leaving=won.seated.seat.lease.is_leaving(key))
 
     def workloads_changed(self, uid: str) -> None:
         """The services of a VirtualIP let its addresses be bound, or do not any more."""
-        for key, won in tuple(self._won.items()):
-            if won.vip.uid == uid:
-                self._bind_or_not(key)
+        for key in self._sets(uid):
+            self._bind_or_not(key)
 
     def contests_changed(self, keys: Iterable[Key]) -> None:
         """Another machine has an address of each of these held sets, or has it no more."""
@@ -156,6 +161,10 @@ class Bindings:
                 self._won[key].free_ns = self._now_ns()
             self._bind_or_not(key)
         self._on_change()
+
+    def _sets(self, uid: str) -> dict[Key, _Won]:
+        """Return the held sets of a VirtualIP: two for a while after its addresses were changed."""
+        return {key: self._won[key] for key in self._keys.get(uid, ())}
 
     def _tenure(self, won: _Won) -> Tenure:
         # Another set of this VirtualIP's addresses excludes nobody from this one: its lease may still run.
@@ -208,7 +217,7 @@ class Bindings:
         name = await self._node.leave(key)
         await self._workloads.vacated(uid)
         self._takeovers.pop(key, None)
-        if all(won.vip.uid != uid for won in self._won.values()):
+        if uid not in self._keys:
             metrics.left(name)
         _log.info("Left %s", name)
         self._on_left(seated, key)
@@ -216,7 +225,7 @@ class Bindings:
         self._on_change()
 
     def _unbound(self, uid: str) -> None:
-        sets = [won for won in self._won.values() if won.vip.uid == uid]
+        sets = self._sets(uid).values()
         if not any(won.is_taken for won in sets):
             self._workloads.unbound(uid)
             for won in sets:

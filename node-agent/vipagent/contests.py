@@ -130,8 +130,16 @@ class Contests:
             self._former[key] = watched.watch
         for address in watched.addresses:
             if self._keys[address.packed] == key:
-                del self._keys[address.packed]
+                self._pass_on(address)
         _tell(watched, None)
+
+    def _pass_on(self, address: IPAddress) -> None:
+        """Tell of an address another held set that has it: that of another domain may."""
+        heir = next((key for key, each in self._watched.items() if address in each.addresses), None)
+        if heir is None:
+            del self._keys[address.packed]
+        else:
+            self._keys[address.packed] = heir
 
     def stop(self) -> None:
         """Watch nothing more."""

@@ -37,6 +37,7 @@ from vipagent.effects import Adopt, Close, Extend, Inquired, Observed, Open, Sen
 from vipagent.intake import Intake
 from vipagent.memory import Memories
 from vipagent.observing import Observing
+from vipagent.occasions import Occasions
 from vipagent.orphans import Orphans
 from vipagent.reports import Facts, Keeping
 from vipagent.seats import Seats
@@ -114,7 +115,9 @@ class Keeper:
     ) -> None:
         self._keeping = Keeping(name, version, incarnation, is_witness_only)
         self._node = node
-        self._checks = Checks(run_probe, on_change=self._on_change)
+        self._occasions = Occasions(self._look)
+        self._service_occasions = Occasions(self._look_at_services)
+        self._checks = Checks(run_probe, on_change=self._occasions.note)
         self._server = SocketServer(socket, self.take_line)
         self._memories = Memories(disk)
         self._intake = Intake(node=name, disk=disk, memories=self._memories, apply=self._apply)
@@ -134,7 +137,7 @@ class Keeper:
             incarnation=incarnation,
             runner=runner_for(on_outcome=self._on_outcome),
             now_ns=now_ns,
-            on_change=self._on_services,
+            on_change=self._service_occasions.note,
             on_bindable=lambda uid: self._bindings.workloads_changed(uid),  # noqa: PLW0108 - made below
             ask=self._inquire,
             run_hook=run_hook,
@@ -158,7 +161,7 @@ class Keeper:
             fitness=self._checks.fitness,
             send=self._send,
             on_subjects=self._update_checks,
-            on_change=self._on_change,
+            on_change=self._occasions.note,
         )
         self._loop = asyncio.get_running_loop()
         self._plan = nodeplan.Plan(node=name)
@@ -329,9 +332,16 @@ class Keeper:
             self._domain_problems = tuple(problem for problem in problems if problem is not None)
             self._observing.assign(vip for domain in plan.domains for vip in domain.virtual_ips)
             self._update_checks()
+            self._forget_standings()
             if has_news_of_pods:
                 self._checks.recheck(Pods)
-            self._on_change()
+            self._look()
+
+    def _forget_standings(self) -> None:
+        """Keep those of what is planned, or was and is judged still."""
+        domains = (*self._plan.domains, *(seated.seat.domain for seated in self._seats))
+        staying = {vip.uid for domain in domains for vip in domain.virtual_ips}
+        self._standings = {uid: standing for uid, standing in self._standings.items() if uid in staying}
 
     def _update_checks(self) -> None:
         self._has_gateway = bool(self._node.gateways())
@@ -376,6 +386,8 @@ class Keeper:
             self._timer.cancel()
         if self._reporting is not None:
             self._reporting.cancel()
+        self._occasions.close()
+        self._service_occasions.close()
         self._contests.stop()
         self._ballots.close()
         self._wires.keep({})
@@ -419,10 +431,10 @@ class Keeper:
         if bool(self._node.gateways()) != self._has_gateway:
             self._update_checks()
         self._checks.recheck(Link)
-        self._on_change()
+        self._occasions.note()
 
-    def _on_change(self) -> None:
-        """Health or the kernel's state has changed: look at everything again."""
+    def _look(self) -> None:
+        """The plan, health or the kernel's state has changed: look at everything again."""
         self._connect()
         self._judge()
         self._contests.follow()
@@ -513,7 +525,7 @@ class Keeper:
     def _on_outcome(self, outcome: Outcome) -> None:
         self._workloads.receive(outcome)
 
-    def _on_services(self) -> None:
+    def _look_at_services(self) -> None:
         """What runs has changed: the lease, the addresses, the checks and the report may have to follow."""
         self._update_checks()
         self._judge()
@@ -609,6 +621,7 @@ class Keeper:
         return (
             *own,
             *self._domain_problems,
+            *self._wires.problems(),
             *(problem for memory in memories for problem in memory.problems.values()),
             *(problem for seated in self._seats.speaking() for problem in seated.seat.problems(now_ns())),
             *self._node.problems(),

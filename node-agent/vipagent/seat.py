@@ -110,7 +110,8 @@ class Seat:
         self.domain = domain
         self._vips = {key_of(vip): vip for vip in domain.virtual_ips}
         self._keys = {vip.uid: key for key, vip in self._vips.items()}
-        self._uids |= {key: vip.uid for key, vip in self._vips.items()}
+        granted = {key: uid for key, uid in self._uids.items() if key in self.witness.grants}
+        self._uids = granted | {key: vip.uid for key, vip in self._vips.items()}
         self._meet(now_ns)
         self.witness.assign(rosters(domain), now_ns)
         return self.lease.assign(orders(domain, self._me.node), now_ns)

@@ -327,6 +327,11 @@ class Workloads:
         return None if following is None else self._refusal(following.services) or following.stack.obstacle
 
     @property
+    def followed(self) -> tuple[str, ...]:
+        """The VirtualIPs, by UID, that services follow, or did."""
+        return tuple(self._followings)
+
+    @property
     def occupied(self) -> frozenset[str]:
         """The VirtualIPs, by UID, of which services run here or might."""
         return frozenset(uid for uid, each in self._followings.items() if not each.stack.is_vacant)

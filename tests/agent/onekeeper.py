@@ -163,13 +163,13 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[Courier]:
+async def running(folder: Path, node_type: type[Node] = Node) -> AsyncIterator[Courier]:
     """A keeper with its state in a folder, and its courier."""
     with Fence.load() as fence:
         async with Kernel.open() as kernel:
             announcer = Announcer.open()
             listener = Listener()
-            node = Node(kernel=kernel, fence=fence, announcer=announcer)
+            node = node_type(kernel=kernel, fence=fence, announcer=announcer)
             probes = Probes(hooks_dir=folder, gateways=node.gateways, facts=lambda: keeper.facts)
             event_hooks = HookRunner(folder)
             disk = Disk(folder)
@@ -205,9 +205,9 @@ async def running(folder: Path) -> AsyncIterator[Courier]:
                 await event_hooks.close()
 
 
-def run(folder: Path, story: Callable[[Courier], Awaitable[None]]) -> None:
+def run(folder: Path, story: Callable[[Courier], Awaitable[None]], *, node_type: type[Node] = Node) -> None:
     async def tell() -> None:
-        async with asyncio.timeout(STORY_S), running(folder) as courier:
+        async with asyncio.timeout(STORY_S), running(folder, node_type) as courier:
             await story(courier)
 
     asyncio.run(tell())

@@ -3,43 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
 from typing import TYPE_CHECKING, Any
 
+from agent.virtualtime import run
 from vipagent.checks import Checks
 from vipagent.health import Result, Subject
 from vipapi.healthchecks import HealthCheck, Link, Probe, TCPSocket
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     import pytest
 
 OK = Result(is_ok=True)
 NO = Result(is_ok=False, message="refused")
-
-
-class VirtualTime(selectors.SelectSelector):
-    """A selector that does not wait but lets its clock jump."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "nothing would ever happen again"
-        self.now += max(0.0, timeout)
-        return super().select(0)
-
-
-def run(story: Coroutine[Any, Any, None]) -> None:
-    clock = VirtualTime()
-    loop = asyncio.SelectorEventLoop(clock)
-    loop.time = lambda: clock.now  # type: ignore[method-assign]
-    try:
-        loop.run_until_complete(story)
-    finally:
-        loop.close()
 
 
 class World:

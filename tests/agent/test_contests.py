@@ -259,6 +259,23 @@ def test_what_may_have_two_owners_by_the_plan_of_the_moment_is_not_ceded() -> No
     run(story, is_open=False)
 
 
+@pytest.mark.parametrize("first", [KEY, OTHER], ids=["elder", "younger"])
+def test_of_two_sets_with_one_address_the_one_that_stays_hears_of_it(first: bytes) -> None:
+    """Two domains may have the same address; each of them grants it."""
+    mail = replace(WEB, uid="mail-uid", name="mail", addresses=("192.0.2.10/24",))
+
+    async def story(around: Around, contests: Contests) -> None:
+        contests.open(OTHER, mail, is_first=False)
+        contests.close(first)
+        (stays,) = {KEY, OTHER} - {first}
+        assert await around.hear(CLAIM) == 1
+        assert around.said == [("announce", stays)]
+        contests.close(stays)
+        assert await around.hear(CLAIM) == 0
+
+    run(story)
+
+
 MANY = [ip_address(f"198.51.100.{n}") for n in range(1, 241)]
 
 

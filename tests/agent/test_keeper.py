@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import socket
 import time
@@ -35,14 +36,18 @@ from vipagent.disk import Disk
 from vipagent.effects import Send
 from vipagent.keeper import REPORT_S, now_ns
 from vipagent.messages import Config
+from vipagent.node import Node
 from vipagent.seat import Seat
+from vipagent.standing import Standing
 from vipapi import link
+from vipapi.healthchecks import HealthCheck, Link
 from vipapi.link import Vote, Votes, VotesWanted
 from vipapi.nodeplan import Timing
 from vipapi.nodestatus import Report
 from viphealth.conversation import Health
 
 if TYPE_CHECKING:
+    from vipagent.nodeview import Refusal
     from vipagent.readiness import Facts
 
 pytestmark = pytest.mark.usefixtures("importable")
@@ -89,6 +94,37 @@ def test_many_that_are_taken_at_once_are_told_in_few_reports(tmp_path: Path) -> 
         assert counted <= (time.monotonic() - since_s) / REPORT_S + 3
 
     run(tmp_path, story)
+
+
+def test_many_checks_that_fail_at_once_are_judged_together(tmp_path: Path) -> None:
+    """A judgement goes through everything: one for each result, and nothing is renewed meanwhile."""
+    judged = 0
+
+    class Judged(Node):
+        def obstacles(self) -> dict[str, Refusal | None]:
+            nonlocal judged
+            judged += 1
+            return super().obstacles()
+
+    checks = tuple(
+        HealthCheck(f"link-{number}", weight=1, link=Link("app0"), period_milliseconds=60_000 + number)
+        for number in range(50)
+    )
+
+    async def story(courier: Courier) -> None:
+        nonlocal judged
+        async with AsyncIPRoute() as route:
+            await route.link("add", ifname="app0", kind="veth", peer={"ifname": "app1"})
+            for name in ("app0", "app1"):
+                await route.link("set", index=socket.if_nametoindex(name), state="up")
+            courier.plan(planned(FIRST, msgspec.structs.replace(WEB, health_checks=checks)))
+            await courier.until(lambda: courier.state() == "Owner" and not courier.complaints())
+            before = judged
+            await route.link("set", index=socket.if_nametoindex("app0"), state="down")
+            await courier.until(lambda: len(courier.complaints()) == len(checks))
+            assert judged - before < len(checks) / 2
+
+    run(tmp_path, story, node_type=Judged)
 
 
 def test_a_keeper_that_stops_tells_at_last_that_it_holds_nothing(tmp_path: Path) -> None:
@@ -305,6 +341,35 @@ def test_the_api_servers_vote_is_asked_for_and_makes_a_majority_of_two(tmp_path:
 
 def _hears_heartbeats() -> bool:
     return any(f":{PORT:04X} " in line for line in Path("/proc/thread-self/net/udp").read_text().splitlines())
+
+
+def test_a_heartbeat_port_that_another_program_has_is_reported_until_it_is_free(tmp_path: Path) -> None:
+    async def story(courier: Courier) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+            taken.bind(("192.0.2.1", PORT))
+            courier.plan(planned(FIRST, WEB))
+            await courier.until(lambda: courier.reasons() == {"HeartbeatRefused"})
+        await courier.until(lambda: courier.reasons() == set())
+
+    run(tmp_path, story)
+
+
+def test_the_standings_of_what_is_deleted_are_forgotten(tmp_path: Path) -> None:
+    def standings() -> int:
+        gc.collect()
+        return sum(isinstance(each, Standing) for each in gc.get_objects())
+
+    async def story(courier: Courier) -> None:
+        before = standings()
+        for number in range(3):
+            vip = msgspec.structs.replace(WEB, uid=f"uid-{number}", name=f"web-{number}")
+            courier.plan(planned(FIRST, vip))
+            await courier.until(lambda: courier.state() == "Owner")
+            assert standings() == before + 1
+            courier.plan(planned(FIRST))
+            await courier.until(lambda: courier.state() == "")
+
+    run(tmp_path, story)
 
 
 def test_a_node_that_left_a_domain_lets_go_and_falls_silent(tmp_path: Path) -> None:

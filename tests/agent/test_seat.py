@@ -1,5 +1,7 @@
 """A seat joins lease, witness and codec: three of them elect an owner over sealed datagrams."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -554,6 +556,24 @@ def test_a_tombstone_is_reported_when_no_grant_of_a_deleted_address_set_stands()
         domain.run(milliseconds)
         found.append(domain.seats["a"].status(heartbeat_address="", now_ns=domain.now_ns).tombstones)
     assert found == [(), (WEB.uid,)]
+
+
+class _Remembered(str):
+    """A UID that tells whether anything refers to it still."""
+
+    __slots__ = ("__weakref__",)
+
+
+def test_what_was_deleted_is_forgotten_once_it_is_granted_to_nobody() -> None:
+    seat = seat_of("a")
+    seat.expire(600 * MILLISECOND)
+    uid = _Remembered("mail-uid")
+    known = weakref.ref(uid)
+    seat.assign(_domain(virtual_ips=(WEB, msgspec.structs.replace(WEB, uid=uid))), 0)
+    del uid
+    seat.assign(_domain(), 0)
+    gc.collect()
+    assert known() is None
 
 
 def test_a_retired_address_is_buried_when_neither_plan_nor_grant_names_it() -> None:
