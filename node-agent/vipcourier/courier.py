@@ -75,6 +75,10 @@ LOOK_S = 1.0
 MOST_LOOKS = 16
 FIRST_RETRY_S = 0.2
 LAST_RETRY_S = 2.0
+WITHHELD = (
+    "no plan is sent, for the keeper knows some of this from before and would let it go: it goes on with the "
+    "plan that it has; run a version of vipkeeper that can read it, or take out what this one cannot read"
+)
 REMEDIES = {
     Forbidden: "bind the courier's service account to its ClusterRole and, for Secrets, its Role",
     NotFound: "install vipkeeper's CRDs, those of this version, before its node agents",
@@ -132,6 +136,7 @@ class Courier:
         )
         self._to_write = asyncio.Event()
         self._report: Report | None = None
+        self._withheld_for = frozenset[str]()
         self._absence: str | None = "the courier has not reached the keeper yet"
         self._absent_since = self._loop.time()
         self._own: _Own | None = None
@@ -185,12 +190,18 @@ class Courier:
                 continue
             began = self._loop.time()
             sources = Sources(*(self._watch.documents(resource) for resource in WATCHED))
-            plan, problems = self._planner.plan(sources)
+            plan, problems, unknown = self._planner.plan(sources)
+            self._withheld_for = unknown if self._is_known_to_keeper(unknown) else frozenset()
+            if self._withheld_for:
+                problems = (*problems, WITHHELD)
             if problems != told:
                 for problem in problems:
                     _log.error("Left out of the plan, or kept as it was: %s", problem)
                 told = problems
                 metrics.plan_problems.set(len(problems))
+            if self._withheld_for:
+                await asyncio.sleep(PLAN_PAUSE_S)
+                continue
             self._facts.ask(pods.asked(plan))
             if self._facts.is_asked:
                 self._asked.set()
@@ -201,6 +212,16 @@ class Courier:
                 self._link.offer(line)
             # A big world costs at most half of this process's time, however often it changes.
             await asyncio.sleep(max(PLAN_PAUSE_S, self._loop.time() - began))
+
+    def _is_known_to_keeper(self, unknown: frozenset[str]) -> bool:
+        """Whether the keeper may have some of this in its plan; as long as it has not reported, it may."""
+        if not unknown or self._report is None:
+            return bool(unknown)
+        report = self._report
+        known = [each.uid for each in report.virtual_ips]
+        known += [each.uid for each in report.domains]
+        known += [each.uid for each in report.services]
+        return not unknown.isdisjoint(known)
 
     async def _look(self) -> None:
         is_failing = False
@@ -265,6 +286,8 @@ class Courier:
         metrics.keeper_connected.set(1)
         self._report, self._absence = report, None
         self._to_write.set()
+        if self._withheld_for and not self._is_known_to_keeper(self._withheld_for):
+            self._news.set()
 
     def _take_wanted(self, wanted: VotesWanted) -> None:
         strangers = {each.holder for each in wanted.wanted if not each.holder.startswith(f"{self._node}_")}

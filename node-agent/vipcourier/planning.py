@@ -23,6 +23,7 @@ not taken for something that is gone. Of every object the last good state is kep
   does not fit (which a hand edited): keepers never go back, so neither does what they are told.
 
 What is really gone is gone: an object that the complete listing does not show, or that is being deleted.
+What is in force and could never be read is named (`Planned.unknown`): a keeper may know it from before.
 """
 
 from __future__ import annotations
@@ -80,10 +81,15 @@ class Sources(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """A plan, and what could not be used for it, in sentences."""
+    """A plan, and what could not be used for it, in sentences.
+
+    `unknown` are the UIDs of what is in force and not in the plan, for it cannot be read, and was never: a
+    keeper that has it would let it go.
+    """
 
     plan: Plan
     problems: tuple[str, ...]
+    unknown: frozenset[str] = frozenset()
 
 
 class _GoodDomain(NamedTuple):
@@ -149,17 +155,19 @@ class Planner:
     def plan(self, sources: Sources) -> Planned:
         """Return the plan for this world; never raises for what an object says."""
         problems: list[str] = []
+        unknown: set[str] = set()
         self._reader.begin()
         nodes = self._read_nodes(sources.nodes, problems)
         own = next((node for node in nodes if node.metadata.name == self._node), None)
         secrets = {secret["metadata"]["name"]: secret for secret in sources.secrets}
-        held, virtual_ips = self._read_virtual_ips(sources.virtual_ips, problems)
+        held, virtual_ips = self._read_virtual_ips(sources.virtual_ips, problems, unknown)
         followings = self._failovers.read(
             sources.failovers,
             self._reader,
             virtual_ips=virtual_ips,
             nodes={node.metadata.name for node in nodes},
             problems=problems,
+            unknown=unknown,
         )
         deleted = _deleted(sources.virtual_ips)
         out_of_service = tuple(node.metadata.name for node in nodes if node.is_out_of_service)
@@ -171,6 +179,8 @@ class Planner:
             metadata, status, good = self._read_domain(document, good_domains, problems)
             order = _newest(metadata, status, orders.get(metadata.uid, _Order()), problems)
             self._orders[metadata.uid] = order
+            if good is None and order.configuration.epoch > 0:
+                unknown.add(metadata.uid)
             if good is None or not self._takes_part(own, good.spec, order.configuration):
                 continue
             keys, objection = read_keys(secrets.get(good.spec.key.secret_name))
@@ -223,7 +233,7 @@ class Planner:
             node_addresses=tuple(filter(_is_address, stated)),
         )
         self._planned = planned
-        return Planned(plan, tuple(problems))
+        return Planned(plan, tuple(problems), frozenset(unknown))
 
     def _usable(self, wanted: Sequence[VirtualIPPlan], problems: list[str]) -> dict[str, VirtualIPPlan]:
         """Return, by UID, those that a keeper can act on; in place of another, what was planned of it before.
@@ -270,7 +280,7 @@ class Planner:
         return nodes
 
     def _read_virtual_ips(
-        self, documents: Iterable[Document], problems: list[str]
+        self, documents: Iterable[Document], problems: list[str], unknown: set[str]
     ) -> tuple[list[_Held], dict[str, VirtualIP]]:
         """Return those that may be held, each with the spec that is in force, and all that can be read."""
         before, self._virtual_ips = self._virtual_ips, {}
@@ -287,8 +297,11 @@ class Planner:
                 metadata, status = virtual_ip.metadata, virtual_ip.status
                 good = _in_force(virtual_ip, good, problems)
                 readable[metadata.name] = virtual_ip
-            is_let_in = is_accepted(status.conditions, is_planned=uid in before)
-            if good is None or metadata.is_deleting or not is_let_in:
+            if metadata.is_deleting or not is_accepted(status.conditions, is_planned=uid in before):
+                continue
+            if good is None:
+                if metadata.name not in readable:
+                    unknown.add(uid)
                 continue
             self._virtual_ips[uid] = good
             held = _Held(metadata, good, status)

@@ -56,10 +56,12 @@ class Failovers:
         virtual_ips: Mapping[str, VirtualIP],
         nodes: Collection[str],
         problems: list[str],
+        unknown: set[str],
     ) -> Mapping[str, tuple[Following, ...]]:
         """Return the services that follow each VirtualIP, by its name, in the order in which they start.
 
-        `virtual_ips`, by name, and `nodes` are all that there are.
+        `virtual_ips`, by name, and `nodes` are all that there are. To `unknown` go the UIDs of those that are
+        in force, cannot be read, and never could.
         """
         before, self._good = self._good, {}
         waiting: list[ServiceFailover] = []
@@ -85,6 +87,8 @@ class Failovers:
                     waiting.append(failover)
             if good is not None:
                 self._good[uid] = good
+            elif failover is None:
+                unknown.add(uid)
         self._let_in(waiting, virtual_ips, nodes, problems)
         return _by_virtual_ip(good.failover for good in self._good.values())
 

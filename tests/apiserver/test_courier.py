@@ -296,8 +296,26 @@ def add_failover(api: Api, *units: str) -> None:
     )
 
 
-def holding(state: Any) -> HoldingStatus:
-    return HoldingStatus(uid="u", name="web", state=state, fitness="Fit", score=100, term=1)
+def holding(state: Any, uid: str = "u", name: str = "web") -> HoldingStatus:
+    return HoldingStatus(uid=uid, name=name, state=state, fitness="Fit", score=100, term=1)
+
+
+def test_a_courier_that_starts_sends_no_plan_that_takes_from_the_keeper_what_it_cannot_read(
+    stage: Stage,
+) -> None:
+    # Go's regular expressions have it, Python's do not.
+    check = {"name": "app", "httpGet": {"port": 80, "bodyRegex": "a{,4294967296}"}}
+    add_virtual_ip(stage.api, "odd", "192.0.2.11/24", healthChecks=[check])
+    stage.accept("odd")
+    uid = stage.api.get(API, "VirtualIP", "odd")["metadata"]["uid"]
+    stage.keeper.report(holding("Owner"), holding("Owner", uid, "odd"))
+    stage.keeper.start()
+    stage.start()
+    until(lambda: "no plan is sent" in stage.log.read_text(), "the word about it")
+    until(lambda: stage.states() == {"web": "Owner", "odd": "Owner"}, "the report")
+    assert stage.keeper.plans == []
+    stage.keeper.report(holding("Owner"))
+    until(lambda: stage.planned() == ["web"], "the plan, for the keeper does not know it")
 
 
 def test_the_plan_reaches_the_keeper_and_its_report_the_status(stage: Stage) -> None:

@@ -266,6 +266,27 @@ def test_an_object_that_could_never_be_read_is_left_out_alone() -> None:
     assert "VirtualIP bad" in planned.problems[0]
 
 
+def test_what_is_in_force_and_could_never_be_read_is_named() -> None:
+    odd, new = vip("odd", **UNREADABLE), changed(vip("new", **UNREADABLE), status={"conditions": []})
+    gone = changed(odd, metadata={"name": "gone", "uid": "gone", "deletionTimestamp": "2026-01-01T00:00:00Z"})
+    assert plan(world(virtual_ips=[vip(), odd, new, gone])).unknown == {odd["metadata"]["uid"]}
+    of_newer = domain(witnesses="abc", profile="Unheard")
+    assert plan(world(domains=[of_newer])).unknown == {of_newer["metadata"]["uid"]}
+    assert plan(world(domains=[domain(profile="Unheard")])).unknown == frozenset()
+    unheard = changed(failover(), spec={"mode": "Unheard"})
+    assert plan(world(failovers=[unheard])).unknown == {unheard["metadata"]["uid"]}
+
+
+def test_what_was_read_before_is_not_unknown() -> None:
+    planner = Planner("a")
+    planner.plan(world())
+    broken = world(
+        virtual_ips=[changed(vip(), spec=UNREADABLE)],
+        domains=[changed(domain(), spec={"profile": "Unheard"})],
+    )
+    assert planner.plan(broken).unknown == frozenset()
+
+
 def test_an_object_that_cannot_be_read_is_let_go_when_it_is_deleted() -> None:
     planner = Planner("a")
     planner.plan(world())

@@ -177,7 +177,7 @@ def test_a_line_that_is_refused_whole_and_read_in_steps_has_a_field_twice() -> N
 
 def test_a_node_without_an_ip_address_and_a_domain_without_a_port_spoil_no_plan() -> None:
     node = sources.node("a", addresses=("not.an.address", "192.0.2.1"))
-    found, problems = planning.Planner("a").plan(sources.world(nodes=[node]))
+    found, problems, _ = planning.Planner("a").plan(sources.world(nodes=[node]))
     assert found.node_addresses == ("192.0.2.1",)
     assert any("not.an.address" in problem for problem in problems)
     found = planning.Planner("a").plan(sources.world(domains=[sources.domain(heartbeat={"port": 0})])).plan
