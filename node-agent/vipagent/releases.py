@@ -41,7 +41,6 @@ class Releases:
     def __init__(self) -> None:
         self._pending: dict[Key, _Pending] = {}
         self._has_unsent = False
-        self._due_ns = _NEVER_NS
 
     def __bool__(self) -> bool:
         return bool(self._pending)
@@ -53,8 +52,8 @@ class Releases:
 
     @property
     def due_ns(self) -> int:
-        """When `due` has something to do next; too early where a witness has answered meanwhile."""
-        return self._due_ns
+        """When `due` has something to do next."""
+        return min((pending.next_ns for pending in self._pending.values()), default=_NEVER_NS)
 
     def add(
         self,
@@ -69,7 +68,6 @@ class Releases:
         """Note that an address set is released in the round of that number; it is due at once."""
         self._pending[key] = _Pending(number, successor, set(witnesses), until_ns, now_ns)
         self._has_unsent = True
-        self._due_ns = now_ns
 
     def forget(self, key: Key) -> None:
         """The address set is asked for again."""
@@ -88,8 +86,6 @@ class Releases:
     def due(self, now_ns: int) -> list[Effect]:
         """Return what to send now, for the first time or again."""
         self._has_unsent = False
-        if now_ns < self._due_ns:
-            return []
         told: dict[tuple[str, int, str | None], list[Key]] = {}
         for key, pending in list(self._pending.items()):
             if pending.until_ns <= now_ns:
@@ -100,7 +96,6 @@ class Releases:
                 pending.times += 1
                 for witness in sorted(pending.missing):
                     told.setdefault((witness, pending.number, pending.successor), []).append(key)
-        self._due_ns = min((pending.next_ns for pending in self._pending.values()), default=_NEVER_NS)
         return [
             Send(witness, Release(number, first, successor, tuple(others)))
             for (witness, number, successor), (first, *others) in told.items()
