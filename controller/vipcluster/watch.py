@@ -244,6 +244,8 @@ class Watch:
 
     async def _watch(self) -> None:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        # kopf leaves tasks that failed while it was stopped to nobody: the lists have judged why.
+        loop.set_exception_handler(_note_failure)
 
         def stop_kopf() -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended already
@@ -371,6 +373,11 @@ def _credentials(connection: Connection) -> kopf.ConnectionInfo:
         token=connection.token,
         insecure=connection.is_insecure,
     )
+
+
+def _note_failure(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = repr(context.get("exception") or context["message"])
+    _logger.debug("A part of the watch failed", extra={"error": error})
 
 
 def _settings() -> kopf.OperatorSettings:
