@@ -29,6 +29,7 @@ What a link's new name does to a chain differs by kernel (from Linux 6.16 on a c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import os
@@ -46,7 +47,7 @@ from vipagent.nodeview import GuardRole, Refusal
 from vipagent.packetfence import MAX_ADDRESSES, TOO_MANY, FenceRefused, PacketFence
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable
+    from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 
     from vipagent.nodeview import IPAddress
 
@@ -166,11 +167,9 @@ class NftFence(PacketFence):
         if name is None:
             raise _refusal(OSError(errno.ENODEV, ""), attempt)
         self._rename_guards()
-        before = self._guards
-        self._chains = None
-        try:
+        with self._guards_as_before(attempt):
             is_whole = self._is_installed and not (self._is_doubtful() and self._missing())
-            self._guards = {**before, link_index: (name, role)}
+            self._guards = {**self._guards, link_index: (name, role)}
             if not is_whole:
                 self._install(self._deadlines, attempt)
                 return
@@ -185,12 +184,6 @@ class NftFence(PacketFence):
                     change += nftfilters.guard(index, its_name, its_role)
             if change:
                 self._change(change, self._deadlines, attempt)
-        except FenceRefused:
-            self._guards = before
-            raise
-        except OSError as cause:
-            self._guards = before
-            raise _refusal(cause, attempt) from cause
 
     def unguard(self, link_index: int) -> bool:
         """Judge no more of a link's packets, also where an earlier keeper did; whether they were judged."""
@@ -200,20 +193,26 @@ class NftFence(PacketFence):
         if link_index not in self._guards:
             return False
         chains = {chain for role in GuardRole for chain in nftfilters.guard_chains(link_index, role)}
-        before = self._guards
-        self._guards = {index: guard for index, guard in before.items() if index != link_index}
-        self._chains = None
-        try:
+        with self._guards_as_before(attempt):
+            self._guards = {index: guard for index, guard in self._guards.items() if index != link_index}
             stale = sorted(chains & self._guard_chains().keys())
             if stale:
                 self._change(nftfilters.unguard(stale), self._deadlines, attempt)
+        return True
+
+    @contextlib.contextmanager
+    def _guards_as_before(self, attempt: str) -> Iterator[None]:
+        """Have the chains read anew, and the guards be as they were where the change within is refused."""
+        before = self._guards
+        self._chains = None
+        try:
+            yield
         except FenceRefused:
             self._guards = before
             raise
         except OSError as cause:
             self._guards = before
             raise _refusal(cause, attempt) from cause
-        return True
 
     def look_anew(self) -> None:
         """Have the next `guarded` ask the kernel which links have a chain; those after it believe that.

@@ -87,3 +87,15 @@ def _plug_in(route: IPRoute, place: int, network: int) -> None:
     route.link("add", ifname=name, kind="veth", peer=peer)
     route.link("set", index=route.link_lookup(ifname=name)[0], master=bridge, state="up")
     route.link("set", index=bridge, state="up")
+
+
+def can_speak(name: str = "eth0") -> bool:
+    """Whether a gratuitous ARP packet of the address leaves."""
+    frame = b"\xff" * 6 + b"\x02" + bytes(5) + b"\x08\x06" + b"\0\x01\x08\0\6\4\0\x01"
+    frame += b"\x02" + bytes(5) + VIP4.packed + bytes(6) + VIP4.packed
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        try:
+            raw.sendto(frame, (name, 0x0806))
+        except OSError:
+            return False
+    return True

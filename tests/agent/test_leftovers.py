@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pyroute2 import AsyncIPRoute, IPRoute
 
-from agent.segment import VIP4
+from agent.segment import VIP4, can_speak
 from lab.kernelcalls import entered, new_network
 from vipagent import fences
 from vipagent.announcer import Announcer
@@ -62,18 +62,6 @@ async def leave_the_bridge() -> None:
         await route.link("set", index=eth0, master=0)
         await route.link("del", index=socket.if_nametoindex("br0"))
         await route.addr("add", index=eth0, address="192.0.2.1", prefixlen=24)
-
-
-def can_speak(name: str) -> bool:
-    """Whether a gratuitous ARP packet of the address leaves."""
-    frame = b"\xff" * 6 + b"\x02" + bytes(5) + b"\x08\x06" + b"\0\x01\x08\0\6\4\0\x01"
-    frame += b"\x02" + bytes(5) + VIP4.packed + bytes(6) + VIP4.packed
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
-        try:
-            raw.sendto(frame, (name, 0x0806))
-        except OSError:
-            return False
-    return True
 
 
 class Counted(Kernel):

@@ -19,7 +19,7 @@ import pytest
 from pyroute2 import AsyncIPRoute, IPRoute
 
 from agent import tcx
-from agent.segment import VIP4, VIP6
+from agent.segment import VIP4, VIP6, can_speak
 from lab.kernelcalls import entered, new_network
 from vipagent import fences, nftables, nftfilters
 from vipagent.announcer import Announcer
@@ -90,16 +90,28 @@ def loose(link: int) -> Iterator[NftFence]:
         yield made
 
 
-def can_speak(name: str = "eth0") -> bool:
-    """Whether a gratuitous ARP packet of the address leaves."""
-    frame = b"\xff" * 6 + b"\x02" + bytes(5) + b"\x08\x06" + b"\0\x01\x08\0\6\4\0\x01"
-    frame += b"\x02" + bytes(5) + VIP4.packed + bytes(6) + VIP4.packed
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
-        try:
-            raw.sendto(frame, (name, 0x0806))
-        except OSError:
-            return False
-    return True
+class Refusing(NftFence):
+    """Refuses every change while a test says so."""
+
+    refuses = False
+
+    def _change(self, *change: Any) -> None:
+        if self.refuses:
+            raise FenceRefused("not now")
+        super()._change(*change)
+
+
+def test_a_link_that_could_not_be_relieved_of_the_fence_is_at_the_next_try(link: int) -> None:
+    with Refusing.load() as made:
+        made.close([VIP4])
+        made.guard(link, CARRIER)
+        made.refuses = True
+        with pytest.raises(FenceRefused):
+            made.unguard(link)
+        assert not can_speak()
+        made.refuses = False
+        assert made.unguard(link)
+        assert can_speak()
 
 
 @pytest.mark.parametrize(

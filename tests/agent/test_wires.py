@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from ipaddress import ip_address
@@ -12,9 +13,19 @@ from vipagent.access import Place
 from vipagent.wires import Wires
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pytest
 
 LOOPBACK = ip_address("127.0.0.1")
+
+
+@contextlib.contextmanager
+def taken() -> Iterator[Place]:
+    """Have another program use a port meanwhile."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind((str(LOOPBACK), 0))
+        yield Place(LOOPBACK, other.getsockname()[1])
 
 
 def test_a_port_that_another_program_has_is_told_once_and_stands_in_the_report_until_it_is_free(
@@ -22,15 +33,13 @@ def test_a_port_that_another_program_has_is_told_once_and_stands_in_the_report_u
 ) -> None:
     async def story() -> None:
         wires = Wires(lambda _: None, lambda: None)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-            taken.bind(("127.0.0.1", 0))
-            port = taken.getsockname()[1]
-            wanted = {"one": Place(LOOPBACK, port), "two": Place(LOOPBACK, port)}
+        with taken() as place:
+            wanted = {"one": place, "two": place}
             for _ in range(20):
                 wires.keep(wanted)
             (problem,) = wires.problems()
             assert problem.reason == "HeartbeatRefused"
-            assert f"127.0.0.1 port {port} (Address already in use)" in problem.message
+            assert f"127.0.0.1 port {place.port} (Address already in use)" in problem.message
             assert caplog.messages == [problem.message]
             assert not wires.is_open("one")
         wires.keep(wanted)
@@ -47,9 +56,7 @@ def test_another_obstacle_is_told_anew_and_what_nobody_wants_is_none(
 ) -> None:
     async def story() -> None:
         wires = Wires(lambda _: None, lambda: None)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-            taken.bind(("127.0.0.1", 0))
-            place = Place(LOOPBACK, taken.getsockname()[1])
+        with taken() as place:
             elsewhere = Place(ip_address("192.0.2.77"), 7946)
             for _ in range(3):
                 wires.keep({"one": place, "two": elsewhere})
