@@ -51,6 +51,7 @@ RETRY_S = 1.0
 PATIENCE_S = 10.0
 RECONNECT_S = 0.5
 LOOK_S = 0.5
+END_S = 1.0
 SETTLED_S = 2.0
 """Longer than kopf waits before it tries again, and before it watches what it has found."""
 
@@ -257,9 +258,10 @@ class Watch:
                 return
         sessions: list[aiohttp.ClientSession] = []
         requests = _Requests()
-        operators = [
-            asyncio.create_task(
-                kopf.operator(
+        parts: list[asyncio.Task[None]] = []
+        try:
+            for namespace in sorted({self._namespace_of(resource) for resource in self._shelves}):
+                parts += await kopf.spawn_tasks(
                     registry=self._registry(namespace, sessions, requests),
                     settings=_settings(),
                     standalone=True,
@@ -267,19 +269,15 @@ class Watch:
                     clusterwide=not namespace,
                     namespaces=[namespace] if namespace else [],
                 )
-            )
-            for namespace in sorted({self._namespace_of(resource) for resource in self._shelves})
-        ]
-        # When one gives up or has overlooked something, all are begun anew.
-        while not any(operator.done() for operator in operators):
-            await asyncio.wait(operators, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
-            if requests.have_settled and not all(map(self._is_among(requests.paths), self._shelves)):
-                _logger.debug("The API server did not yet tell of every kind; the watch is begun anew")
-                break
-        stop.set()
-        try:
-            await asyncio.gather(*operators)
+            # When a part of one gives up or has overlooked something, all are begun anew.
+            while not any(part.done() for part in parts):
+                await asyncio.wait(parts, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                if requests.have_settled and not all(map(self._is_among(requests.paths), self._shelves)):
+                    _logger.debug("The API server did not yet tell of every kind; the watch is begun anew")
+                    break
         finally:
+            stop.set()
+            await _end_kopf()
             for session in sessions:
                 await session.close()  # kopf closes those only that it has used
 
@@ -373,6 +371,23 @@ def _credentials(connection: Connection) -> kopf.ConnectionInfo:
         token=connection.token,
         insecure=connection.is_insecure,
     )
+
+
+async def _end_kopf() -> None:
+    """End every task of kopf's in this event loop.
+
+    kopf's own way waits for ever when one kind cannot be watched while the server holds back its answer for
+    another one: it cancels the watcher together with the task that tells it to pause, and the watcher takes
+    this for a pause. So those are left out, which each watcher ends itself, and what goes on is told again.
+    """
+    while tasks := {
+        task
+        for task in asyncio.all_tasks() - {asyncio.current_task()}
+        if not task.get_name().startswith("pause-waiter")
+    }:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=END_S)
 
 
 def _note_failure(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

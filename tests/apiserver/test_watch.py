@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import http.server
 import json
 import socket
+import ssl
 import threading
+import urllib.parse
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +24,8 @@ from vipcluster.client import (
     NODES,
     SECRETS,
     SERVICE_FAILOVERS,
+    SWITCHOVERS,
+    VIP_NODES,
     VIRTUAL_IPS,
     Resource,
     connect,
@@ -98,6 +103,86 @@ class Relay:
             _hang_up(end)
 
 
+class Front(http.server.ThreadingHTTPServer):
+    """Passes requests on to the API server, but can refuse the watch of one kind and leave others waiting."""
+
+    daemon_threads = True
+
+    def __init__(self, target: tuple[str, int], authority: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Request)
+        self._target = target
+        self._trust = ssl.create_default_context(cafile=str(authority))
+        self._streams: dict[str, socket.socket] = {}
+        self.refused = ""
+        self.held: set[str] = set()
+        self.waiting: set[str] = set()
+        self.is_closed = threading.Event()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @contextlib.contextmanager
+    def ask(self, path: str, headers: dict[str, str]) -> Iterator[http.client.HTTPResponse]:
+        """Ask the API server."""
+        connection = http.client.HTTPSConnection(*self._target, context=self._trust)
+        with contextlib.closing(connection):
+            connection.request("GET", path, headers=headers)
+            if "watch=true" in path:
+                self._streams[_kind(path)] = connection.sock
+            with connection.getresponse() as answer:
+                yield answer
+
+    @property
+    def watched(self) -> set[str]:
+        """The kinds that were watched so far."""
+        return set(self._streams)
+
+    def refuse(self, resource: Resource, *, while_waiting: set[Resource]) -> None:
+        """End all watches; refuse the next one of one kind, once all others wait in vain for an answer."""
+        self.refused, self.held = resource.plural, {other.plural for other in while_waiting}
+        for stream in self._streams.values():
+            _hang_up(stream)
+
+    def close(self) -> None:
+        self.is_closed.set()
+        self.shutdown()
+        self.server_close()
+
+
+class _Request(http.server.BaseHTTPRequestHandler):
+    """One connection to the `Front`."""
+
+    server: Front
+
+    def do_GET(self) -> None:
+        kind = _kind(self.path)
+        if "watch=true" in self.path and kind in self.server.held:
+            self.server.waiting.add(kind)
+            self.server.is_closed.wait()
+        elif "watch=true" in self.path and kind == self.server.refused:
+            eventually(lambda: self.server.waiting == self.server.held)
+            self.server.held, self.server.refused = set(), ""
+            self.send_error(http.client.NOT_FOUND)
+        else:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        headers = {name: self.headers[name] for name in ("Authorization", "Accept") if name in self.headers}
+        with (
+            contextlib.suppress(OSError, http.client.HTTPException),
+            self.server.ask(self.path, headers) as answer,
+        ):
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.headers["Content-Type"])
+            self.end_headers()
+            while piece := answer.read1(65536):
+                self.wfile.write(piece)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def _kind(path: str) -> str:
+    return urllib.parse.urlsplit(path).path.rpartition("/")[2]
+
+
 def _hang_up(end: socket.socket) -> None:
     """Close for good: a socket that is only closed stays open for as long as a thread waits in it."""
     with contextlib.suppress(OSError):
@@ -113,17 +198,27 @@ def relay(apiserver: ControlPlane) -> Iterator[Relay]:
 
 
 @pytest.fixture
+def front(apiserver: ControlPlane) -> Iterator[Front]:
+    front = Front((apiserver.address, apiserver.ports.api), apiserver.authority)
+    yield front
+    front.close()
+
+
+@pytest.fixture
 def watching(apiserver: ControlPlane, relay: Relay, tmp_path: Path) -> Iterator[Callable[..., Watch]]:
-    """Begin to watch by way of the relay, with no resync to the rescue."""
+    """Begin to watch by way of the relay or of another URL, with no resync to the rescue."""
     config = json.loads(apiserver.kubeconfig.read_text())
-    config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{relay.port}"
     path = tmp_path / "kubeconfig"
-    path.write_text(json.dumps(config))
     begun: list[Watch] = []
 
     def begin(
-        *resources: Resource, namespace: str = "", seen_by: Callable[[Cluster], Any] = lambda it: it
+        *resources: Resource,
+        namespace: str = "",
+        url: str = f"https://127.0.0.1:{relay.port}",
+        seen_by: Callable[[Cluster], Any] = lambda it: it,
     ) -> Watch:
+        config["clusters"][0]["cluster"]["server"] = url
+        path.write_text(json.dumps(config))
         cluster = connect(str(path), user_agent="test")
         watch = Watch(seen_by(cluster), resources or (VIRTUAL_IPS, NODES), namespace=namespace, resync_s=3600)
         begun.append(watch)
@@ -241,6 +336,25 @@ def test_a_kind_that_the_server_tells_of_late_is_watched_all_the_same(
 
 def is_there(watch: Watch, domain: str) -> bool:
     return domain in names(watch, FAILOVER_DOMAINS)
+
+
+def test_a_watch_that_is_refused_while_others_wait_for_an_answer_is_begun_anew(
+    apiserver: ControlPlane, front: Front, watching: Callable[..., Watch]
+) -> None:
+    others = {FAILOVER_DOMAINS, SERVICE_FAILOVERS, SWITCHOVERS, VIP_NODES, NODES}
+    watch = watching(VIRTUAL_IPS, *others, url=f"http://127.0.0.1:{front.server_port}")
+    make(apiserver, "first", 10)
+    eventually_equals(lambda: names(watch), ["first"])
+    eventually_equals(lambda: front.watched, {resource.plural for resource in (VIRTUAL_IPS, *others)})
+    front.refuse(VIRTUAL_IPS, while_waiting=others)
+    eventually(lambda: front.waiting and not front.held)
+    apiserver.api.delete(API_VERSION, "VirtualIP", "first")
+    eventually_equals(lambda: names(watch), [])
+    for last in (11, 12):  # the first one could be seen by a listing, the second one by a watch only
+        make(apiserver, f"web-{last}", last)
+        eventually(lambda last=last: f"web-{last}" in names(watch))
+    watch.stop()
+    assert not watch.is_running
 
 
 def test_an_object_made_anew_under_its_name_is_another_one(
