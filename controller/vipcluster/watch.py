@@ -19,6 +19,9 @@ kopf looks once, when it starts, which kinds the server serves, and never watche
 server that has just started tells of its CRDs a moment later than of its own kinds. So where kopf has asked
 for all that it wanted, and that is not all that we want, it is started anew.
 
+An API server that is gone without a word, with its node say, is noticed by TCP keepalives: a watch sends
+nothing and would wait for ever.
+
 An API server that is away is waited for: kopf retries every half second, is started anew when it gives
 up, and the lists are retried every second, each by itself: a kind that cannot be listed keeps no other from
 being listed. What does not heal is told as `failure`: a refusal by RBAC, or a kind that is not installed,
@@ -30,6 +33,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -52,6 +56,9 @@ PATIENCE_S = 10.0
 RECONNECT_S = 0.5
 LOOK_S = 0.5
 END_S = 1.0
+KEEPALIVE_IDLE_S = 10
+KEEPALIVE_INTERVAL_S = 5
+KEEPALIVE_PROBES = 3
 SETTLED_S = 2.0
 """Longer than kopf waits before it tries again, and before it watches what it has found."""
 
@@ -347,7 +354,9 @@ class Watch:
         trace.on_request_exception.append(fail)
         credentials = _credentials(connection)
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=credentials.as_ssl_context()),
+            connector=aiohttp.TCPConnector(
+                limit=0, ssl=credentials.as_ssl_context(), socket_factory=_watched_socket
+            ),
             headers=credentials.as_http_headers(),
             trace_configs=[trace],
         )
@@ -359,6 +368,17 @@ class Watch:
             if found:
                 self._to_list |= found
                 self._changed.notify_all()
+
+
+def _watched_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """Return a socket whose kernel notices that the peer is gone, though nothing is ever sent to it."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+    return made
 
 
 def _credentials(connection: Connection) -> kopf.ConnectionInfo:

@@ -30,7 +30,7 @@ from vipcluster.client import (
     Resource,
     connect,
 )
-from vipcluster.watch import Watch
+from vipcluster.watch import KEEPALIVE_IDLE_S, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -355,6 +355,24 @@ def test_a_watch_that_is_refused_while_others_wait_for_an_answer_is_begun_anew(
         eventually(lambda last=last: f"web-{last}" in names(watch))
     watch.stop()
     assert not watch.is_running
+
+
+def test_a_server_that_is_gone_without_a_word_is_noticed_by_the_kernel(
+    relay: Relay, watching: Callable[..., Watch]
+) -> None:
+    watching(VIRTUAL_IPS, NODES)
+    eventually(lambda: len(keepalives(relay.port)) >= 2)
+    assert max(keepalives(relay.port)) <= KEEPALIVE_IDLE_S
+
+
+def keepalives(port: int) -> list[float]:
+    """Return when the kernel will ask the peers of connections to a local port whether they are there, in s.
+
+    Lines of /proc/net/tcp: number, local and remote address, state, queues, `timer:when` in hundredths.
+    """
+    lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    timers = (fields[5].split(":") for fields in lines if fields[2].endswith(f":{port:04X}"))
+    return [int(when, 16) / 100 for timer, when in timers if timer == "02"]
 
 
 def test_an_object_made_anew_under_its_name_is_another_one(
