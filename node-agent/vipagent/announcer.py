@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 BUILDER: Final = (sys.executable, "-m", "vipagent.frames")
 _BUILD_TIMEOUT_S: Final = 30.0
+_SLICE: Final = 200
+"""So many addresses are built at a time: what is built stays, however slow the node is."""
 _ARP, _IPV6 = 0x0806, 0x86DD
 _NOT_KEPT: Final = (OSError, metadata.PackageNotFoundError)
 
@@ -113,8 +115,19 @@ class Announcer:
         missing = [each for each in lacking if not self._is_built_for(each)]
         if not missing:
             return bool(lacking)
+        failures: list[str] = []
+        for first in range(0, len(missing), _SLICE):
+            failures += await self._build(missing[first : first + _SLICE])
+        for each in wanted:
+            self._stock.find(each.mac, each.address)  # they are the last that may go
+        if failures:
+            raise FramesUnavailable("; ".join(failures))
+        return True
+
+    async def _build(self, missing: list[Announced]) -> list[str]:
+        """Have frames built, and return for what they could not be; raises FramesUnavailable."""
         failures = []
-        for each, answer in zip(missing, await _build(missing, self._builder), strict=True):
+        for each, answer in zip(missing, await _ask(missing, self._builder), strict=True):
             if "error" in answer:
                 failures.append(f"no frames for {each.address} ({each.mac}): {answer['error']}")
                 continue
@@ -130,11 +143,7 @@ class Announcer:
             self._ready[each.link_index, each.address] = _Ready(each, built)
             self._put_in_stock(built)
         self.follow(self._macs)  # a link may have got another MAC address while frames were built for it
-        for each in wanted:
-            self._stock.find(each.mac, each.address)  # they are the last that may go
-        if failures:
-            raise FramesUnavailable("; ".join(failures))
-        return True
+        return failures
 
     def follow(self, macs: Mapping[int, str]) -> None:
         """Take over which MAC addresses links have now, by index: what is ready leaves from those."""
@@ -239,7 +248,7 @@ def maker() -> str:
     return hashlib.blake2b(program + b"\0" + scapy, digest_size=16).hexdigest()
 
 
-async def _build(missing: list[Announced], builder: tuple[str, ...]) -> list[dict[str, Any]]:
+async def _ask(missing: list[Announced], builder: tuple[str, ...]) -> list[dict[str, Any]]:
     questions = "".join(
         json.dumps(
             {

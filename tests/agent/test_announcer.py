@@ -35,6 +35,13 @@ if TYPE_CHECKING:
 
 MAC, OTHER = "02:00:00:00:00:01", "02:00:00:00:00:02"
 GATEWAY4 = ip_address("192.0.2.254")
+GIVES_UP_AT = """
+import sys
+for line in sys.stdin:
+    if '"{}"' in line:
+        sys.exit(3)
+    print('{{"frames": [], "question": null, "probe": ""}}')
+"""
 NOTHING_IS_BUILT = (sys.executable, "-m", "vipagent.no_such_module")
 
 
@@ -121,6 +128,17 @@ def test_a_failed_preparation_says_why_and_loses_nothing(
     with pytest.raises(FramesUnavailable, match=r"no frames for 2001:db8::10 \(nonsense\)"):
         asyncio.run(announcer.prepare(wanted))
     assert announcer.announce(index, [VIP4, VIP6]) == (VIP6,)
+
+
+def test_many_addresses_are_built_by_and_by_and_a_builder_that_fails_loses_none_that_were() -> None:
+    addresses = [ip_address("10.0.0.0") + number for number in range(500)]
+    announcer = Announcer.open((sys.executable, "-c", GIVES_UP_AT.format(addresses[450])))
+    with pytest.raises(FramesUnavailable, match="ended with 3"):
+        asyncio.run(announcer.prepare([Announced(LinkIndex(1), MAC, address) for address in addresses]))
+    ready = [announcer.is_ready(LinkIndex(1), address) for address in addresses]
+    assert all(ready[:400])
+    assert not any(ready[400:])
+    announcer.close()
 
 
 def test_a_builder_that_cannot_start_is_told() -> None:
