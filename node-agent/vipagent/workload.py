@@ -84,6 +84,7 @@ class Stack:
         can_fence: bool = False,
     ) -> None:
         self._plans: dict[str, ServicePlan] = {}
+        self._services: tuple[ServicePlan, ...] = ()
         self._others: frozenset[str] = frozenset()
         self._can_fence = can_fence
         self._questioning = Questioning()
@@ -137,6 +138,21 @@ class Stack:
     def planned(self) -> Mapping[str, ServicePlan]:
         """The services that are planned, by id."""
         return self._plans
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The services that are planned, and those that were and are not stopped yet."""
+        started = (key for key, copy in self._copies.items() if copy.service is not None)
+        return frozenset((*self._plans, *started))
+
+    def has(self, service_id: str) -> bool:
+        """Whether an outcome of this service's runs would be about one of these copies."""
+        return service_id in self._copies
+
+    @property
+    def running(self) -> frozenset[str]:
+        """Which services run here or might, also what an earlier keeper left."""
+        return frozenset(key for key, copy in self._copies.items() if not copy.is_down)
 
     @property
     def underway(self) -> tuple[ServicePlan, ...]:
@@ -266,6 +282,8 @@ class Stack:
                 if suspect.has_denied and node in self._others - others:
                     suspect.forgive(now_ns)
         self._plans = {each.id: each for each in services}
+        # What waits for the address holds up nothing that it waits for.
+        self._services = tuple(sorted(services, key=lambda each: not each.is_first))
         self._others = others
         self._copies = {
             key: copy for key, copy in self._copies.items() if key in self._plans or not copy.is_down
@@ -443,11 +461,6 @@ class Stack:
         start = Start(service, self._term, self._runs.next(now_ns))
         self._copies[service.id].begin(start, self._others, now_ns)
         return [start]
-
-    @property
-    def _services(self) -> list[ServicePlan]:
-        """In the order in which they start: what waits for the address holds up nothing that it waits for."""
-        return sorted(self._plans.values(), key=lambda each: not each.is_first)
 
     @property
     def _next(self) -> ServicePlan | None:

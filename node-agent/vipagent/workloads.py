@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vipagent.eventhooks import EventHooks, Occasion, no_hooks
 from vipagent.messages import Inquire, Vacant
 from vipagent.nodeview import Refusal
+from vipagent.occasions import Occasions
 from vipagent.runs import Runs, Start
 from vipagent.suspects import ended_within_ms
 from vipagent.tallies import Tallies
@@ -76,11 +79,6 @@ class _Following:
         self.started: dict[str, float] = {}
         self.waiting: list[asyncio.Future[None]] = []
 
-    @property
-    def ids(self) -> frozenset[str]:
-        """The services that follow it, and those that did and are not stopped yet."""
-        return frozenset(service.id for service, *_ in self.stack.statuses())
-
     def alike(self, program: str) -> frozenset[str]:
         """Return the services that run this program here, or may start it, by whatever name."""
         underway = frozenset(each.id for each in self.stack.underway if _program(each) == program)
@@ -92,6 +90,35 @@ class _Following:
         """All that the lease, the checks and the report depend on."""
         stack = self.stack
         return stack.is_vacant, stack.is_active, stack.obstacle, stack.statuses()
+
+
+class _Underway:
+    """What runs on this node or might, by service and by program, each with the VirtualIPs it follows."""
+
+    def __init__(self, followings: Mapping[str, _Following]) -> None:
+        self._following: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        self._seen: dict[str, set[tuple[str, str]]] = {}
+        for uid, following in followings.items():
+            self.see(uid, following.stack)
+
+    def see(self, uid: str, stack: Stack) -> None:
+        """Take over what of a VirtualIP's services is underway now."""
+        now = {("service", each) for each in stack.running}
+        now |= {("program", _program(service)) for service in stack.underway}
+        for each in self._seen.get(uid, set()) - now:
+            self._following[each].discard(uid)
+        for each in now:
+            self._following[each].add(uid)
+        self._seen[uid] = now
+
+    def besides(self, uid: str, following: _Following) -> frozenset[str]:
+        """Return which services of a VirtualIP, or their programs by other names, others have underway."""
+        own = {uid}
+        same = (each for each in following.stack.ids if self._following["service", each] - own)
+        renamed = (
+            each for each, program in following.programs.items() if self._following["program", program] - own
+        )
+        return frozenset((*same, *renamed))
 
 
 class Workloads:
@@ -130,6 +157,8 @@ class Workloads:
         self._formers: dict[str, dict[str, int]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._shapes: dict[str, tuple[object, ...]] = {}
+        self._underway: _Underway | None = None
+        self._occasions = Occasions(self.look)
         self._telling: asyncio.Handle | None = None
         self._owed: set[str] = set()
         self._is_excused = asyncio.Event()
@@ -153,6 +182,7 @@ class Workloads:
 
     async def close(self) -> None:
         """End everything; what was still to be told to hooks has some seconds for it."""
+        self._occasions.close()
         for timer in (self._timer, self._telling):
             if timer is not None:
                 timer.cancel()
@@ -193,7 +223,7 @@ class Workloads:
             self._runner.prepare()
         self.look()
         self._hooks.keep(
-            {service_id for following in self._followings.values() for service_id in following.ids}
+            {service_id for following in self._followings.values() for service_id in following.stack.ids}
         )
 
     def _remember(self, vips: Iterable[VirtualIPPlan]) -> None:
@@ -226,7 +256,7 @@ class Workloads:
         following = self._followings.get(uid)
         if following is not None:
             self._begin(following, tenure)
-            self.look()
+            self._look_at(uid)
 
     def _begin(self, following: _Following, tenure: Tenure) -> None:
         following.term, following.deadline_ns = tenure.term, tenure.deadline_ns
@@ -252,7 +282,7 @@ class Workloads:
         if following is not None:
             following.is_bound = True
             following.stack.bound(self._now_ns())
-            self.look()
+            self._look_at(uid)
 
     def unbound(self, uid: str) -> None:
         """The addresses are gone."""
@@ -260,7 +290,7 @@ class Workloads:
         if following is not None:
             following.is_bound = False
             following.stack.unbound(self._now_ns())
-            self.look()
+            self._look_at(uid)
 
     def leave(self, uid: str, *, is_leaving: bool) -> None:
         """Whether everything is to stop, because the owner is to be another node."""
@@ -269,7 +299,7 @@ class Workloads:
             return
         following.is_leaving = is_leaving
         (following.stack.leave if is_leaving else following.stack.stay)(self._now_ns())
-        self.look()
+        self._look_at(uid)
 
     def lose(self, uid: str) -> None:
         """The lease is over."""
@@ -277,18 +307,20 @@ class Workloads:
         if following is not None:
             following.term = None
             following.stack.lose(self._now_ns())
-            self.look()
+            self._look_at(uid)
 
     def fail(self, uid: str, message: str) -> None:
         """The checks of a VirtualIP's active services say that one does not work."""
         self._followings[uid].stack.fail(message, self._now_ns())
-        self.look()
+        self._look_at(uid)
 
     def hear(self, node: str, answer: Vacant) -> None:
         """A node has answered an Inquire of this keeper."""
         now_ns = self._now_ns()
         asked = dict(answer.programs)
-        for following in self._followings.values():
+        told = {*answer.vacant, *answer.running, *answer.stuck}
+        concerned = {uid: each for uid, each in self._followings.items() if told & each.programs.keys()}
+        for following in concerned.values():
             stack, programs = following.stack, following.programs
             other = {each for each in asked.keys() & programs.keys() if asked[each] != programs[each]}
             stack.confirm(node, set(answer.vacant) - other, now_ns, term=answer.term)
@@ -296,7 +328,7 @@ class Workloads:
             stack.deny(
                 node, set(answer.stuck) - other, now_ns, term=answer.term, fencing=dict(answer.fencing)
             )
-        self.look()
+        self._look_at(*concerned)
 
     def heard(self, nodes: Collection[str]) -> None:
         """These nodes say something, whatever it is."""
@@ -307,14 +339,19 @@ class Workloads:
     def receive(self, outcome: Outcome) -> None:
         """The runner tells what became of a service."""
         self._tallies.receive(outcome, self._now_ns())
-        for following in self._followings.values():
+        concerned = {
+            uid: each for uid, each in self._followings.items() if each.stack.has(outcome.service_id)
+        }
+        for uid, following in concerned.items():
             following.stack.receive(outcome, self._now_ns())
             if outcome.kind == "Stopped" and not following.stack.runs((outcome.service_id,)):
                 following.started.pop(outcome.service_id, None)
+            if self._underway is not None:
+                self._underway.see(uid, following.stack)
         if outcome.kind == "Stopped" and outcome.run == 0:
             self._leftovers -= {outcome.service_id}
             self._left.pop(outcome.service_id, None)
-        self.look()
+        self._look_at(*concerned)
 
     def may_bind(self, uid: str) -> bool:
         """Whether the addresses of a VirtualIP may be bound as far as its services go."""
@@ -352,7 +389,7 @@ class Workloads:
             stack = following.stack
             for service in inquiry.services:
                 ids = following.alike(programs.get(service, "")) | {service}
-                if stack.runs(ids) or (following.term is not None and ids & following.ids):
+                if stack.runs(ids) or (following.term is not None and ids & following.stack.ids):
                     running.add(service)
                 hanging, promised = stack.stuck(ids), stack.fencing(ids)
                 if hanging:
@@ -426,15 +463,11 @@ class Workloads:
     def look(self) -> None:
         """Do what is due, and tell."""
         now_ns = self._now_ns()
+        self._underway = None
         for uid, following in list(self._followings.items()):
-            if following.stack.is_vacant:
-                self._tell_vacant(following)
-                self._tell_hooks(following)  # before it may start again
-                if following.term is None and not following.is_planned:
-                    del self._followings[uid]
-                    continue
-            self._step(uid, following, now_ns)
-            self._tell_hooks(following)
+            self._attend(uid, following, now_ns)
+            if following.stack.is_vacant and following.term is None and not following.is_planned:
+                del self._followings[uid]
         self._arm(now_ns)
         shapes = {uid: following.shape() for uid, following in self._followings.items()}
         if shapes != self._shapes:
@@ -442,8 +475,28 @@ class Workloads:
             self._tell_soon()
         self._shapes = shapes
 
+    def _look_at(self, *uids: str) -> None:
+        """Do at once what is due for these VirtualIPs, and soon what follows from it for others.
+
+        Where hundreds fail over at one time, a look at everything for each would hold up their leases.
+        """
+        now_ns = self._now_ns()
+        for uid in uids:
+            following = self._followings[uid]
+            self._attend(uid, following, now_ns)
+            if following.stack.unconfirmed:
+                self._inquire(uid, following)
+        self._occasions.note()
+
+    def _attend(self, uid: str, following: _Following, now_ns: int) -> None:
+        if following.stack.is_vacant:
+            self._tell_vacant(following)
+            self._tell_hooks(following)  # before it may start again
+        self._step(uid, following, now_ns)
+        self._tell_hooks(following)
+
     def _step(self, uid: str, following: _Following, now_ns: int) -> None:
-        deeds = following.stack.step(now_ns, self._running_besides(following))
+        deeds = following.stack.step(now_ns, self._running_besides(uid, following))
         if following.stack.may_bind != following.is_bindable:
             following.is_bindable = following.stack.may_bind
             self._on_bindable(uid)
@@ -461,13 +514,16 @@ class Workloads:
             else:
                 self._tallies.stop(deed.service_id, deed.run, now_ns)
                 self._runner.stop(deed.service_id, deed.run)
+        if deeds and self._underway is not None:
+            self._underway.see(uid, following.stack)
 
-    def _running_besides(self, following: _Following) -> frozenset[str]:
-        others = [each.stack for each in self._followings.values() if each is not following]
-        underway = {_program(service) for stack in others for service in stack.underway}
-        underway |= {program for each, program in self._left.items() if each not in following.ids}
-        renamed = (each for each, program in following.programs.items() if program in underway)
-        return frozenset(self._leftovers).union(renamed, *(stack.runs(following.ids) for stack in others))
+    def _running_besides(self, uid: str, following: _Following) -> frozenset[str]:
+        if self._underway is None:
+            self._underway = _Underway(self._followings)
+        ids = following.stack.ids
+        left = {program for each, program in self._left.items() if each not in ids}
+        renamed = (each for each, program in following.programs.items() if program in left)
+        return frozenset(self._leftovers).union(renamed, self._underway.besides(uid, following))
 
     def _tally(self) -> None:
         followings = self._followings.values()
@@ -516,11 +572,8 @@ class Workloads:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due_s = [
-            max(0, each.stack.deadline_ns - now_ns) / 1e9
-            for each in self._followings.values()
-            if each.stack.deadline_ns is not None
-        ]
+        deadlines = (each.stack.deadline_ns for each in self._followings.values())
+        due_s = [max(0, deadline_ns - now_ns) / 1e9 for deadline_ns in deadlines if deadline_ns is not None]
         asking = [(uid, each) for uid, each in self._followings.items() if each.stack.unconfirmed]
         due_s += [self._inquire(uid, each) for uid, each in asking]
         if due_s:
@@ -541,7 +594,12 @@ class Workloads:
 
 def _program(service: ServicePlan) -> str:
     """Return a digest of what only one service can have on a node."""
-    return hashlib.blake2b(service.workload.identity.encode(), digest_size=8).hexdigest()
+    return _digest(service.workload.identity)
+
+
+@lru_cache(maxsize=_MOST_PROGRAMS)
+def _digest(identity: str) -> str:
+    return hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
 
 
 def _told(at: datetime) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -265,6 +266,7 @@ def test_what_services_do_is_counted() -> None:
         node.own("web")
         node.now_ns += 2 * SECOND
         node.say(db, "Started")
+        node.workloads.look()
         assert value("state", state="Active") == 1
         assert value("start_seconds_sum") == 2
         node.say(db, "Died")
@@ -351,7 +353,24 @@ def test_what_was_left_is_told_and_waited_for_by_whatever_name_it_is_planned_now
         node.own("web")
         assert node.told.deeds == []
         node.workloads.receive(Outcome(DB.id, 0, "Stopped"))
+        node.workloads.look()
         assert [(kind, each) for kind, each, _ in node.told.deeds] == [("start", renamed.id)]
+        await node.workloads.close()
+
+    asyncio.run(tell())
+
+
+def test_what_was_left_beneath_one_address_is_waited_for_beneath_another() -> None:
+    async def tell() -> None:
+        node = Node(DB.id)
+        await node.workloads.start_clean(())
+        node.assign(vip("one", DB), vip("two", APP))
+        node.assign(vip("one"), vip("two", DB))
+        node.own("two")
+        assert [deed for deed in node.told.deeds if deed[0] == "start"] == []
+        node.workloads.receive(Outcome(DB.id, 0, "Stopped"))
+        node.workloads.look()
+        assert node.told.newest(DB.id)[0] == "start"
         await node.workloads.close()
 
     asyncio.run(tell())
@@ -531,9 +550,56 @@ def test_a_program_is_not_started_by_another_name_before_it_has_stopped_beneath_
         node.assign(vip("one"), vip("two", APP, RENAMED))
         assert [deed for deed in node.told.deeds if deed[1] == RENAMED.id] == []
         node.say(DB, "Stopped")
+        node.workloads.look()
         assert node.told.newest(RENAMED.id)[0] == "start"
 
     told(story)
+
+
+def test_what_has_stopped_beneath_one_address_starts_beneath_another_without_being_asked() -> None:
+    async def story(node: Node) -> None:
+        node.assign(vip("one", DB), vip("two"))
+        node.own("one")
+        node.own("two")
+        node.say(DB, "Started")
+        node.assign(vip("one"), vip("two", DB))
+        node.own("two")
+        node.say(DB, "Stopped")
+        while node.told.newest(DB.id)[0] == "stop":  # noqa: ASYNC110 - what it waits for is told to nobody
+            await asyncio.sleep(0)
+
+    told_slowly(story)
+
+
+def test_what_many_addresses_that_come_at_once_cost_grows_with_their_number_only() -> None:
+    def calls(number: int) -> int:
+        count = 0
+
+        def see(_frame: object, event: str, _argument: object) -> None:
+            nonlocal count
+            count += event == "call"
+
+        async def story(node: Node) -> None:
+            services = [service(f"db-{each}", hook=f"start-{each}") for each in range(number)]
+            node.assign(*(vip(each.id, each, nodes="ab") for each in services))
+            answers = [node.answer(each) for each in services]
+            sys.setprofile(see)
+            try:
+                for each, answer in zip(services, answers, strict=True):
+                    node.own(each.id, term=3)
+                    node.workloads.bound(each.id)
+                    node.workloads.hear("node-b", answer)
+                    node.say(each, "Started")
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            finally:
+                sys.setprofile(None)
+
+        told_slowly(story)
+        return count
+
+    few, many = calls(16), calls(64)
+    assert many < 6 * few
 
 
 def test_who_might_have_run_a_program_is_asked_when_it_follows_another_address_by_another_name() -> None:
