@@ -293,6 +293,50 @@ def test_whoever_was_accepted_keeps_its_claim_against_an_older_object(stage: Sta
     assert stage.reasons("old")["Accepted"] == "False AddressConflict"
 
 
+def test_an_edit_takes_no_address_from_whoever_has_it_in_force_however_old_its_object(stage: Stage) -> None:
+    stage.virtual_ip("old", "192.0.2.10/24")
+    stage.now_s += 100
+    stage.virtual_ip("young", "192.0.2.11/24")
+    stage.converge(owners={"young": ("node-b", 1)})
+    before = copy.deepcopy(stage.get("VirtualIP", "young")["status"])
+    edit(stage, "192.0.2.10/24", "192.0.2.11", name="old")
+    assert stage.get("VirtualIP", "young")["status"] == before
+    assert stage.reasons("old")["Conflict"] == "True AddressConflict"
+    assert (
+        "192.0.2.11 belongs to VirtualIP 'young'"
+        in stage.condition("VirtualIP", "old", "Conflict")["message"]
+    )
+
+
+def test_of_two_that_have_one_address_in_force_the_older_keeps_it(stage: Stage) -> None:
+    """As after a restore of statuses of different times."""
+    for name in ("zebra", "ant"):
+        stage.virtual_ip(name, "192.0.2.10/24" if name == "zebra" else "192.0.2.11/24")
+        stage.settle()
+        stage.now_s += 1
+    ant = stage.get("VirtualIP", "ant")
+    ant["spec"]["addresses"] = ant["status"]["addresses"] = ["192.0.2.10/24"]
+    stage.touch(ant)
+    stage.settle()
+    assert stage.reasons("zebra")["Accepted"] == "True Accepted"
+    assert stage.reasons("ant")["Accepted"] == "False AddressConflict"
+
+
+def test_two_that_exchange_their_addresses_at_once_both_stay_accepted(stage: Stage) -> None:
+    stage.virtual_ip("one", "192.0.2.10/24")
+    stage.virtual_ip("other", "192.0.2.11/24")
+    stage.settle()
+    for name, address in (("one", "192.0.2.11/24"), ("other", "192.0.2.10/24")):
+        obj = stage.get("VirtualIP", name)
+        obj["spec"] = {"addresses": [address]}
+        obj["metadata"]["generation"] += 1
+        stage.touch(obj)
+    for _ in range(3):
+        stage.look()
+        assert {stage.reasons(name)["Accepted"] for name in ("one", "other")} == {"True Accepted"}
+    assert stage.get("VirtualIP", "one")["status"]["addresses"] == ["192.0.2.11/24"]
+
+
 def test_a_range_that_was_narrowed_takes_the_address_away(stage: Stage) -> None:
     web_owned_by_a(stage)
     domain = stage.get("FailoverDomain", "default")
