@@ -421,6 +421,7 @@ class _Look:
             waiting=[each.title for each in following if not _is_active(each, findings.observed)],
             stop_s=float(sum(service.stop_timeout_seconds for service in on_nodes)),
             start_s=float(sum(service.start_timeout_seconds for service in on_nodes)),
+            unbound=virtualips.unbound(findings),
         )
         return self._follow(switchovers.steer(open_ones, situation, self.now.wall))
 

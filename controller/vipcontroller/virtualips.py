@@ -121,6 +121,12 @@ def outage_ms(findings: Findings) -> int | None:
     return last.duration_milliseconds
 
 
+def unbound(findings: Findings) -> str:
+    """Return why the observed owner's kernel does not show every address; "" if it does."""
+    bound = _bound(findings)
+    return "" if bound.status == "True" else bound.message
+
+
 def tell(before: VirtualIPStatus, after: VirtualIPStatus, election: Election | None) -> tuple[Telling, ...]:
     """Return the Events that this change of status is worth."""
     tellings = []
