@@ -20,6 +20,12 @@ addresses that are in force: nobody can tell whether it takes others, or how man
 
 An address outside the domain's `allowedAddresses` is refused at any time, also when the range was
 narrowed later: the range is a limit on what may be taken over, not advice.
+
+An edit that is not acceptable takes nothing out of force: `hold_back` puts the addresses that were accepted
+last (`status.addresses`) in the place of its own, for everybody, and its object says what is wrong with it.
+What else was in the spec then only the couriers know, who remember it: no election is held meanwhile, and the
+standing order stands. It comes into force by itself once nothing is in its way, and edits that are fit only
+together (two objects that exchange their addresses) do so together.
 """
 
 from __future__ import annotations
@@ -27,6 +33,8 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from vipapi import addresses, conditions
 from vipapi.bounds import VIRTUAL_IPS
@@ -36,7 +44,7 @@ from vipapi.resources import FINALIZER
 from vipcontroller.retirement import bare
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from vipapi.addresses import IPAddress, VirtualAddress
     from vipapi.resources import FailoverDomain, VirtualIP
@@ -63,6 +71,67 @@ class _Claim(NamedTuple):
 
 
 _ACCEPTED = Verdict(is_accepted=True, reason=Reason.ACCEPTED, message="the addresses are this object's")
+
+
+def hold_back(world: World) -> World:
+    """Return the same world in which every edit that is not acceptable is undone, with the reason.
+
+    All are tried at once; what is refused is undone, and the rest tried again, until nothing is refused. One
+    whose former addresses are refused as well is left: there is nothing to go back to. An object that is
+    being deleted has what it had in force, whatever its spec names by now.
+    """
+    leaving = {
+        each.metadata.uid for each in world.virtual_ips if each.metadata.is_deleting and _in_force(each)
+    }
+    world = _as_before(world, leaving)
+    edits = {each.metadata.uid: each for each in world.virtual_ips if _is_edit(each)}
+    refused: dict[str, str] = {}
+    verdicts: Mapping[str, Verdict] = {}
+    found = set(edits)
+    while found:
+        verdicts = judge(_undone(world, refused))
+        found = {uid for uid in edits if uid not in refused and not verdicts[uid].is_accepted}
+        refused |= {uid: _held_back(edits[uid], verdicts[uid]) for uid in found}
+    return _undone(world, {uid: why for uid, why in refused.items() if verdicts[uid].is_accepted})
+
+
+def _is_edit(virtual_ip: VirtualIP) -> bool:
+    """Whether the newest generation is another than the one that was accepted, whose addresses are known."""
+    metadata = virtual_ip.metadata
+    accepted = conditions.find(virtual_ip.status.conditions, "Accepted")
+    return (
+        accepted is not None
+        and accepted.status == "True"
+        and (accepted.observed_generation or 0) < metadata.generation
+        and not metadata.is_deleting
+        and bool(_in_force(virtual_ip))
+    )
+
+
+def _held_back(virtual_ip: VirtualIP, verdict: Verdict) -> str:
+    generation = virtual_ip.metadata.generation
+    return f"generation {generation} is not acted upon, and what was before goes on: {verdict.message}"
+
+
+def _undone(world: World, refused: Mapping[str, str]) -> World:
+    return msgspec.structs.replace(
+        _as_before(world, refused.keys()),
+        unreadable={**world.unreadable, **refused},
+        undone=frozenset(refused),
+    )
+
+
+def _as_before(world: World, uids: Collection[str]) -> World:
+    """Return the same world in which these VirtualIPs name the addresses that they have in force."""
+    if not uids:
+        return world
+    virtual_ips = (_as_it_was(each) if each.metadata.uid in uids else each for each in world.virtual_ips)
+    return msgspec.structs.replace(world, virtual_ips=tuple(virtual_ips))
+
+
+def _as_it_was(virtual_ip: VirtualIP) -> VirtualIP:
+    spec = msgspec.structs.replace(virtual_ip.spec, addresses=virtual_ip.status.addresses)
+    return msgspec.structs.replace(virtual_ip, spec=spec)
 
 
 def judge(world: World) -> Mapping[str, Verdict]:
