@@ -62,7 +62,7 @@ class Reason(enum.StrEnum):
     ACCEPTED = "Accepted"
     """Nothing is in the object's way, in its spec or with others: a VirtualIP has its addresses."""
     ADDRESS_CONFLICT = "AddressConflict"
-    """An older VirtualIP has one of the addresses already; this one enters no plan."""
+    """Another VirtualIP has one of the addresses already; this one enters no plan."""
     ADDRESS_NOT_ALLOWED = "AddressNotAllowed"
     """An address lies outside the domain's `allowedAddresses`."""
     DOMAIN_NOT_FOUND = "DomainNotFound"

@@ -7,7 +7,10 @@ at 99, and so on. In a group that is spread all standbys have 99, so that it is 
 what one node held over them. So a VirtualIP names no candidates itself, and all the services that share it
 name the same nodes in the same order. What breaks such a rule between two objects cannot be refused when it
 is written; `judge` says who stays out. Who was accepted stays so before all others, and of the others the
-older comes first: a service that runs is not stopped by what somebody else writes.
+older comes first: a service that runs is not stopped by what somebody else writes. Candidates that a
+VirtualIP names, and its `onQuorumLoss: Hold`, keep out who is new; while those follow who were accepted
+before, they are not in force (`joined`), and `overruled` says so. Only `allowedNamespaces` take back what
+they gave.
 
 The controller and each courier judge for themselves, from the same objects, so they come to the same.
 """
@@ -72,8 +75,9 @@ def followings(virtual_ip_name: str, failovers: Iterable[ServiceFailover]) -> tu
 def joined(spec: VirtualIPSpec, followings: Sequence[Following]) -> VirtualIPSpec:
     """Return the VirtualIP's spec as it is in force: its services' nodes are its candidates.
 
-    The failback is their object's, the eldest's where there are several. The health checks stay the
-    VirtualIP's own. Without services it is the spec itself.
+    The failback is their object's, the eldest's where there are several. Where a service may have only one
+    copy, nobody holds alone. The health checks stay the VirtualIP's own. Without services it is the spec
+    itself.
     """
     if not followings:
         return spec
@@ -84,7 +88,14 @@ def joined(spec: VirtualIPSpec, followings: Sequence[Following]) -> VirtualIPSpe
         Candidate(node_name=node, priority=DEFAULT_PRIORITY - min(place, last))
         for place, node in enumerate(first.service.nodes)
     )
-    return msgspec.structs.replace(spec, candidates=candidates, failback=first.failover.spec.failback)
+    return msgspec.structs.replace(
+        spec,
+        candidates=candidates,
+        failback=first.failover.spec.failback,
+        on_quorum_loss="Release"
+        if any(_is_once(each.service) for each in followings)
+        else spec.on_quorum_loss,
+    )
 
 
 def judge(
@@ -103,6 +114,16 @@ def judge(
                 leaders.setdefault(service.virtual_ip_ref.name, following)
                 owners |= dict.fromkeys(_claims(following), following)
     return verdicts
+
+
+def overruled(failover: ServiceFailover, virtual_ips: Mapping[str, VirtualIP]) -> Objection | None:
+    """Return what a VirtualIP says that is not in force while this accepted object's services follow it."""
+    for says, what in ((_of_candidates, "these candidates are"), (_of_hold, "Hold is")):
+        for service in failover.spec.services:
+            virtual_ip = virtual_ips.get(service.virtual_ip_ref.name)
+            for found in () if virtual_ip is None else says(failover, service, virtual_ip):
+                return Objection(found.reason, f"{found.message}; until then {what} not in force")
+    return None
 
 
 class _Claim(NamedTuple):
@@ -145,11 +166,12 @@ def _objections(
     for service in services:
         if service.virtual_ip_ref.name not in virtual_ips:
             yield _not_found(service)
-    for refusals in (_of_namespace, _of_candidates, _of_hold):
+    # What becomes of a VirtualIP or of a node later is no reason to stop a service that runs.
+    is_new = not _was_accepted(failover)
+    for refusals in (_of_namespace, _of_candidates, _of_hold) if is_new else (_of_namespace,):
         for service in services:
             yield from refusals(failover, service, virtual_ips[service.virtual_ip_ref.name])
-    # A node that goes away later is no reason to stop the service on another.
-    if not _was_accepted(failover):
+    if is_new:
         for service in services:
             yield from _missing_nodes(service, nodes)
     for service in services:
@@ -194,7 +216,7 @@ def _of_candidates(_: ServiceFailover, service: Service, virtual_ip: VirtualIP) 
 
 
 def _of_hold(_: ServiceFailover, service: Service, virtual_ip: VirtualIP) -> Iterator[Objection]:
-    if service.singleton and service.workload.is_on_node and virtual_ip.spec.on_quorum_loss == "Hold":
+    if _is_once(service) and virtual_ip.spec.on_quorum_loss == "Hold":
         yield _objection(
             service,
             Reason.HOLD_CONFLICT,
@@ -202,6 +224,11 @@ def _of_hold(_: ServiceFailover, service: Service, virtual_ip: VirtualIP) -> Ite
             "at once, and there must never be two copies of the service: set `onQuorumLoss: Release` there, "
             "or `singleton: false` here",
         )
+
+
+def _is_once(service: Service) -> bool:
+    """Whether two owners at once would run two copies of what may have only one."""
+    return service.singleton and service.workload.is_on_node
 
 
 def _missing_nodes(service: Service, nodes: Collection[str]) -> Iterator[Objection]:

@@ -1,7 +1,8 @@
 """Whose an address is: which VirtualIPs are accepted, and what is wrong with the others.
 
-An address belongs to one VirtualIP, across all domains. Whoever was accepted keeps it; among those who
-were not, the oldest wins, by creation time and then by name. A VirtualIP that is being deleted keeps
+An address belongs to one VirtualIP, across all domains. Whoever has it in force keeps it, also against an
+older one whose edit names it. What nobody has in force goes to those who were accepted before the others,
+and of either to the oldest, by creation time and then by name. A VirtualIP that is being deleted keeps
 its addresses until its finalizer is gone, for its owner may still hold them. An object that is not
 accepted enters no plan, so the address that was there first keeps working. What a VirtualIP's spec named
 before keeps other domains away until the witnesses have buried it (`vipcontroller.retirement`); inside
@@ -19,6 +20,12 @@ addresses that are in force: nobody can tell whether it takes others, or how man
 
 An address outside the domain's `allowedAddresses` is refused at any time, also when the range was
 narrowed later: the range is a limit on what may be taken over, not advice.
+
+An edit that is not acceptable takes nothing out of force: `hold_back` puts the addresses that were accepted
+last (`status.addresses`) in the place of its own, for everybody, and its object says what is wrong with it.
+What else was in the spec then only the couriers know, who remember it: no election is held meanwhile, and the
+standing order stands. It comes into force by itself once nothing is in its way, and edits that are fit only
+together (two objects that exchange their addresses) do so together.
 """
 
 from __future__ import annotations
@@ -26,6 +33,8 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from vipapi import addresses, conditions
 from vipapi.bounds import VIRTUAL_IPS
@@ -35,7 +44,7 @@ from vipapi.resources import FINALIZER
 from vipcontroller.retirement import bare
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from vipapi.addresses import IPAddress, VirtualAddress
     from vipapi.resources import FailoverDomain, VirtualIP
@@ -53,19 +62,89 @@ class Verdict(NamedTuple):
     rival: str | None = None
 
 
+class _Claim(NamedTuple):
+    """The addresses that a VirtualIP wants, and what in itself or its domain forbids them."""
+
+    virtual_ip: VirtualIP
+    wanted: tuple[VirtualAddress, ...]
+    objection: Verdict | None
+
+
 _ACCEPTED = Verdict(is_accepted=True, reason=Reason.ACCEPTED, message="the addresses are this object's")
+
+
+def hold_back(world: World) -> World:
+    """Return the same world in which every edit that is not acceptable is undone, with the reason.
+
+    All are tried at once; what is refused is undone, and the rest tried again, until nothing is refused. One
+    whose former addresses are refused as well is left: there is nothing to go back to. An object that is
+    being deleted has what it had in force, whatever its spec names by now.
+    """
+    leaving = {
+        each.metadata.uid for each in world.virtual_ips if each.metadata.is_deleting and _in_force(each)
+    }
+    world = _as_before(world, leaving)
+    edits = {each.metadata.uid: each for each in world.virtual_ips if _is_edit(each)}
+    refused: dict[str, str] = {}
+    verdicts: Mapping[str, Verdict] = {}
+    found = set(edits)
+    while found:
+        verdicts = judge(_undone(world, refused))
+        found = {uid for uid in edits if uid not in refused and not verdicts[uid].is_accepted}
+        refused |= {uid: _held_back(edits[uid], verdicts[uid]) for uid in found}
+    return _undone(world, {uid: why for uid, why in refused.items() if verdicts[uid].is_accepted})
+
+
+def _is_edit(virtual_ip: VirtualIP) -> bool:
+    """Whether the newest generation is another than the one that was accepted, whose addresses are known."""
+    metadata = virtual_ip.metadata
+    accepted = conditions.find(virtual_ip.status.conditions, "Accepted")
+    return (
+        accepted is not None
+        and accepted.status == "True"
+        and (accepted.observed_generation or 0) < metadata.generation
+        and not metadata.is_deleting
+        and bool(_in_force(virtual_ip))
+    )
+
+
+def _held_back(virtual_ip: VirtualIP, verdict: Verdict) -> str:
+    generation = virtual_ip.metadata.generation
+    return f"generation {generation} is not acted upon, and what was before goes on: {verdict.message}"
+
+
+def _undone(world: World, refused: Mapping[str, str]) -> World:
+    return msgspec.structs.replace(
+        _as_before(world, refused.keys()),
+        unreadable={**world.unreadable, **refused},
+        undone=frozenset(refused),
+    )
+
+
+def _as_before(world: World, uids: Collection[str]) -> World:
+    """Return the same world in which these VirtualIPs name the addresses that they have in force."""
+    if not uids:
+        return world
+    virtual_ips = (_as_it_was(each) if each.metadata.uid in uids else each for each in world.virtual_ips)
+    return msgspec.structs.replace(world, virtual_ips=tuple(virtual_ips))
+
+
+def _as_it_was(virtual_ip: VirtualIP) -> VirtualIP:
+    spec = msgspec.structs.replace(virtual_ip.spec, addresses=virtual_ip.status.addresses)
+    return msgspec.structs.replace(virtual_ip, spec=spec)
 
 
 def judge(world: World) -> Mapping[str, Verdict]:
     """Return the verdict on every VirtualIP, by UID."""
-    holders: dict[IPAddress, VirtualIP] = {}
+    claims = [_claim(virtual_ip, world) for virtual_ip in sorted(world.virtual_ips, key=_seniority)]
+    holders = _holders(claims)
     taken: Counter[str] = Counter()
     former = _former(world)
     verdicts: dict[str, Verdict] = {}
-    for virtual_ip in sorted(world.virtual_ips, key=_seniority):
-        wanted, objection = _wanted(virtual_ip, world)
-        objection = objection or _rivalry(wanted, holders) or _aftermath(virtual_ip, wanted, former)
-        objection = objection or _fullness(virtual_ip, taken) or _hold(virtual_ip, world) or _ACCEPTED
+    for virtual_ip, wanted, forbidden in claims:
+        objection = forbidden or _rivalry(virtual_ip, wanted, holders)
+        objection = objection or _aftermath(virtual_ip, wanted, former) or _fullness(virtual_ip, taken)
+        objection = objection or _hold(virtual_ip, world) or _ACCEPTED
         if objection.is_accepted:
             taken[virtual_ip.spec.domain] += 1
             holders.update((address.ip, virtual_ip) for address in wanted)
@@ -84,6 +163,22 @@ def _was_accepted(virtual_ip: VirtualIP) -> bool:
     return conditions.is_true(virtual_ip.status.conditions, "Accepted")
 
 
+def _claim(virtual_ip: VirtualIP, world: World) -> _Claim:
+    return _Claim(virtual_ip, *_wanted(virtual_ip, world))
+
+
+def _holders(claims: Sequence[_Claim]) -> dict[IPAddress, VirtualIP]:
+    """Return who has an address in force and wants it still; of two, as after a restore, the first."""
+    holders: dict[IPAddress, VirtualIP] = {}
+    for virtual_ip, wanted, forbidden in claims:
+        if forbidden is None and _was_accepted(virtual_ip):
+            in_force = {address.ip for address in _in_force(virtual_ip)}
+            for address in wanted:
+                if address.ip in in_force:
+                    holders.setdefault(address.ip, virtual_ip)
+    return holders
+
+
 def _wanted(virtual_ip: VirtualIP, world: World) -> tuple[tuple[VirtualAddress, ...], Verdict | None]:
     """Return the addresses, and what in the object itself or its domain forbids them."""
     try:
@@ -97,7 +192,7 @@ def _wanted(virtual_ip: VirtualIP, world: World) -> tuple[tuple[VirtualAddress, 
         return (), Verdict(is_accepted=False, reason=Reason.INVALID_SPEC, message=unreadable)
     unread = world.unread_domains.get(virtual_ip.spec.domain)
     if unread is not None:
-        return _in_force(virtual_ip, wanted), None if _was_accepted(virtual_ip) else _illegible(unread)
+        return _in_force(virtual_ip) or wanted, None if _was_accepted(virtual_ip) else _illegible(unread)
     return wanted, _of_domain(virtual_ip, world.domains.get(virtual_ip.spec.domain), wanted)
 
 
@@ -119,12 +214,12 @@ def _of_domain(
     return _out_of_bounds(wanted, domain)
 
 
-def _in_force(virtual_ip: VirtualIP, wanted: tuple[VirtualAddress, ...]) -> tuple[VirtualAddress, ...]:
-    """Return the addresses that were accepted last; those of the spec where the status does not say."""
+def _in_force(virtual_ip: VirtualIP) -> tuple[VirtualAddress, ...]:
+    """Return the addresses that were accepted last; none where the status does not say."""
     try:
-        return addresses.parse_all(virtual_ip.status.addresses) or wanted
+        return addresses.parse_all(virtual_ip.status.addresses)
     except ValueError:
-        return wanted
+        return ()
 
 
 def _illegible(unread: Unread) -> Verdict:
@@ -152,8 +247,12 @@ def _out_of_bounds(wanted: tuple[VirtualAddress, ...], domain: FailoverDomain) -
     return Verdict(is_accepted=False, reason=Reason.ADDRESS_NOT_ALLOWED, message=message)
 
 
-def _rivalry(wanted: tuple[VirtualAddress, ...], holders: Mapping[IPAddress, VirtualIP]) -> Verdict | None:
-    taken = [address.ip for address in wanted if address.ip in holders]
+def _rivalry(
+    virtual_ip: VirtualIP, wanted: tuple[VirtualAddress, ...], holders: Mapping[IPAddress, VirtualIP]
+) -> Verdict | None:
+    uid = virtual_ip.metadata.uid
+    found = {address.ip: holders.get(address.ip, virtual_ip) for address in wanted}
+    taken = [ip for ip, holder in found.items() if holder.metadata.uid != uid]
     if not taken:
         return None
     rival = holders[taken[0]].metadata.name

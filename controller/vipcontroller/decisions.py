@@ -22,6 +22,7 @@ from vipapi.election import Facts, elect
 from vipapi.resources import FINALIZER
 from vipcontroller import (
     assignments,
+    claims,
     domains,
     electorate,
     followings,
@@ -32,7 +33,6 @@ from vipcontroller import (
     virtualips,
 )
 from vipcontroller.assignments import Assignments
-from vipcontroller.claims import judge
 from vipcontroller.observation import View, view
 from vipcontroller.retirement import retire
 from vipcontroller.sheets import field, gather, might_improve
@@ -85,7 +85,7 @@ def reconcile(world: World, memory: Memory, now: Moment) -> Decisions:
     """Decide everything."""
     world = followings.hold_back(world)
     accepted = followings.judge(world)
-    world = followings.join(world, accepted)
+    world = claims.hold_back(followings.join(world, accepted))
     look = _Look(world, memory, now)
     for domain in world.domains.values():
         look.guard("FailoverDomain", domain.metadata.name, lambda domain=domain: look.domain(domain))
@@ -136,7 +136,7 @@ class _Look:
         self.virtual_ips = {virtual_ip.metadata.name for virtual_ip in world.virtual_ips}
         self.followed: dict[str, servicefailovers.Followed] = {}
         self.assigned: dict[str, tuple[Assignment, ...]] = {}
-        self.verdicts = judge(world)
+        self.verdicts = claims.judge(world)
         self.loads: dict[str, Counter[str]] = {}
         self.heirs: dict[str, dict[str, Counter[str]]] = {}
         self.vitals = Vitals()
@@ -233,6 +233,7 @@ class _Look:
             observed=view_.owners.get(uid),
             holdings=held,
             addresses=retire(virtual_ip, view_, is_accepted=verdict.is_accepted),
+            is_held_back=uid in self.world.undone,
         )
         if virtual_ip.metadata.is_deleting:
             self._steer(virtual_ip, findings)
@@ -255,7 +256,7 @@ class _Look:
             return
         if verdict.is_accepted and findings.problem is None:
             findings = self._elect(virtual_ip, findings, view_)
-        else:
+        elif not findings.is_held_back:
             self._steer(virtual_ip, findings)
         self._write(findings)
         self._show(findings)
@@ -421,6 +422,7 @@ class _Look:
             waiting=[each.title for each in following if not _is_active(each, findings.observed)],
             stop_s=float(sum(service.stop_timeout_seconds for service in on_nodes)),
             start_s=float(sum(service.start_timeout_seconds for service in on_nodes)),
+            unbound=virtualips.unbound(findings),
         )
         return self._follow(switchovers.steer(open_ones, situation, self.now.wall))
 

@@ -28,7 +28,7 @@ from vipapi.conditions import Reason
 from vipapi.resources import AllowedNamespaces, ServiceFailover
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from vipapi.resources import VirtualIP
     from vipcontroller.world import World
@@ -99,6 +99,7 @@ def _refused(world: World, edits: Mapping[str, ServiceFailover]) -> dict[str, st
         if _was_accepted(each) and _unfit(each, world) is None
     }
     virtual_ips = _virtual_ips(world, [*standing.values(), *edits.values()])
+    virtual_ips = {**virtual_ips, **_overruled(virtual_ips, standing.values())}
     tried = {
         uid: ServiceFailover(each.metadata, each.spec)
         for uid, each in edits.items()
@@ -122,13 +123,32 @@ def _refused(world: World, edits: Mapping[str, ServiceFailover]) -> dict[str, st
     return refused
 
 
+def _overruled(
+    virtual_ips: Mapping[str, VirtualIP], standing: Collection[ServiceFailover]
+) -> Mapping[str, VirtualIP]:
+    """Return those that services follow, without what is not in force for that: it hinders no edit either."""
+    names = {service.virtual_ip_ref.name for each in standing for service in each.spec.services}
+    found = {}
+    for name in names & virtual_ips.keys():
+        virtual_ip = virtual_ips[name]
+        spec = services.joined(virtual_ip.spec, services.followings(name, standing))
+        found[name] = msgspec.structs.replace(virtual_ip, spec=msgspec.structs.replace(spec, candidates=()))
+    return found
+
+
 def judge(world: World) -> Mapping[str, Verdict]:
     """Return the verdict on every ServiceFailover, by UID."""
     verdicts = {failover.metadata.uid: _unfit(failover, world) for failover in world.failovers}
     fit = [failover for failover in world.failovers if verdicts[failover.metadata.uid] is None]
-    for uid, objection in services.judge(fit, _virtual_ips(world, fit), world.nodes.keys()).items():
-        if objection is not None and uid not in world.held_back:
-            verdicts[uid] = Verdict(is_accepted=False, reason=objection.reason, message=objection.message)
+    virtual_ips = _virtual_ips(world, fit)
+    objections = services.judge(fit, virtual_ips, world.nodes.keys())
+    for failover in fit:
+        uid = failover.metadata.uid
+        objection, is_accepted = objections[uid], False
+        if objection is None or uid in world.held_back:
+            objection, is_accepted = services.overruled(failover, virtual_ips), True
+        if objection is not None:
+            verdicts[uid] = Verdict(is_accepted, objection.reason, objection.message)
     return {uid: verdict or _ACCEPTED for uid, verdict in verdicts.items()}
 
 

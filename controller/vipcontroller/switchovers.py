@@ -5,7 +5,8 @@
       │ ──── a drill, and nobody owns it, so there is no way back ──▶ Failed, NoOwner
       ▼
     started (`startedAt`, `from`): the election is told the target (a drill's once this is written)
-      │ ──── the target is the observed owner, under a newer term ──▶ Complete, Moved, with the outage
+      │ ──── the target is the observed owner, under a newer term, and has bound it ──▶ Complete, Moved,
+      │      with the outage
       │ ──── somebody else got it, or a newer Switchover asks ──▶ Failed, Superseded
       ├ ──── its deadline after its start ──▶ Failed, DeadlineExceeded
       │
@@ -13,17 +14,18 @@
       ▼
     there (`outageMilliseconds`, Steady=Unknown): the election is told the target still
       │ ──── somebody else got it, or a newer Switchover asks ──▶ Failed, Superseded
-      │ ──── `STEADY_S` after that its services, if any follow, are active there ──▶ Steady=True
+      │ ──── `STEADY_S` after that it is bound there, and its services, if any follow, active ──▶ Steady=True
       │ ──── `READY_S` after that they are not ──▶ Steady=False
       ▼
     on the way back: the election is told where it came from
-      │ ──── there again ──▶ Steady=True: Complete, Drilled, with both outages; Steady=False: Failed
+      │ ──── bound there again ──▶ Steady=True: Complete, Drilled, with both outages; Steady=False: Failed
       │ ──── suspended, or the former owner cannot ──▶ Failed, with where the address is now
       │ ──── somebody else got it, or a newer Switchover asks ──▶ Failed, Superseded
       └ ──── its deadline after Steady changed ──▶ Failed, DeadlineExceeded
 
 The owner goes when its services have stopped, one after the other, so the deadline is `DEADLINE_S` and the
-stop timeouts of all that follow; `READY_S` grows by their start timeouts likewise.
+stop timeouts of all that follow; `READY_S` grows by their start timeouts likewise. So does the deadline of
+whoever has been granted the address and has not bound it: its services may come first.
 All of it is in the status, the times as those of the condition Steady, so a controller that restarts goes on.
 The writes of one look are made side by side, so a drill gives no order before its status says where it came
 from and that it goes: else one that was cut off between them would find itself there and not know why.
@@ -67,7 +69,8 @@ class Situation(NamedTuple):
     """A VirtualIP as its Switchovers see it. `outage_ms` is told by the owner of the observed term.
 
     `waiting` says which services that follow it are not active on the observed owner; all those that run on
-    nodes may take `stop_s` to stop, and `start_s` to start.
+    nodes may take `stop_s` to stop, and `start_s` to start. `unbound` says why the observed owner has not
+    bound the addresses; "" if it has.
     """
 
     virtual_ip: VirtualIP
@@ -78,11 +81,17 @@ class Situation(NamedTuple):
     waiting: Sequence[str] = ()
     stop_s: float = 0.0
     start_s: float = 0.0
+    unbound: str = ""
 
     @property
     def deadline_s(self) -> float:
-        """How long a move may take."""
+        """How long a move may take until it is granted."""
         return DEADLINE_S + self.stop_s
+
+    @property
+    def arrival_s(self) -> float:
+        """How long a move may take, to whoever was granted it."""
+        return self.deadline_s + (self.start_s if self.unbound else 0.0)
 
     @property
     def ready_s(self) -> float:
@@ -172,7 +181,7 @@ def _go(switchover: Switchover, situation: Situation, now: dt.datetime) -> Cours
     if refusal is None and is_drill and owner is None and status.started_at is None:
         message = "nobody owns the address, so there would be no way back: wait until it has an owner"
         return _End(is_complete=False, reason=Reason.NO_OWNER, message=message, might_change=True)
-    if refusal is None and _is_over(status, situation, now):
+    if refusal is None and _is_over(status, situation.deadline_s, now):
         message = (
             f"{target} did not get it within {situation.deadline_s:g} s; the owner is {owner or 'nobody'}"
         )
@@ -182,14 +191,19 @@ def _go(switchover: Switchover, situation: Situation, now: dt.datetime) -> Cours
 
 def _under_way(switchover: Switchover, situation: Situation, now: dt.datetime) -> Course:
     started = _started(switchover, situation, now)
-    due_in_s = situation.deadline_s - (now - (switchover.status.started_at or now)).total_seconds()
+    is_arriving = situation.owner == switchover.spec.to and switchover.spec.type == "Move"
+    limit_s = situation.arrival_s if is_arriving else situation.deadline_s
+    due_in_s = limit_s - (now - (switchover.status.started_at or now)).total_seconds()
     if started is None:
         return Course(switchover.spec.to, (), due_in_s)
     return Course(None if switchover.spec.type == "Drill" else switchover.spec.to, (started,), due_in_s)
 
 
 def _arrived(switchover: Switchover, situation: Situation, now: dt.datetime) -> _End | None:
-    """Return the good end, once the outage is known or the deadline has passed."""
+    """Return the end, once it is bound and the outage known, or the deadline has passed.
+
+    A drill arrives bound or not: it finds out there whether the target can do the work.
+    """
     target, status = switchover.spec.to, switchover.status
     if status.started_at is None and switchover.spec.type == "Drill":
         message = f"{target} owns it already, so there is nothing to drill: set `to` to another candidate"
@@ -197,10 +211,20 @@ def _arrived(switchover: Switchover, situation: Situation, now: dt.datetime) -> 
     if status.started_at is None:
         message = f"{target} owned it already"
         return _End(is_complete=True, reason=Reason.ALREADY_THERE, message=message, outage_ms=0)
-    if situation.outage_ms is None and not _is_over(status, situation, now):
+    if situation.unbound and switchover.spec.type == "Move":
+        if not _is_over(status, situation.arrival_s, now):
+            return None
+        message = _not_bound(target, situation)
+        return _End(is_complete=False, reason=Reason.DEADLINE_EXCEEDED, message=message)
+    if situation.outage_ms is None and not _is_over(status, situation.deadline_s, now):
         return None
     message = f"moved from {status.from_node or 'nobody'} to {target}{_outage(situation.outage_ms)}"
     return _End(is_complete=True, reason=Reason.MOVED, message=message, outage_ms=situation.outage_ms)
+
+
+def _not_bound(node: str, situation: Situation) -> str:
+    within = f"within {situation.arrival_s:g} s"
+    return f"{node} was granted the addresses and has not bound them {within}: {situation.unbound}"
 
 
 def _outage(outage_ms: int | None) -> str:
@@ -235,9 +259,9 @@ def _refusal(target: str, situation: Situation) -> _End | None:
     )
 
 
-def _is_over(status: SwitchoverStatus, situation: Situation, now: dt.datetime) -> bool:
+def _is_over(status: SwitchoverStatus, limit_s: float, now: dt.datetime) -> bool:
     started = status.started_at
-    return started is not None and (now - started).total_seconds() >= situation.deadline_s
+    return started is not None and (now - started).total_seconds() >= limit_s
 
 
 def _created(switchover: Switchover, now: dt.datetime) -> dt.datetime:
@@ -265,7 +289,7 @@ def _stay(switchover: Switchover, situation: Situation, since_s: float, now: dt.
     if situation.owner not in {target, None}:
         message = f"{situation.owner} took it while the drill stayed on {target}; {situation.place}"
         return _End(is_complete=False, reason=Reason.SUPERSEDED, message=message)
-    is_well = situation.owner == target and not situation.waiting
+    is_well = situation.owner == target and not situation.waiting and not situation.unbound
     ready_s = situation.ready_s
     if since_s < STEADY_S or not (is_well or since_s >= ready_s):
         due_in_s = (STEADY_S if since_s < STEADY_S else ready_s) - since_s
@@ -286,9 +310,7 @@ def _return(switchover: Switchover, situation: Situation, since_s: float) -> Cou
     deadline_s = situation.deadline_s
     is_late = since_s >= deadline_s
     if owner == home:
-        if situation.outage_ms is None and not is_late:
-            return Course(home, (), deadline_s - since_s)
-        return _back(switchover, situation)
+        return _back(switchover, situation, home, since_s)
     if owner not in {target, None}:
         message = f"{owner} took it on the way back to {home}; {situation.place}"
         return _End(is_complete=False, reason=Reason.SUPERSEDED, message=message)
@@ -302,8 +324,13 @@ def _return(switchover: Switchover, situation: Situation, since_s: float) -> Cou
     return Course(home, (), deadline_s - since_s)
 
 
-def _back(switchover: Switchover, situation: Situation) -> _End:
-    """Return the end of a drill that is back where it began."""
+def _back(switchover: Switchover, situation: Situation, home: str, since_s: float) -> Course | _End:
+    """Return the end of a drill whose address was granted again to where it began, once that has bound it."""
+    if since_s < situation.arrival_s and (situation.unbound or situation.outage_ms is None):
+        return Course(home, (), situation.arrival_s - since_s)
+    if situation.unbound:
+        message = _not_bound(home, situation)
+        return _End(is_complete=False, reason=Reason.DEADLINE_EXCEEDED, message=message)
     status, target, steady = switchover.status, switchover.spec.to, _steady(switchover)
     assert steady is not None
     there, back = _outage(status.outage_milliseconds), _outage(situation.outage_ms)

@@ -14,8 +14,9 @@ valid for the term that it names. The conditions sum that up:
 | Stalled | nothing happens until a person changes something (present only then) |
 | Reconciling | not Ready and not Stalled, or on its way to another node (present only then) |
 
-In a FailoverDomain that cannot be read nothing is elected: the order and what it was made of stand, and what
-is observed is told.
+In a FailoverDomain that cannot be read, and while an edit is held back, nothing is elected: the order and
+what it was made of stand, and what is observed is told. Of an edit that is held back `Accepted` stays as it
+was, with the generation that it is about.
 
 Nothing in it changes while nothing changes: there is no time in it but those of transitions.
 
@@ -64,7 +65,8 @@ class Findings(NamedTuple):
     """Everything that a VirtualIP's status tells. `election` is None where none was held.
 
     `is_early` is that the VirtualIP is new and that candidates will be eligible in a moment, as it seems.
-    `domain_problem` is why its domain cannot be read.
+    `domain_problem` is why its domain cannot be read; `is_held_back` that its newest generation is not acted
+    upon, with `problem` as the reason.
     """
 
     virtual_ip: VirtualIP
@@ -79,6 +81,7 @@ class Findings(NamedTuple):
     hindrance: Hindrance | None = None
     is_early: bool = False
     domain_problem: str = ""
+    is_held_back: bool = False
 
 
 class _Finding(NamedTuple):
@@ -119,6 +122,12 @@ def outage_ms(findings: Findings) -> int | None:
     if last is None or findings.observed is None or last.term != findings.observed.term:
         return None
     return last.duration_milliseconds
+
+
+def unbound(findings: Findings) -> str:
+    """Return why the observed owner's kernel does not show every address; "" if it does."""
+    bound = _bound(findings)
+    return "" if bound.status == "True" else bound.message
 
 
 def tell(before: VirtualIPStatus, after: VirtualIPStatus, election: Election | None) -> tuple[Telling, ...]:
@@ -216,10 +225,15 @@ def _conditions(findings: Findings, now: dt.datetime) -> list[Condition]:
         progress = _progress(findings, ready)
         if progress is not None:
             found["Reconciling"] = progress
-    return [
+    listed = [
         Condition(kind, finding.status, finding.reason, finding.message, now, generation)
         for kind, finding in found.items()
     ]
+    accepted = conditions.find(findings.virtual_ip.status.conditions, "Accepted")
+    if not findings.is_held_back or accepted is None:
+        return listed
+    # The generation that it names is the one that couriers plan.
+    return [accepted if condition.type == "Accepted" else condition for condition in listed]
 
 
 def _accepted(findings: Findings) -> _Finding:
@@ -288,7 +302,7 @@ def standbys(findings: Findings) -> tuple[str, ...]:
 
 def _redundant(findings: Findings) -> _Finding:
     before = conditions.find(findings.virtual_ip.status.conditions, "Redundant")
-    if findings.domain_problem and before is not None:
+    if (findings.domain_problem or findings.is_held_back) and before is not None:
         return _Finding(before.status, before.reason, before.message)
     found = standbys(findings)
     if found:

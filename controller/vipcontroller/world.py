@@ -73,7 +73,9 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     of a ServiceFailover, which VirtualIPs services of it follow whose nodes could not be read. `held_back`
     are ServiceFailovers, by UID, whose newest generation is not acted upon, and nobody knows what was before;
     of those in `unspeakable` it stands in the status, for a newer version to read, so that nothing may be
-    written there. `carried` is what came of the workloads that the controller carries out itself.
+    written there. `undone` are VirtualIPs, by UID, whose newest generation is not acted upon, and that stand
+    here with their former addresses. `carried` is what came of the workloads that the controller carries out
+    itself.
     """
 
     virtual_ips: tuple[VirtualIP, ...] = ()
@@ -88,6 +90,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     illegible: Mapping[str, tuple[str, ...]] = {}
     held_back: frozenset[str] = frozenset()
     unspeakable: frozenset[str] = frozenset()
+    undone: frozenset[str] = frozenset()
     carried: Carried = Carried()
     problems: tuple[Problem, ...] = ()
 

@@ -360,17 +360,14 @@ class Planner:
         if joint is None:
             spec = joined(found.good.spec, followings)
             nominees = nominate(spec, nodes)
-            services = service_plans(followings)
-            # Where two may own, what may run once could run twice.
-            is_once = any(service.is_singleton for service in services)
             joint = _Joint(
                 candidates=tuple(
                     CandidatePlan(node=nominee.node, priority=nominee.priority)
                     for nominee in nominees
                     if nominee.is_candidate
                 ),
-                is_held_alone=is_held_alone(spec, nominees) and not is_once,
-                services=services,
+                is_held_alone=is_held_alone(spec, nominees),
+                services=service_plans(followings),
                 service_checks=service_checks(followings),
             )
         self._joints[key] = joint

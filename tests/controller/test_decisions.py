@@ -293,6 +293,156 @@ def test_whoever_was_accepted_keeps_its_claim_against_an_older_object(stage: Sta
     assert stage.reasons("old")["Accepted"] == "False AddressConflict"
 
 
+def test_an_edit_takes_no_address_from_whoever_has_it_in_force_however_old_its_object(stage: Stage) -> None:
+    stage.virtual_ip("old", "192.0.2.10/24")
+    stage.now_s += 100
+    stage.virtual_ip("young", "192.0.2.11/24")
+    stage.converge(owners={"young": ("node-b", 1)})
+    before = copy.deepcopy(stage.get("VirtualIP", "young")["status"])
+    edit(stage, "192.0.2.10/24", "192.0.2.11", name="old")
+    assert stage.get("VirtualIP", "young")["status"] == before
+    assert (
+        "192.0.2.11 belongs to VirtualIP 'young'" in stage.condition("VirtualIP", "old", "Stalled")["message"]
+    )
+
+
+def test_of_two_that_have_one_address_in_force_the_older_keeps_it(stage: Stage) -> None:
+    """As after a restore of statuses of different times."""
+    for name in ("zebra", "ant"):
+        stage.virtual_ip(name, "192.0.2.10/24" if name == "zebra" else "192.0.2.11/24")
+        stage.settle()
+        stage.now_s += 1
+    ant = stage.get("VirtualIP", "ant")
+    ant["spec"]["addresses"] = ant["status"]["addresses"] = ["192.0.2.10/24"]
+    stage.touch(ant)
+    stage.settle()
+    assert stage.reasons("zebra")["Accepted"] == "True Accepted"
+    assert stage.reasons("ant")["Accepted"] == "False AddressConflict"
+
+
+def test_two_that_exchange_their_addresses_at_once_both_stay_accepted(stage: Stage) -> None:
+    stage.virtual_ip("one", "192.0.2.10/24")
+    stage.virtual_ip("other", "192.0.2.11/24")
+    stage.settle()
+    for name, address in (("one", "192.0.2.11/24"), ("other", "192.0.2.10/24")):
+        obj = stage.get("VirtualIP", name)
+        obj["spec"] = {"addresses": [address]}
+        obj["metadata"]["generation"] += 1
+        stage.touch(obj)
+    for _ in range(3):
+        stage.look()
+        assert {stage.reasons(name)["Accepted"] for name in ("one", "other")} == {"True Accepted"}
+    assert stage.get("VirtualIP", "one")["status"]["addresses"] == ["192.0.2.11/24"]
+
+
+def test_of_an_exchange_that_is_only_half_acceptable_nothing_is_acted_upon(stage: Stage) -> None:
+    stage.get("FailoverDomain", "default")["spec"]["allowedAddresses"] = ["192.0.2.0/24"]
+    stage.touch(stage.get("FailoverDomain", "default"))
+    stage.virtual_ip("one", "192.0.2.10/24")
+    stage.virtual_ip("other", "192.0.2.11/24")
+    stage.settle()
+    edit(stage, "192.0.2.11/24", name="one")
+    edit(stage, "192.0.2.10/24", "198.51.100.1", name="other")
+    for name, address in (("one", "192.0.2.10/24"), ("other", "192.0.2.11/24")):
+        assert stage.get("VirtualIP", name)["status"]["addresses"] == [address]
+        assert stage.reasons(name)["Accepted"] == "True Accepted"
+        assert stage.reasons(name)["Stalled"] == "True InvalidSpec"
+    edit(stage, "192.0.2.10/24", name="other")
+    assert stage.get("VirtualIP", "one")["status"]["addresses"] == ["192.0.2.11/24"]
+    assert stage.get("VirtualIP", "other")["status"]["addresses"] == ["192.0.2.10/24"]
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        pytest.param("192.0.2.11/24", "192.0.2.11 belongs to VirtualIP 'other'", id="taken"),
+        pytest.param("198.51.100.1", "198.51.100.1 outside `allowedAddresses`", id="outside"),
+        pytest.param("192.0.2.300", "spec.addresses: '192.0.2.300'", id="no address"),
+    ],
+)
+def test_an_edit_that_is_not_acceptable_takes_nothing_out_of_force(
+    stage: Stage, address: str, told: str
+) -> None:
+    stage.get("FailoverDomain", "default")["spec"]["allowedAddresses"] = ["192.0.2.0/24"]
+    stage.touch(stage.get("FailoverDomain", "default"))
+    stage.virtual_ip("other", "192.0.2.11/24")
+    web_owned_by_a(stage)
+    before = copy.deepcopy(stage.get("VirtualIP", "web")["status"])
+    status = edit(stage, "192.0.2.10/24", address)
+    assert status["observedGeneration"] == 2
+    for part in ("addresses", "election", "candidates", "effective", "owner", "term"):
+        assert status[part] == before[part]
+    assert "retiredAddresses" not in status
+    accepted = stage.condition("VirtualIP", "web", "Accepted")
+    assert accepted in before["conditions"]
+    assert stage.reasons("web") == {
+        "Ready": "False InvalidSpec",
+        "Accepted": "True Accepted",
+        "Owned": "True Owned",
+        "Bound": "True Bound",
+        "Redundant": "True StandbyAvailable",
+        "Conflict": "False NoConflict",
+        "Stalled": "True InvalidSpec",
+    }
+    message = stage.condition("VirtualIP", "web", "Stalled")["message"]
+    assert message.startswith("generation 2 is not acted upon, and what was before goes on: ")
+    assert told in message
+    assert stage.tellings.count("web InvalidSpec") == 1
+    stage.virtual_ip("thief")
+    own(stage, "node-b", 2)
+    assert stage.reasons("thief")["Accepted"] == "False AddressConflict"
+    assert stage.get("VirtualIP", "web")["status"]["owner"] == "node-b", "it fails over as well"
+    edit(stage, "192.0.2.10/24", "192.0.2.12")
+    assert stage.condition("VirtualIP", "web", "Accepted")["observedGeneration"] == 3
+    assert stage.get("VirtualIP", "web")["status"]["addresses"] == ["192.0.2.10/24", "192.0.2.12"]
+    assert "Stalled" not in stage.reasons("web")
+    assert order(stage)[2] == 2
+
+
+def test_an_edit_is_acted_upon_once_nothing_is_in_its_way(stage: Stage) -> None:
+    stage.virtual_ip("other", "192.0.2.11/24")
+    web_owned_by_a(stage)
+    assert edit(stage, "192.0.2.10/24", "192.0.2.11")["addresses"] == ["192.0.2.10/24"]
+    move(stage, "to-b", "node-b")
+    assert "conditions" not in stage.get("Switchover", "to-b")["status"], "a move waits"
+    edit(stage, "192.0.2.12/24", name="other")
+    assert stage.get("VirtualIP", "web")["status"]["addresses"] == ["192.0.2.10/24", "192.0.2.11"]
+    assert stage.condition("VirtualIP", "web", "Accepted")["observedGeneration"] == 2
+    assert order(stage)[0] == "node-b"
+
+
+def test_a_range_that_was_narrowed_takes_the_address_away_also_while_an_edit_is_held_back(
+    stage: Stage,
+) -> None:
+    stage.virtual_ip("other", "192.0.2.11/24")
+    web_owned_by_a(stage)
+    edit(stage, "192.0.2.10/24", "192.0.2.11")
+    respec(stage, allowedAddresses=["198.51.100.0/24"])
+    assert stage.reasons("web")["Accepted"] == "False AddressNotAllowed"
+    assert stage.reasons("web")["Stalled"] == "True AddressNotAllowed"
+    assert "addresses" not in stage.get("VirtualIP", "web")["status"]
+
+
+def test_a_deleted_object_keeps_what_it_has_whatever_its_last_edit_named(stage: Stage) -> None:
+    stage.now_s += 1
+    stage.virtual_ip("other", "192.0.2.11/24")
+    stage.now_s -= 1
+    web_owned_by_a(stage)
+    edit(stage, "192.0.2.10/24", "192.0.2.11")
+    stage.get("VirtualIP", "web")["metadata"]["generation"] += 1
+    stage.delete("VirtualIP", "web")
+    stage.virtual_ip("heir")
+    stage.settle()
+    assert stage.get("VirtualIP", "web")["status"]["addresses"] == ["192.0.2.10/24"]
+    assert stage.reasons("web")["Reconciling"] == "True Releasing"
+    assert stage.reasons("other")["Accepted"] == "True Accepted"
+    assert stage.reasons("heir")["Accepted"] == "False AddressConflict"
+    stage.report()
+    stage.settle()
+    assert ("VirtualIP", "web") not in stage.objects
+    assert stage.reasons("heir")["Accepted"] == "True Accepted"
+
+
 def test_a_range_that_was_narrowed_takes_the_address_away(stage: Stage) -> None:
     web_owned_by_a(stage)
     domain = stage.get("FailoverDomain", "default")

@@ -320,6 +320,55 @@ def test_an_older_one_that_comes_into_force_later_takes_nothing_away(stage: Stag
     assert reasons(stage, "older")["Accepted"] == "False NodesDiffer"
 
 
+@pytest.mark.parametrize(
+    ("spec", "reason", "told"),
+    [
+        pytest.param(
+            {"candidates": [{"nodeName": "node-c"}]},
+            "CandidatesConflict",
+            "remove `candidates` from the VirtualIP, or the service from this object; until then these "
+            "candidates are not in force",
+            id="candidates",
+        ),
+        pytest.param(
+            {"onQuorumLoss": "Hold"},
+            "HoldConflict",
+            "set `onQuorumLoss: Release` there, or `singleton: false` here; until then Hold is not in force",
+            id="hold",
+        ),
+    ],
+)
+def test_what_somebody_writes_into_an_address_later_stops_no_service_that_runs(
+    stage: Stage, *, spec: Object, reason: str, told: str
+) -> None:
+    billing_on_a(stage)
+    edit(stage, "VirtualIP", "web", **spec)
+    own(stage, "node-a", 1)
+    assert reasons(stage)["Accepted"] == f"True {reason}"
+    assert message(stage, "Accepted").endswith(told)
+    assert reasons(stage)["Ready"] == "True ServicesActive"
+    assert in_force(stage) == (1, ["app"])
+    assert candidates(stage) == {"node-a", "node-b"}
+    assert stage.reasons("web")["Accepted"] == "True Accepted"
+    assert stage.get("VirtualIP", "web")["status"]["effective"]["onQuorumLoss"] == "Release"
+    edit(stage, "ServiceFailover", "billing", services=[service("app", stopTimeoutSeconds=90)])
+    assert in_force(stage) == (2, ["app"])
+    assert reasons(stage)["Accepted"] == f"True {reason}"
+    assert "Stalled" not in reasons(stage), "it is no reason to refuse an edit of something else"
+    stage.failover("late", service("other"))
+    stage.settle()
+    assert reasons(stage, "late")["Accepted"] == f"False {reason}"
+    stage.delete("ServiceFailover", "billing")
+    stage.settle()
+    assert candidates(stage) != {"node-a", "node-b"}, "it is in force when nobody follows"
+
+
+def test_an_address_that_lets_a_namespace_follow_no_more_stops_what_follows(stage: Stage) -> None:
+    billing_on_a(stage)
+    edit(stage, "VirtualIP", "web", allowedNamespaces={"names": ["lab"]})
+    assert reasons(stage)["Accepted"] == "False NamespaceNotAllowed"
+
+
 def test_a_node_that_is_removed_stops_nothing_on_another(stage: Stage) -> None:
     billing_on_a(stage)
     stage.delete("Node", "node-a")

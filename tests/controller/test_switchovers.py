@@ -91,6 +91,20 @@ def own(stage: Stage, node: str, term: int, **report: object) -> None:
     stage.settle()
 
 
+def granted(stage: Stage, node: str, term: int) -> None:
+    """Let the witnesses grant the address to a node that has not bound it yet: it starts its services."""
+    stage.report(owners={"web": (node, term)})
+    for holding in stage.get("VIPNode", node)["status"]["virtualIPs"]:
+        holding["bound"] = []
+        del holding["takeover"]
+    stage.settle()
+
+
+def move(stage: Stage, to: str = "node-b", name: str = "drill") -> None:
+    stage.put("Switchover", name, {"virtualIPRef": {"name": "web"}, "to": to})
+    stage.settle()
+
+
 def drill(stage: Stage, to: str = "node-b", name: str = "drill") -> None:
     stage.put("Switchover", name, {"virtualIPRef": {"name": "web"}, "to": to, "type": "Drill"})
     stage.settle()
@@ -213,8 +227,7 @@ def test_a_drill_whose_services_do_not_start_comes_back_and_fails(stage: Stage) 
 def test_a_move_waits_for_the_services_to_stop(stage: Stage) -> None:
     stage.failover("billing", *on_their_nodes())
     own(stage, "node-a", 1)
-    stage.put("Switchover", "drill", {"virtualIPRef": {"name": "web"}, "to": "node-b"})
-    stage.settle()
+    move(stage)
     stage.pass_time(DEADLINE_S + 119)
     assert is_open(stage)
     assert ordered(stage) == "node-b"
@@ -223,6 +236,67 @@ def test_a_move_waits_for_the_services_to_stop(stage: Stage) -> None:
     stage.pass_time(1)
     assert failed(stage)[0] == "DeadlineExceeded"
     assert "within 150 s" in failed(stage)[1]
+
+
+def test_a_move_is_complete_when_the_target_has_bound_it(stage: Stage) -> None:
+    stage.failover("billing", *on_their_nodes())
+    own(stage, "node-a", 1)
+    move(stage)
+    granted(stage, "node-b", 2)
+    stage.pass_time(DEADLINE_S + 120 + 659)
+    assert is_open(stage), "the services may start for so long, and come first"
+    assert stage.last is not None
+    assert stage.last.due == pytest.approx(stage.now_s + 1)
+    own(stage, "node-b", 2)
+    assert stage.condition("Switchover", "drill", "Complete")["reason"] == "Moved"
+    assert status(stage)["outageMilliseconds"] == 402
+
+
+def test_a_move_whose_target_never_binds_it_fails(stage: Stage) -> None:
+    move(stage)
+    granted(stage, "node-b", 2)
+    stage.pass_time(DEADLINE_S)
+    reason, message = failed(stage)
+    assert reason == "DeadlineExceeded"
+    assert message.startswith("node-b was granted the addresses and has not bound them within 30 s")
+    assert "the kernel of node-b lacks 2001:db8::10/64" in message
+
+
+def test_a_move_that_is_bound_is_complete_at_its_deadline_though_nobody_tells_the_outage(
+    stage: Stage,
+) -> None:
+    move(stage)
+    granted(stage, "node-b", 2)
+    for holding in stage.get("VIPNode", "node-b")["status"]["virtualIPs"]:
+        holding["bound"] = ["2001:db8::10/64"]
+    stage.touch(stage.get("VIPNode", "node-b"))
+    stage.settle()
+    assert is_open(stage)
+    stage.pass_time(DEADLINE_S)
+    assert stage.condition("Switchover", "drill", "Complete")["reason"] == "Moved"
+    assert "outageMilliseconds" not in status(stage)
+
+
+def test_a_drill_to_a_node_that_never_binds_it_comes_back_and_fails(stage: Stage) -> None:
+    drill(stage)
+    granted(stage, "node-b", 2)
+    stage.pass_time(DEADLINE_S)
+    stage.pass_time(READY_S - 1)
+    assert ordered(stage) == "node-b"
+    stage.pass_time(2)
+    assert ordered(stage) == "node-a"
+    own(stage, "node-a", 3)
+    assert "not active on node-b within 150 s: the address" in failed(stage)[1]
+
+
+def test_a_drill_that_is_not_bound_again_where_it_began_fails(stage: Stage) -> None:
+    stay(stage)
+    granted(stage, "node-a", 3)
+    stage.pass_time(DEADLINE_S - 1)
+    assert is_open(stage)
+    stage.pass_time(2)
+    assert failed(stage)[0] == "DeadlineExceeded"
+    assert "node-a was granted the addresses and has not bound them" in failed(stage)[1]
 
 
 def test_a_drill_waits_for_the_services_to_stop_on_the_way_back_too(stage: Stage) -> None:

@@ -197,6 +197,22 @@ def test_only_services_that_may_run_are_planned(document: Document, expected: li
     assert units(plan(document)) == expected
 
 
+@pytest.mark.parametrize(
+    "spec", [{"candidates": [{"nodeName": "c"}]}, {"onQuorumLoss": "Hold"}], ids=["candidates", "hold"]
+)
+def test_what_is_written_into_a_virtual_ip_later_changes_nothing_for_its_services(spec: Document) -> None:
+    planner = Planner("a")
+    before = planned_vip(plan(failover(), planner=planner))
+    edited = changed(
+        vip(**ALLOWS_PROD),
+        spec=spec,
+        metadata={"generation": 2},
+        status={"conditions": [accepted(generation=2)]},
+    )
+    assert planned_vip(plan(failover(), planner=planner, virtual_ips=[edited])) == before
+    assert planned_vip(plan(failover(), virtual_ips=[edited])) == before, "also after a restart"
+
+
 def test_a_virtual_ip_that_is_not_planned_takes_its_services_along() -> None:
     refused = vip(conditions=[accepted("False")], **ALLOWS_PROD)
     assert plan(failover(), virtual_ips=[refused]).plan.domains[0].virtual_ips == ()
