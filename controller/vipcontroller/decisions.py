@@ -25,6 +25,7 @@ from vipcontroller import (
     domains,
     electorate,
     followings,
+    hold,
     releases,
     servicefailovers,
     switchovers,
@@ -233,6 +234,7 @@ class _Look:
             observed=view_.owners.get(uid),
             holdings=held,
             addresses=retire(virtual_ip, view_, is_accepted=verdict.is_accepted),
+            is_held_alone=hold.is_in_force(virtual_ip, self.world),
         )
         if virtual_ip.metadata.is_deleting:
             self._steer(virtual_ip, findings)

@@ -64,7 +64,7 @@ class Findings(NamedTuple):
     """Everything that a VirtualIP's status tells. `election` is None where none was held.
 
     `is_early` is that the VirtualIP is new and that candidates will be eligible in a moment, as it seems.
-    `domain_problem` is why its domain cannot be read.
+    `domain_problem` is why its domain cannot be read, `is_held_alone` that `onQuorumLoss: Hold` is in force.
     """
 
     virtual_ip: VirtualIP
@@ -79,6 +79,7 @@ class Findings(NamedTuple):
     hindrance: Hindrance | None = None
     is_early: bool = False
     domain_problem: str = ""
+    is_held_alone: bool = False
 
 
 class _Finding(NamedTuple):
@@ -95,6 +96,7 @@ def describe(findings: Findings, now: dt.datetime) -> VirtualIPStatus:
     in_force, retired = findings.addresses
     # Of an object that cannot be read, or whose domain cannot, the standing order stands.
     is_left = bool(findings.problem or findings.domain_problem)
+    values = effective.of_virtual_ip(virtual_ip.spec, is_held_alone=findings.is_held_alone)
     order, table = (before.election, before.candidates) if is_left else (None, ())
     if election is not None:
         table = _table(election)
@@ -108,7 +110,7 @@ def describe(findings: Findings, now: dt.datetime) -> VirtualIPStatus:
         election=order,
         candidates=table,
         last_failover=_last_failover(findings),
-        effective=before.effective if findings.problem else effective.of_virtual_ip(virtual_ip.spec),
+        effective=before.effective if findings.problem else values,
         conditions=conditions.merge(before.conditions, _conditions(findings, now)),
     )
 
@@ -237,7 +239,7 @@ def _owned(findings: Findings) -> _Finding:
     if findings.verdict.is_accepted and not findings.is_quorate:
         domain = findings.virtual_ip.spec.domain
         message = f"FailoverDomain {domain!r} is not quorate: see its conditions"
-        if findings.virtual_ip.spec.on_quorum_loss == "Hold":
+        if findings.is_held_alone:
             message += "; by `onQuorumLoss: Hold` a candidate that hears no other witness keeps the addresses"
         return _Finding("False", Reason.DOMAIN_NOT_QUORATE, message)
     if findings.is_early:
