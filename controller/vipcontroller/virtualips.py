@@ -338,7 +338,14 @@ def _misfit(findings: Findings) -> _Finding | None:
             "or check the domain's `nodeSelector`"
         )
         return _Finding("False", Reason.NO_CANDIDATE, message)
-    if all(_lacks_subnet(candidate) for candidate in findings.candidates):
+    if all(_lacks_interface(candidate) for candidate in findings.candidates):
+        named = findings.virtual_ip.spec.interface
+        if named is not None:
+            message = (
+                f"no candidate can use the interface {named!r}: correct `spec.interface`, or leave it out; "
+                "`status.candidates` says why"
+            )
+            return _Finding("False", Reason.NO_INTERFACE, message)
         wanted = ", ".join(findings.virtual_ip.spec.addresses)
         message = (
             f"no candidate has an interface with the subnet of {wanted}: correct the prefix length, name an "
@@ -348,7 +355,7 @@ def _misfit(findings: Findings) -> _Finding | None:
     return None
 
 
-def _lacks_subnet(candidate: Candidate) -> bool:
+def _lacks_interface(candidate: Candidate) -> bool:
     return candidate.obstacle is not None and candidate.obstacle.reason == Reason.NO_INTERFACE
 
 

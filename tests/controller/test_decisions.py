@@ -605,6 +605,20 @@ def test_what_hold_is_of_a_domain_that_nobody_can_read_stands(stage: Stage) -> N
     assert "`onQuorumLoss: Hold` those of web stay" in told
 
 
+def test_an_interface_that_no_candidate_can_use_is_told_as_what_to_correct(stage: Stage) -> None:
+    unfit = dict.fromkeys(("node-a", "node-b", "node-c"), "NoInterface")
+    stage.virtual_ip("web", interface="eth9")
+    stage.virtual_ip("db", "192.0.2.11/24")
+    stage.converge(unfit=unfit)
+    assert stage.reasons("web")["Stalled"] == "True NoInterface"
+    message = stage.condition("VirtualIP", "web", "Stalled")["message"]
+    assert "no candidate can use the interface 'eth9': correct `spec.interface`, or leave it out" in message
+    assert "prefix" not in message
+    assert stage.reasons("db")["Stalled"] == "True NoSubnet"
+    stage.converge()
+    assert "Stalled" not in stage.reasons("web")
+
+
 def test_a_domain_without_a_quorum_says_what_hold_does(stage: Stage) -> None:
     hold(stage, "node-a", "node-b")
     stage.report(alive={"node-a"})
