@@ -220,13 +220,19 @@ def test_no_object_of_a_kind_comes_with_its_definition(chart: Chart) -> None:
         pytest.param(
             {"rbac": {"create": False}},
             {
+                ("ClusterRole", "vipkeeper-cleanup"),
                 ("ClusterRole", "vipkeeper-controller"),
                 ("ClusterRole", "vipkeeper-courier"),
                 ("ClusterRole", "vipkeeper-host-workloads"),
+                ("ClusterRole", "vipkeeper-test"),
+                ("ClusterRoleBinding", "vipkeeper-cleanup"),
                 ("ClusterRoleBinding", "vipkeeper-controller"),
                 ("ClusterRoleBinding", "vipkeeper-courier"),
+                ("ClusterRoleBinding", "vipkeeper-test"),
+                ("Role", "vipkeeper-cleanup"),
                 ("Role", "vipkeeper-controller"),
                 ("Role", "vipkeeper-courier"),
+                ("RoleBinding", "vipkeeper-cleanup"),
                 ("RoleBinding", "vipkeeper-controller"),
                 ("RoleBinding", "vipkeeper-courier"),
             },
@@ -486,7 +492,10 @@ def test_the_notes_say_what_to_do_next_and_warn_of_what_bites(chart: Chart) -> N
     assert "kubectl get vipnodes" in plain
     assert "WARNING" not in plain
     values = {"crds": {"enabled": False, "keep": False}, "rbac": {"create": False}}
-    assert chart.notes(values).count("WARNING") == 3
+    warned = chart.notes(values)
+    assert warned.count("WARNING") == 3
+    assert "the roles of the hooks too" in warned
+    assert "helm uninstall without --wait" in warned
     assert "stop timeouts + 12 s" in chart.notes({"agent": {"workloads": {"enabled": True}}})
     assert "get configmap vipkeeper-agent-static-pod" in chart.notes(
         {"agent": {"staticPod": {"enabled": True}}}
