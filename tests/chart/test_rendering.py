@@ -417,6 +417,13 @@ def test_a_static_pod_names_no_object_of_the_cluster(chart: Chart) -> None:
     assert "--kubeconfig=/etc/vipkeeper/courier/kubeconfig" in container(pod, "courier")["args"]
 
 
+@pytest.mark.parametrize("name", ["", "system-node-critical", "vipkeeper-agents"])
+def test_a_static_pod_has_the_one_class_whose_number_stands_beside_it(chart: Chart, name: str) -> None:
+    """Of another class the API server refuses the mirror Pod; without a class it takes it for priority 0."""
+    spec = _static_pod(chart, priorityClassName=name)["spec"]
+    assert (spec["priorityClassName"], spec["priority"]) == ("system-node-critical", 2000001000)
+
+
 def test_a_static_keeper_is_the_keeper_of_the_daemonset(chart: Chart) -> None:
     assert container(_static_pod(chart), "keeper") == container(
         chart.render().pod("DaemonSet", "vipkeeper-agent"), "keeper"
