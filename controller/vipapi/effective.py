@@ -1,4 +1,4 @@
-"""The values in force where a spec says nothing, as `status.effective` shows them.
+"""The values in force, as `status.effective` shows them.
 
 The API has no defaults in specs; what a spec leaves out is told in its field's description and shown
 here, so that nobody has to guess what runs.
@@ -15,15 +15,15 @@ from vipapi.resources import (
 )
 
 
-def of_virtual_ip(spec: VirtualIPSpec) -> VirtualIPEffective:
-    """Return what holds for a VirtualIP."""
+def of_virtual_ip(spec: VirtualIPSpec, *, is_held_alone: bool) -> VirtualIPEffective:
+    """Return what holds for a VirtualIP; `is_held_alone` is whether `onQuorumLoss: Hold` is in force."""
     return VirtualIPEffective(
         domain=spec.domain,
         failback_policy=spec.failback.policy,
         failback_delay_seconds=spec.failback.delay_seconds,
         announcement_count=spec.announcement.count,
         announcement_refresh_seconds=spec.announcement.refresh_seconds,
-        on_quorum_loss=spec.on_quorum_loss,
+        on_quorum_loss="Hold" if is_held_alone else "Release",
     )
 
 

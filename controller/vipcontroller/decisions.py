@@ -26,6 +26,7 @@ from vipcontroller import (
     domains,
     electorate,
     followings,
+    hold,
     releases,
     servicefailovers,
     switchovers,
@@ -234,6 +235,7 @@ class _Look:
             holdings=held,
             addresses=retire(virtual_ip, view_, is_accepted=verdict.is_accepted),
             is_held_back=uid in self.world.undone,
+            is_held_alone=hold.is_in_force(virtual_ip, self.world),
         )
         if virtual_ip.metadata.is_deleting:
             self._steer(virtual_ip, findings)

@@ -17,6 +17,7 @@ from vipapi import conditions, effective
 from vipapi.conditions import Condition, Reason
 from vipapi.configuration import API_SERVER
 from vipapi.resources import DomainNode, FailoverDomainStatus, configuration_of, with_configuration
+from vipcontroller import hold
 from vipcontroller.electorate import FIRST_CHOICE_S, Outcome
 from vipcontroller.releases import dependents
 from vipcontroller.voices import spoken
@@ -204,7 +205,9 @@ def _held(domain: FailoverDomain, world: World) -> str:
     held = [
         virtual_ip.metadata.name
         for virtual_ip in world.virtual_ips
-        if virtual_ip.spec.domain == domain.metadata.name and virtual_ip.spec.on_quorum_loss == "Hold"
+        if virtual_ip.spec.domain == domain.metadata.name
+        and conditions.is_true(virtual_ip.status.conditions, "Accepted")
+        and hold.is_in_force(virtual_ip, world)
     ]
     if not held:
         return ""

@@ -66,7 +66,7 @@ class Findings(NamedTuple):
 
     `is_early` is that the VirtualIP is new and that candidates will be eligible in a moment, as it seems.
     `domain_problem` is why its domain cannot be read; `is_held_back` that its newest generation is not acted
-    upon, with `problem` as the reason.
+    upon, with `problem` as the reason; `is_held_alone` that `onQuorumLoss: Hold` is in force.
     """
 
     virtual_ip: VirtualIP
@@ -82,6 +82,7 @@ class Findings(NamedTuple):
     is_early: bool = False
     domain_problem: str = ""
     is_held_back: bool = False
+    is_held_alone: bool = False
 
 
 class _Finding(NamedTuple):
@@ -98,6 +99,7 @@ def describe(findings: Findings, now: dt.datetime) -> VirtualIPStatus:
     in_force, retired = findings.addresses
     # Of an object that cannot be read, or whose domain cannot, the standing order stands.
     is_left = bool(findings.problem or findings.domain_problem)
+    values = effective.of_virtual_ip(virtual_ip.spec, is_held_alone=findings.is_held_alone)
     order, table = (before.election, before.candidates) if is_left else (None, ())
     if election is not None:
         table = _table(election)
@@ -111,7 +113,7 @@ def describe(findings: Findings, now: dt.datetime) -> VirtualIPStatus:
         election=order,
         candidates=table,
         last_failover=_last_failover(findings),
-        effective=before.effective if findings.problem else effective.of_virtual_ip(virtual_ip.spec),
+        effective=before.effective if findings.problem else values,
         conditions=conditions.merge(before.conditions, _conditions(findings, now)),
     )
 
@@ -251,7 +253,7 @@ def _owned(findings: Findings) -> _Finding:
     if findings.verdict.is_accepted and not findings.is_quorate:
         domain = findings.virtual_ip.spec.domain
         message = f"FailoverDomain {domain!r} is not quorate: see its conditions"
-        if findings.virtual_ip.spec.on_quorum_loss == "Hold":
+        if findings.is_held_alone:
             message += "; by `onQuorumLoss: Hold` a candidate that hears no other witness keeps the addresses"
         return _Finding("False", Reason.DOMAIN_NOT_QUORATE, message)
     if findings.is_early:
@@ -350,7 +352,14 @@ def _misfit(findings: Findings) -> _Finding | None:
             "or check the domain's `nodeSelector`"
         )
         return _Finding("False", Reason.NO_CANDIDATE, message)
-    if all(_lacks_subnet(candidate) for candidate in findings.candidates):
+    if all(_lacks_interface(candidate) for candidate in findings.candidates):
+        named = findings.virtual_ip.spec.interface
+        if named is not None:
+            message = (
+                f"no candidate can use the interface {named!r}: correct `spec.interface`, or leave it out; "
+                "`status.candidates` says why"
+            )
+            return _Finding("False", Reason.NO_INTERFACE, message)
         wanted = ", ".join(findings.virtual_ip.spec.addresses)
         message = (
             f"no candidate has an interface with the subnet of {wanted}: correct the prefix length, name an "
@@ -360,7 +369,7 @@ def _misfit(findings: Findings) -> _Finding | None:
     return None
 
 
-def _lacks_subnet(candidate: Candidate) -> bool:
+def _lacks_interface(candidate: Candidate) -> bool:
     return candidate.obstacle is not None and candidate.obstacle.reason == Reason.NO_INTERFACE
 
 

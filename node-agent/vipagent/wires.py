@@ -80,7 +80,7 @@ class Wires:
         problem = Problem(
             "HeartbeatRefused",
             f"heartbeats cannot use {place.address} port {place.port} ({why}): where another program has it "
-            "(ss -ulpn on the node tells), end that, or give the domain another heartbeat.port",
+            "(ss -ulpn on the node tells), end that, or make the domain anew with another heartbeat.port",
         )
         if problem != self._problems.get(place):
             _log.warning("%s", problem.message)

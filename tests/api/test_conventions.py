@@ -169,7 +169,9 @@ def test_a_rule_refuses_with_a_sentence_at_the_right_field(place: Place, rule: d
     )
     path = rule.get("fieldPath")
     if path is not None:
-        assert path.removeprefix(".") in place.schema["properties"]
+        schema = place.schema
+        for name in path.removeprefix(".").split("."):
+            schema = schema["properties"][name]
     elif place.schema["type"] == "object" and "oldSelf" not in rule["rule"]:
         assert "exactly one of" in message, "a rule over several fields names the one to change"
 

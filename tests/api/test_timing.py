@@ -76,9 +76,10 @@ def test_times_without_objection_keep_a_lease_inside_its_grant(
 
 
 def test_what_a_spec_leaves_out_is_shown() -> None:
-    shown = effective.of_virtual_ip(VirtualIPSpec(addresses=("192.0.2.10/24",)))
+    shown = effective.of_virtual_ip(VirtualIPSpec(addresses=("192.0.2.10/24",)), is_held_alone=False)
     assert (shown.domain, shown.failback_policy, shown.failback_delay_seconds) == ("default", "Manual", 300)
     assert (shown.announcement_count, shown.announcement_refresh_seconds) == (5, 60)
+    assert shown.on_quorum_loss == "Release"
     domain = effective.of_domain(FailoverDomainSpec())
     assert (domain.heartbeat_port, domain.witness_count) == (7946, 3)
     assert domain.lease_milliseconds == 400

@@ -1140,6 +1140,54 @@ BAD_CHANGES = [
         id="domain-timing-changed",
     ),
     pytest.param(
+        domain(),
+        domain(heartbeat={"interface": "eth0"}),
+        "spec.heartbeat.interface: Forbidden: must not change",
+        id="domain-interface-set",
+    ),
+    pytest.param(
+        domain(heartbeat={"interface": "eth0"}),
+        domain(heartbeat={"interface": "eth1"}),
+        "must not change: the witnesses know each other by their addresses on it",
+        id="domain-interface-changed",
+    ),
+    pytest.param(
+        domain(heartbeat={"interface": "eth0", "port": 7947}),
+        domain(heartbeat={"port": 7947}),
+        "spec.heartbeat.interface: Forbidden: must not change",
+        id="domain-interface-unset",
+    ),
+    pytest.param(
+        domain(heartbeat={"interface": "eth0"}, witnesses={"count": 3}),
+        domain(witnesses={"count": 3}),
+        "spec.heartbeat.interface: Forbidden: must not change",
+        id="domain-interface-gone-with-its-parent",
+    ),
+    pytest.param(
+        domain(),
+        domain(heartbeat={"port": 7947}),
+        "must not change: nodes that use different ports for a moment do not hear each other",
+        id="domain-port-set",
+    ),
+    pytest.param(
+        domain(heartbeat={"interface": "eth0", "port": 7947}),
+        domain(heartbeat={"interface": "eth0"}),
+        "spec.heartbeat.port: Forbidden: must not change",
+        id="domain-port-unset",
+    ),
+    pytest.param(
+        domain(),
+        domain(key={"secretName": "rack-1.heartbeat"}),
+        "must not change: nodes that read different Secrets for a moment do not hear each other",
+        id="domain-secret-set",
+    ),
+    pytest.param(
+        domain(key={"secretName": "rack-1.heartbeat"}, witnesses={"count": 3}),
+        domain(witnesses={"count": 3}),
+        "spec.key.secretName: Forbidden: must not change",
+        id="domain-secret-unset",
+    ),
+    pytest.param(
         switchover(),
         switchover(to="node-c"),
         "must not change: create another Switchover instead",
@@ -1160,6 +1208,27 @@ GOOD_CHANGES = [
     ),
     pytest.param(
         domain(), domain(profile="Balanced", witnesses={"count": 5}), id="domain-profile-said-aloud"
+    ),
+    pytest.param(
+        domain(),
+        domain(heartbeat={"port": 7946}, key={"secretName": "vipkeeper-heartbeat"}),
+        id="domain-heartbeat-said-aloud",
+    ),
+    pytest.param(
+        domain(heartbeat={"port": 7946}, key={"secretName": "vipkeeper-heartbeat"}, witnesses={"count": 3}),
+        domain(witnesses={"count": 5}),
+        id="domain-heartbeat-said-no-more",
+    ),
+    pytest.param(
+        domain(heartbeat={}, key={}),
+        domain(heartbeat={"port": 7946}, key={"secretName": "vipkeeper-heartbeat"}),
+        id="domain-heartbeat-filled-in",
+    ),
+    pytest.param(domain(), domain(heartbeat={}, key={}), id="domain-heartbeat-of-nothing"),
+    pytest.param(
+        domain(heartbeat={"interface": "eth0"}),
+        domain(heartbeat={"interface": "eth0", "port": 7946}, key={}, gateway={"probe": "Off"}),
+        id="domain-everything-else",
     ),
     pytest.param(switchover(), switchover(), id="switchover-applied-again"),
     pytest.param(

@@ -220,13 +220,19 @@ def test_no_object_of_a_kind_comes_with_its_definition(chart: Chart) -> None:
         pytest.param(
             {"rbac": {"create": False}},
             {
+                ("ClusterRole", "vipkeeper-cleanup"),
                 ("ClusterRole", "vipkeeper-controller"),
                 ("ClusterRole", "vipkeeper-courier"),
                 ("ClusterRole", "vipkeeper-host-workloads"),
+                ("ClusterRole", "vipkeeper-test"),
+                ("ClusterRoleBinding", "vipkeeper-cleanup"),
                 ("ClusterRoleBinding", "vipkeeper-controller"),
                 ("ClusterRoleBinding", "vipkeeper-courier"),
+                ("ClusterRoleBinding", "vipkeeper-test"),
+                ("Role", "vipkeeper-cleanup"),
                 ("Role", "vipkeeper-controller"),
                 ("Role", "vipkeeper-courier"),
+                ("RoleBinding", "vipkeeper-cleanup"),
                 ("RoleBinding", "vipkeeper-controller"),
                 ("RoleBinding", "vipkeeper-courier"),
             },
@@ -411,6 +417,13 @@ def test_a_static_pod_names_no_object_of_the_cluster(chart: Chart) -> None:
     assert "--kubeconfig=/etc/vipkeeper/courier/kubeconfig" in container(pod, "courier")["args"]
 
 
+@pytest.mark.parametrize("name", ["", "system-node-critical", "vipkeeper-agents"])
+def test_a_static_pod_has_the_one_class_whose_number_stands_beside_it(chart: Chart, name: str) -> None:
+    """Of another class the API server refuses the mirror Pod; without a class it takes it for priority 0."""
+    spec = _static_pod(chart, priorityClassName=name)["spec"]
+    assert (spec["priorityClassName"], spec["priority"]) == ("system-node-critical", 2000001000)
+
+
 def test_a_static_keeper_is_the_keeper_of_the_daemonset(chart: Chart) -> None:
     assert container(_static_pod(chart), "keeper") == container(
         chart.render().pod("DaemonSet", "vipkeeper-agent"), "keeper"
@@ -486,7 +499,10 @@ def test_the_notes_say_what_to_do_next_and_warn_of_what_bites(chart: Chart) -> N
     assert "kubectl get vipnodes" in plain
     assert "WARNING" not in plain
     values = {"crds": {"enabled": False, "keep": False}, "rbac": {"create": False}}
-    assert chart.notes(values).count("WARNING") == 3
+    warned = chart.notes(values)
+    assert warned.count("WARNING") == 3
+    assert "the roles of the hooks too" in warned
+    assert "helm uninstall without --wait" in warned
     assert "stop timeouts + 12 s" in chart.notes({"agent": {"workloads": {"enabled": True}}})
     assert "get configmap vipkeeper-agent-static-pod" in chart.notes(
         {"agent": {"staticPod": {"enabled": True}}}

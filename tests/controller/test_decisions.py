@@ -717,6 +717,56 @@ def test_hold_is_void_and_no_outage_when_a_third_node_joins() -> None:
     stage.settle()
     assert stage.reasons("web")["Accepted"] == "True HoldNeedsTwoCandidates"
     assert "not in force" in stage.condition("VirtualIP", "web", "Accepted")["message"]
+    assert stage.get("VirtualIP", "web")["status"]["effective"]["onQuorumLoss"] == "Release"
+    stage.report(alive={"node-a"})
+    for node in ("node-b", "node-c"):
+        stage.objects.pop(("VIPNode", node), None)
+    stage.settle()
+    assert stage.reasons("default", "FailoverDomain")["Quorate"] == "False QuorumLost"
+    assert "Hold" not in stage.condition("FailoverDomain", "default", "Quorate")["message"]
+    assert "Hold" not in stage.condition("VirtualIP", "web", "Owned")["message"]
+
+
+def test_a_domain_without_a_quorum_does_not_tell_of_an_address_that_is_not_accepted() -> None:
+    stage = Stage()
+    stage.agents("node-a", "node-b")
+    stage.settle()
+    stage.pass_time(10)
+    hold(stage)
+    stage.virtual_ip("other", onQuorumLoss="Hold")
+    stage.report(alive={"node-a"})
+    stage.delete("VIPNode", "node-b")
+    stage.settle()
+    assert stage.reasons("other")["Accepted"] == "False AddressConflict"
+    told = stage.condition("FailoverDomain", "default", "Quorate")["message"]
+    assert "those of web stay" in told
+
+
+def test_what_hold_is_of_a_domain_that_nobody_can_read_stands(stage: Stage) -> None:
+    hold(stage, "node-a", "node-b")
+    stage.get("FailoverDomain", "default")["spec"]["profile"] = "SomethingNewer"
+    stage.touch(stage.get("FailoverDomain", "default"))
+    stage.settle()
+    assert stage.get("VirtualIP", "web")["status"]["effective"]["onQuorumLoss"] == "Hold"
+    stage.report(alive={"node-a"})
+    stage.delete("VIPNode", "node-b")
+    stage.settle()
+    told = stage.condition("FailoverDomain", "default", "Quorate")["message"]
+    assert "`onQuorumLoss: Hold` those of web stay" in told
+
+
+def test_an_interface_that_no_candidate_can_use_is_told_as_what_to_correct(stage: Stage) -> None:
+    unfit = dict.fromkeys(("node-a", "node-b", "node-c"), "NoInterface")
+    stage.virtual_ip("web", interface="eth9")
+    stage.virtual_ip("db", "192.0.2.11/24")
+    stage.converge(unfit=unfit)
+    assert stage.reasons("web")["Stalled"] == "True NoInterface"
+    message = stage.condition("VirtualIP", "web", "Stalled")["message"]
+    assert "no candidate can use the interface 'eth9': correct `spec.interface`, or leave it out" in message
+    assert "prefix" not in message
+    assert stage.reasons("db")["Stalled"] == "True NoSubnet"
+    stage.converge()
+    assert "Stalled" not in stage.reasons("web")
 
 
 def test_a_domain_without_a_quorum_says_what_hold_does(stage: Stage) -> None:

@@ -32,6 +32,7 @@ OF_OTHERS = {
     "--take-ownership",
     "--timeout",
     "--values",
+    "--wait",
 }
 PATH = re.compile(
     r"(?<![\w/.{-])((?:examples|charts|crds|node-agent|controller|tests|docs|templates)/[\w./-]*)"

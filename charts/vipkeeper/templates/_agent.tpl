@@ -42,7 +42,7 @@ enableServiceLinks: false
 securityContext:
   fsGroup: 65532
 terminationGracePeriodSeconds: {{ $agent.terminationGracePeriodSeconds }}
-{{- with $agent.priorityClassName }}
+{{- with ternary "system-node-critical" $agent.priorityClassName .static }}
 priorityClassName: {{ . }}
 {{- end }}
 containers:
