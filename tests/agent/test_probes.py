@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from pyroute2 import IPRoute
 
 from agent.services import Gate
 from vipagent.probes import Probes, look
+from vipagent.probes_names import Names, Place
 from vipapi.healthchecks import ICMP, Exec, HTTPGet, HTTPHeader, Link, Probe, TCPSocket
 
 if TYPE_CHECKING:
@@ -43,11 +45,12 @@ def ask(
     hooks_dir: Path,
     timeout_s: float = 5.0,
     gateways: tuple[IPv4Address | IPv6Address, ...] = (),
+    names: Names | None = None,
 ) -> Result:
     """Run one probe in a loop of its own."""
 
     async def run() -> Result:
-        probes = Probes(hooks_dir=hooks_dir, gateways=lambda: gateways)
+        probes = Probes(hooks_dir=hooks_dir, gateways=lambda: gateways, names=names)
         try:
             return await probes.run(probe, timeout_s)
         finally:
@@ -331,6 +334,74 @@ def test_a_host_that_no_resolver_knows_is_named(tmp_path: Path) -> None:
     assert "does-not-exist.invalid port 1" in result.message
 
 
+IPV4, IPV6 = Place(socket.AF_INET, "127.0.0.1"), Place(socket.AF_INET6, "::1")
+
+
+@pytest.mark.parametrize("places", [(IPV4,), (IPV6, IPV4), (IPV4, IPV6)])
+def test_a_name_is_reached_at_the_first_of_its_addresses_that_answers(
+    tmp_path: Path, places: tuple[Place, ...]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert ask(TCPSocket(port=port, host="web"), hooks_dir=tmp_path, names=Names(lambda _: places)).is_ok
+
+
+def test_a_name_is_looked_up_by_the_nodes_resolver(tmp_path: Path) -> None:
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+        assert ask(TCPSocket(port=port, host="localhost"), hooks_dir=tmp_path).is_ok
+
+
+def test_a_name_none_of_whose_addresses_answers_says_what_each_said(tmp_path: Path) -> None:
+    port = closed_port()
+    for places, said in (
+        ((IPV6, IPV4), "Connection refused"),
+        ((), "the name has no address"),
+    ):
+        result = ask(TCPSocket(port, "web"), hooks_dir=tmp_path, names=Names(lambda _, found=places: found))
+        assert result.message == f"web port {port}: {said}"
+
+
+def test_a_name_is_told_to_the_server_as_it_was_written(tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    async def run() -> Result:
+        async with serving(answering(200, asked=asked)) as port:
+            probes = Probes(hooks_dir=tmp_path, gateways=tuple, names=Names(lambda _: (IPV4,)))
+            result = await probes.run(HTTPGet(port=port, host="web.example"), 5.0)
+            assert f"host: web.example:{port}\r\n".encode() in asked[0].lower()
+            return result
+
+    assert asyncio.run(run()).is_ok
+
+
+def test_names_that_hang_delay_no_other_check_no_thread_and_no_end(tmp_path: Path) -> None:
+    let_go = threading.Event()
+    looked_up: list[str] = []
+
+    def look_up(host: str) -> tuple[Place, ...]:
+        if host != "well.example":
+            let_go.wait(IN_TIME_S)
+        looked_up.append(host)
+        return (IPV4,)
+
+    async def run() -> list[str]:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            probes = Probes(hooks_dir=tmp_path, gateways=tuple, names=Names(look_up))
+            dead = [TCPSocket(port, f"dead-{number}.example") for number in range(40)]
+            hanging = await asyncio.gather(*(probes.run(probe, 0.1) for probe in (*dead, *dead)))
+            assert (await probes.run(TCPSocket(port, "well.example"), IN_TIME_S)).is_ok
+            assert await asyncio.to_thread(looked_up.copy) == ["well.example"]
+            return [result.message for result in hanging]
+
+    told = asyncio.run(run())
+    assert looked_up == ["well.example"]
+    assert told[0].startswith("dead-0.example port ")
+    assert {message.partition(": ")[2] for message in told} == {"no answer within 100 ms"}
+    let_go.set()
+
+
 @pytest.mark.parametrize("target", ["127.0.0.1", "::1"])
 def test_an_echo_is_answered_by_the_kernel(tmp_path: Path, target: str) -> None:
     assert ask(ICMP(target=target), hooks_dir=tmp_path).is_ok
@@ -407,6 +478,13 @@ def test_a_link_has_no_carrier_when_its_other_end_goes_down(cable: IPRoute) -> N
 def test_a_gateway_with_a_link_local_address_is_asked_on_its_interface(tmp_path: Path) -> None:
     gateways = (ip_address("fe80::5%probe0"),)
     assert ask(ICMP(target="gateway"), hooks_dir=tmp_path, gateways=gateways).is_ok
+
+
+@pytest.mark.usefixtures("cable")
+def test_a_link_local_address_is_reached_on_its_interface(tmp_path: Path) -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6) as server:
+        port = server.getsockname()[1]
+        assert ask(TCPSocket(port=port, host="fe80::5%probe0"), hooks_dir=tmp_path).is_ok
 
 
 @pytest.mark.usefixtures("cable")
