@@ -105,6 +105,7 @@ class Probes:
         units: UnitLooks | None = None,
         closed: Iterable[Path] = (),
         names: Names | None = None,
+        authorities: Authorities | None = None,
     ) -> None:
         """`closed`: folders that no `file` check may look into, besides those that are always closed."""
         self._echo = Echo()
@@ -113,7 +114,7 @@ class Probes:
         self._facts = facts
         self._files = Files(closed)
         self._names = names or Names()
-        self._authorities = Authorities()
+        self._authorities = authorities or Authorities()
         self._processes = Processes(proc)
         self._units = units or UnitLooks()
         self._imports: Threads[CheckGRPC] = Threads(1)

@@ -7,7 +7,7 @@ and is not followed. Where `bodyRegex` is given it must also be found somewhere 
 HTTPS follows the kubelet: the certificate is *not* verified, for a health check asks whether the
 service works, and its certificate seldom names 127.0.0.1. With `tlsServerName` it is: the name is
 sent as SNI and the certificate must be valid for it under the system's trusted authorities (those
-that OpenSSL finds; `SSL_CERT_FILE` names others).
+that OpenSSL finds; `SSL_CERT_FILE` names others), as they are now (`probes_tls`).
 
 Nothing here can hold the event loop up: sizes are bounded, by h11 for the header and here for the body,
 and so is the time of a regular expression (`probes_regex`).
@@ -16,6 +16,7 @@ and so is the time of a regular expression (`probes_regex`).
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import ssl
 from typing import TYPE_CHECKING
@@ -56,10 +57,8 @@ async def get(probe: HTTPGet, names: Names, authorities: Authorities) -> Result:
     Waits as long as the server takes: the caller bounds the time. Raises `OSError` where there is no
     connection (a failed TLS handshake is one, too).
     """
-    host = probe.host or "127.0.0.1"
-    context = await _tls(probe, authorities)
     try:
-        reader, writer = await names.connect(host, probe.port, tls=context, server_name=probe.tls_server_name)
+        reader, writer = await _connect(probe, names, authorities)
     except ssl.SSLCertVerificationError as error:
         message = f"{url(probe)}: the certificate is not valid for {probe.tls_server_name}: "
         return Result(is_ok=False, message=message + error.verify_message)
@@ -152,7 +151,21 @@ def _search(probe: HTTPGet, pattern: str, body: str) -> Result:
     return Result(is_ok=why_not is None, message=why_not or "")
 
 
-async def _tls(probe: HTTPGet, authorities: Authorities) -> ssl.SSLContext | None:
+async def _connect(
+    probe: HTTPGet, names: Names, authorities: Authorities
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    connect = functools.partial(
+        names.connect, probe.host or "127.0.0.1", probe.port, server_name=probe.tls_server_name
+    )
     if (probe.scheme or "HTTP") != "HTTPS":
-        return None
-    return await authorities.context() if probe.tls_server_name is not None else unverified()
+        return await connect()
+    if probe.tls_server_name is None:
+        return await connect(tls=unverified())
+    context = await authorities.context()
+    try:
+        return await connect(tls=context)
+    except ssl.SSLCertVerificationError:
+        newer = await authorities.newer(context)
+        if newer is None:
+            raise
+        return await connect(tls=newer)

@@ -22,6 +22,7 @@ from pyroute2 import IPRoute
 from agent.services import Gate
 from vipagent.probes import Probes, look
 from vipagent.probes_names import Names, Place
+from vipagent.probes_tls import DOUBTFUL_S, STALE_S, Authorities
 from vipapi.healthchecks import ICMP, Exec, HTTPGet, HTTPHeader, Link, Probe, TCPSocket
 
 if TYPE_CHECKING:
@@ -270,8 +271,16 @@ def test_a_refused_connection_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A self-signed certificate for service.example, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
+    return self_signed(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def another_certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return self_signed(tmp_path_factory.mktemp("tls"))
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for service.example, and its key."""
     openssl = shutil.which("openssl")
     assert openssl is not None
     command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
@@ -297,6 +306,103 @@ def test_https_with_a_name_refuses_an_unknown_authority(tmp_path: Path, tls: ssl
     fields: dict[str, Any] = {"scheme": "HTTPS", "tls_server_name": "service.example"}
     result, _ = http(tmp_path, answering(200), context=tls, **fields)
     assert "the certificate is not valid for service.example: self-signed certificate" in result.message
+
+
+class Trust:
+    """A trust store with a clock: its authorities may be replaced, or become unreadable."""
+
+    def __init__(self, certificate: Path) -> None:
+        self.certificate = certificate
+        self.at_s = 1000.0
+        self.reads = 0
+        self.authorities = Authorities(self._read, lambda: self.at_s)
+
+    def _read(self) -> ssl.SSLContext:
+        self.reads += 1
+        return ssl.create_default_context(cafile=str(self.certificate))
+
+
+def trusting(folder: Path, context: ssl.SSLContext, trust: Trust, *steps: Callable[[], None]) -> list[bool]:
+    """Probe after each of these steps; return whether it passed."""
+
+    async def run() -> list[bool]:
+        found = []
+        async with serving(answering(200), context) as port:
+            probes = Probes(hooks_dir=folder, gateways=tuple, authorities=trust.authorities)
+            probe = HTTPGet(port=port, scheme="HTTPS", tls_server_name="service.example")
+            for step in steps:
+                step()
+                found.append((await probes.run(probe, IN_TIME_S)).is_ok)
+        return found
+
+    return asyncio.run(run())
+
+
+def test_a_new_authority_is_trusted_as_soon_as_a_certificate_needs_it(
+    tmp_path: Path,
+    tls: ssl.SSLContext,
+    certificate: tuple[Path, Path],
+    another_certificate: tuple[Path, Path],
+) -> None:
+    trust = Trust(another_certificate[0])
+
+    def rotate() -> None:
+        trust.certificate = certificate[0]
+
+    def later() -> None:
+        trust.at_s += DOUBTFUL_S
+
+    assert trusting(tmp_path, tls, trust, later, rotate, later, later) == [False, False, True, True]
+    assert trust.reads == 2
+
+
+def test_an_authority_that_is_trusted_no_more_is_forgotten_after_a_while(
+    tmp_path: Path,
+    tls: ssl.SSLContext,
+    certificate: tuple[Path, Path],
+    another_certificate: tuple[Path, Path],
+) -> None:
+    trust = Trust(certificate[0])
+
+    def withdraw() -> None:
+        trust.certificate = another_certificate[0]
+        trust.at_s += STALE_S - 1
+
+    def later() -> None:
+        trust.at_s += 1
+
+    async def run() -> None:
+        async with serving(answering(200), tls) as port:
+            probes = Probes(hooks_dir=tmp_path, gateways=tuple, authorities=trust.authorities)
+            probe = HTTPGet(port=port, scheme="HTTPS", tls_server_name="service.example")
+            first = await trust.authorities.context()
+            for step in (withdraw, later):
+                step()
+                assert (await probes.run(probe, IN_TIME_S)).is_ok
+            async with asyncio.timeout(IN_TIME_S):
+                while await trust.authorities.context() is first:  # noqa: ASYNC110 - it tells nobody
+                    await asyncio.sleep(0)
+            assert not (await probes.run(probe, IN_TIME_S)).is_ok
+
+    asyncio.run(run())
+    assert trust.reads == 2
+
+
+def test_authorities_that_cannot_be_read_leave_those_in_force_that_could(
+    tmp_path: Path, tls: ssl.SSLContext, certificate: tuple[Path, Path]
+) -> None:
+    trust = Trust(certificate[0])
+
+    def lose() -> None:
+        trust.certificate = tmp_path / "lost"
+        trust.at_s += STALE_S
+
+    def find() -> None:
+        trust.certificate = certificate[0]
+        trust.at_s += STALE_S
+
+    assert trusting(tmp_path, tls, trust, lambda: None, lose, lose, find) == [True] * 4
+    assert trusting(tmp_path, tls, Trust(tmp_path / "lost"), lambda: None) == [False]
 
 
 def test_https_against_a_plain_server_fails(tmp_path: Path) -> None:
