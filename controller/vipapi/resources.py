@@ -141,12 +141,15 @@ def _check(health_checks: tuple[HealthCheck, ...]) -> None:
 
 def _compile(check: HealthCheck, field: str, expression: str) -> None:
     # The API server reads it as RE2, the keeper as Python's re: a few spellings are only in the first.
+    refused = f"the `{field}` of the health check `{check.name}` cannot be used"
+    # Both compile these, and Python to something else: a set of these letters, and a bracket behind it.
+    named = next((found["named"] for found in _SET.finditer(expression) if found["named"]), None)
+    if named is not None:
+        raise ValueError(f"{refused}: `{named}` is not known in a set: write \\s, \\d, \\w or the characters")
     try:
         re.compile(expression)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(
-            f"the `{field}` of the health check `{check.name}` cannot be used: {error}"
-        ) from None
+        raise ValueError(f"{refused}: {error}") from None
 
 
 class Observed(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -597,6 +600,7 @@ class Node(msgspec.Struct, frozen=True, rename="camel"):
 Resource = VirtualIP | ServiceFailover | FailoverDomain | Switchover | VIPNode | Node
 Kind = TypeVar("Kind", VirtualIP, ServiceFailover, FailoverDomain, Switchover, VIPNode, Node)
 
+_SET = re.compile(r"\\.|\[\^?\]?(?:\\.|(?P<named>\[:\^?[a-z]+:\])|[^\]\\])*\]", re.DOTALL)
 _PLACE = re.compile(r"^(?P<reason>.*?)(?: - at `\$\.?(?P<place>.*)`)?$", re.DOTALL)
 
 

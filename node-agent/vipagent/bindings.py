@@ -98,6 +98,10 @@ class Bindings:
         won = self._won.get(key)
         return None if won is None else Held(won.effect.term, won.is_taken and key in self._takeovers)
 
+    def is_held(self, uid: str) -> bool:
+        """Whether an address set of a VirtualIP is held."""
+        return uid in self._keys
+
     def seated(self, uid: str) -> tuple[Seated, ...]:
         """Return where the held sets of a VirtualIP have their leases."""
         return tuple(won.seated for won in self._sets(uid).values())

@@ -67,9 +67,13 @@ class Checks:
         self._schedule.update(periods_s, now=self._loop.time())
         self._look()
 
-    def fitness(self, uid: str) -> Fitness | None:
-        """Return this node's fitness for a VirtualIP, None where it is no candidate."""
-        return self._health.fitness(uid)
+    def fitness(self, uid: str, *, is_held: bool = False) -> Fitness | None:
+        """Return this node's fitness for a VirtualIP, which it may hold; None where it is no candidate."""
+        return self._health.fitness(uid, is_held=is_held)
+
+    def is_presumed(self, uid: str) -> bool:
+        """Whether this node's fitness for a VirtualIP is another while it holds it."""
+        return self._health.is_presumed(uid)
 
     def is_failing(self, definition: Definition) -> bool:
         """Whether a Definition is probed, and fails."""

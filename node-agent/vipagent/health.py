@@ -20,6 +20,11 @@ Four folds, each a plain function of what it is given:
    gateway when it starts, and moving an address is dearer than a second's doubt. So are the checks of
    services that have just become active.
 
+   A Definition that takes the place of another (a threshold was edited, or a path) begins where that one
+   stands, and turns as it would have. Who owns an address keeps it when a required check is added: until the
+   new check has passed once or failed `fall` times it speaks against others only, who are not to take what
+   they may not be fit for.
+
 2. A link's state is a fact that the kernel tells, not a sample that may be lost on the way, and so is what
    the courier tells of Pods. Where the check does not say `failureThreshold`, its first failure is enough.
 
@@ -50,6 +55,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
 from vipapi.healthchecks import ICMP, HealthCheck, Link, Pods, Probe
@@ -69,6 +75,7 @@ LEAST_DAMPING_S = 30.0
 MOST_DAMPING_S = 600.0
 FORGIVEN_S = 1800.0
 _MESSAGE_LENGTH = 1024
+_NONE: Final[Mapping[Definition, Standing]] = MappingProxyType({})
 
 Verdict = Literal["Passing", "Failing", "Unknown"]
 
@@ -139,6 +146,9 @@ class Standing:
     damping_s: float = 0.0
 
 
+_PRESUMED: Final = Standing(verdict="Passing")
+
+
 def receive(
     standing: Standing, definition: Definition, result: Result, *, now: float, epoch_s: float = 0.0
 ) -> Standing:
@@ -161,10 +171,6 @@ def receive(
     is_news = not result.is_ok and result.message != standing.message
     is_due = now - standing.message_since >= MESSAGE_HOLD_S
     return _said(standing, result.message, now) if is_news and is_due else standing
-
-
-def _first(definition: Definition) -> Standing:
-    return Standing(verdict="Passing") if definition.is_presumed else Standing()
 
 
 def _pending(standing: Standing, result: Result) -> Standing:
@@ -291,8 +297,15 @@ class Fitness:
         return self.fit == "Fit"
 
 
-def assess(subject: Subject, standings: Mapping[Definition, Standing]) -> Fitness:
-    """Return the fitness for one VirtualIP; a Definition that has no standing yet is Unknown."""
+def assess(
+    subject: Subject,
+    standings: Mapping[Definition, Standing],
+    presumed: Mapping[Definition, Standing] = _NONE,
+) -> Fitness:
+    """Return the fitness for one VirtualIP; a Definition that has no standing yet is Unknown.
+
+    What is `presumed` of a required check counts in place of what is known.
+    """
     unknown = Standing()
     score = subject.priority
     failing: list[str] = []
@@ -300,7 +313,10 @@ def assess(subject: Subject, standings: Mapping[Definition, Standing]) -> Fitnes
     damped: list[str] = []
     statuses: list[CheckStatus] = []
     for check in subject.checks:
-        standing = standings.get(subject.definition(check), unknown)
+        definition = subject.definition(check)
+        standing = standings.get(definition, unknown)
+        if check.weight is None:
+            standing = presumed.get(definition, standing)
         statuses.append(CheckStatus(name=check.name, result=standing.verdict, message=standing.message))
         if check.weight is not None:
             counts = standing.verdict == ("Passing" if check.weight > 0 else "Failing")
@@ -344,8 +360,9 @@ class Health:
         self._epoch_s = epoch_s
         self._subjects: dict[str, Subject] = {}
         self._standings: dict[Definition, Standing] = {}
-        self._concerned: dict[Definition, tuple[str, ...]] = {}
-        self._fitness: dict[str, Fitness] = {}
+        self._presumed: dict[Definition, Standing] = {}
+        self._concerned: dict[Definition, dict[str, str]] = {}
+        self._fitness: dict[tuple[str, bool], Fitness] = {}
 
     @property
     def definitions(self) -> tuple[Definition, ...]:
@@ -354,14 +371,45 @@ class Health:
 
     def update(self, subjects: Iterable[Subject], besides: Iterable[Definition] = ()) -> None:
         """Take the VirtualIPs that this node is a candidate for, all of them, and what else is probed."""
-        concerned: dict[Definition, list[str]] = {definition: [] for definition in besides}
-        self._subjects = {subject.uid: subject for subject in subjects}
-        for subject in self._subjects.values():
-            for definition in {subject.definition(check): None for check in subject.checks}:
-                concerned.setdefault(definition, []).append(subject.uid)
-        self._standings = {d: self._standings.get(d) or _first(d) for d in concerned}
-        self._concerned = {d: tuple(uids) for d, uids in concerned.items()}
+        concerned: dict[Definition, dict[str, str]] = {definition: {} for definition in besides}
+        by_uid = {subject.uid: subject for subject in subjects}
+        for subject in by_uid.values():
+            for check in subject.checks:
+                concerned.setdefault(subject.definition(check), {}).setdefault(subject.uid, check.name)
+        self._standings = {
+            d: self._standings.get(d) or self._first(d, names) for d, names in concerned.items()
+        }
+        self._presumed = {
+            d: self._presumed.get(d, _PRESUMED)
+            for d, standing in self._standings.items()
+            if standing.verdict == "Unknown" or d in self._presumed
+        }
+        self._subjects = by_uid
+        self._concerned = concerned
         self._fitness.clear()
+
+    def _first(self, definition: Definition, names: Mapping[str, str]) -> Standing:
+        """Return where the Definition of the checks of these names begins; they go by UID of their VirtualIP.
+
+        Where not all of them replace a check, or those stood differently, nothing is known of it.
+        """
+        if definition.is_presumed:
+            return _PRESUMED
+        replaced = [self._former(uid, name) for uid, name in names.items()]
+        if (
+            len({(each.verdict, each.is_damped) for each in replaced}) != 1
+            or replaced[0].verdict == "Unknown"
+        ):
+            return Standing()
+        return dataclasses.replace(replaced[0], streak=0, message_since=0.0)
+
+    def _former(self, uid: str, name: str) -> Standing:
+        """Return where the check of that name stands that a VirtualIP has had so far."""
+        subject = self._subjects.get(uid)
+        if subject is None:
+            return Standing()
+        former = (subject.definition(check) for check in subject.checks if check.name == name)
+        return next((self.standing(each) for each in former), Standing())
 
     def receive(self, definition: Definition, result: Result, *, now: float) -> bool:
         """Fold a result in; return whether anything changed that a status shows.
@@ -374,22 +422,42 @@ class Health:
             return False
         after = receive(before, definition, result, now=now, epoch_s=self._epoch_s)
         self._standings[definition] = after
-        if _shown(after) == _shown(before):
+        has_changed = self._presume(definition, result, now) or _shown(after) != _shown(before)
+        if has_changed:
+            for uid in self._concerned[definition]:
+                for is_held in (False, True):
+                    self._fitness.pop((uid, is_held), None)
+        return has_changed
+
+    def _presume(self, definition: Definition, result: Result, now: float) -> bool:
+        """Fold a result into what is presumed; that ends, which is news, once it is what is known."""
+        presumed = self._presumed.get(definition)
+        if presumed is None:
             return False
-        for uid in self._concerned[definition]:
-            self._fitness.pop(uid, None)
+        presumed = self._presumed[definition] = receive(presumed, definition, result, now=now)
+        if presumed.verdict != self._standings[definition].verdict:
+            return False
+        del self._presumed[definition]
         return True
 
     def standing(self, definition: Definition) -> Standing:
         """Where one Definition stands; Unknown where it is not probed."""
         return self._standings.get(definition, Standing())
 
-    def fitness(self, uid: str) -> Fitness | None:
-        """Return this node's fitness for a VirtualIP, None where it is no candidate."""
+    def fitness(self, uid: str, *, is_held: bool = False) -> Fitness | None:
+        """Return this node's fitness for a VirtualIP, None where it is no candidate.
+
+        Where it is held here already, a check that is new is presumed to pass.
+        """
         subject = self._subjects.get(uid)
         if subject is None:
             return None
-        known = self._fitness.get(uid)
+        known = self._fitness.get((uid, is_held))
         if known is None:
-            known = self._fitness[uid] = assess(subject, self._standings)
+            presumed = self._presumed if is_held else _NONE
+            known = self._fitness[uid, is_held] = assess(subject, self._standings, presumed)
         return known
+
+    def is_presumed(self, uid: str) -> bool:
+        """Whether this node's fitness for a VirtualIP is another while it holds it."""
+        return self.fitness(uid, is_held=True) != self.fitness(uid)

@@ -446,7 +446,7 @@ class Keeper:
             uid: self._observing.regard(
                 uid,
                 stand(
-                    self._checks.fitness(uid),
+                    self._checks.fitness(uid, is_held=self._bindings.is_held(uid)),
                     off or obstacle or self._workloads.obstacle(uid) or self._observing.obstacle(uid),
                     is_witness_only=self._keeping.is_witness_only,
                     doubt=self._node.doubt(uid),
@@ -510,6 +510,9 @@ class Keeper:
     def _on_left(self, seated: Seated, key: Key) -> None:
         self._perform(seated, seated.seat.lease.closed(key, now_ns()))
         self._arm()
+        vip = seated.seat.vip(key)
+        if vip is not None and self._checks.is_presumed(vip.uid):
+            self._occasions.note()
 
     def _converse(self, seated: Seated, said: Inquired | Told | Observed) -> list[Effect]:
         """Tell another node what runs here, or hear what runs there, or what is seen from there."""

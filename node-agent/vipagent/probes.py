@@ -1,13 +1,14 @@
 """Runs one probe of a health check and says what it found, within a time.
 
 `Probes.run` sends each kind to its door: `probes_http`, `probes_grpc`, `probes_icmp`, `probes_exec`,
-`probes_processes`, `probes_files`, `probes_units`. Pods are looked up in what the courier told
-(`probes_pods`); the two that need no more than a socket, TCP and link, stand here. Whatever happens becomes
-a `Result`; only cancellation goes through. The timeout covers the whole operation, from looking a name up to
-the last byte, so a server that sends one byte a second is as dead as one that sends none.
+`probes_processes`, `probes_files`, `probes_units`; connections are `probes_names`'. Pods are looked up in
+what the courier told (`probes_pods`); the two that need no more than a socket, TCP and link, stand here.
+Whatever happens becomes a `Result`; only cancellation goes through. The timeout covers the whole operation,
+from looking a name up to the last byte, so a server that sends one byte a second is as dead as one that
+sends none.
 
-A target given as an address is reached without a thread. A host *name* is looked up by the system's
-resolver in asyncio's thread pool, and the time it takes counts; checks that must work while DNS is
+A target given as an address is reached without a thread. A host *name* is looked up by the node's
+resolver in a thread of its own, and the time it takes counts; checks that must work while DNS is
 away name addresses.
 
 Libraries that few nodes need (HTTP/2, D-Bus) are imported in a thread when the first check asks for one, and
@@ -33,8 +34,10 @@ from vipagent.health import Result
 from vipagent.probes_exec import HookRunner
 from vipagent.probes_files import Files
 from vipagent.probes_icmp import Echo
+from vipagent.probes_names import Names
 from vipagent.probes_processes import Processes
 from vipagent.probes_threads import Threads
+from vipagent.probes_tls import Authorities
 from vipagent.probes_units import UnitLooks
 from vipapi.healthchecks import (
     GRPC,
@@ -56,7 +59,7 @@ if TYPE_CHECKING:
 
     from vipapi.nodeplan import PodsFact
 
-    CheckGRPC = Callable[[GRPC], Awaitable[Result]]
+    CheckGRPC = Callable[[GRPC, Names], Awaitable[Result]]
 
 _SIOCGIFFLAGS = 0x8913
 _IFF_UP = 0x1
@@ -101,6 +104,8 @@ class Probes:
         proc: Path = Path("/proc"),
         units: UnitLooks | None = None,
         closed: Iterable[Path] = (),
+        names: Names | None = None,
+        authorities: Authorities | None = None,
     ) -> None:
         """`closed`: folders that no `file` check may look into, besides those that are always closed."""
         self._echo = Echo()
@@ -108,6 +113,8 @@ class Probes:
         self._gateways = gateways
         self._facts = facts
         self._files = Files(closed)
+        self._names = names or Names()
+        self._authorities = authorities or Authorities()
         self._processes = Processes(proc)
         self._units = units or UnitLooks()
         self._imports: Threads[CheckGRPC] = Threads(1)
@@ -148,9 +155,9 @@ class Probes:
     async def _run(self, probe: Probe) -> Result:  # noqa: C901, PLR0911 - one for each kind
         match probe:
             case HTTPGet():
-                return await probes_http.get(probe)
+                return await probes_http.get(probe, self._names, self._authorities)
             case TCPSocket():
-                return await _connect(probe)
+                return await self._connect(probe)
             case ICMP():
                 return await self._ping(probe)
             case Exec():
@@ -159,7 +166,7 @@ class Probes:
                 return look(probe.interface)
             case GRPC():
                 assert self._check_grpc is not None
-                return await self._check_grpc(probe)
+                return await self._check_grpc(probe, self._names)
             case Process():
                 return await self._processes.look(probe)
             case File():
@@ -168,6 +175,13 @@ class Probes:
                 return await self._units.look(probe)
             case Pods():
                 return probes_pods.look_up(probe, self._facts())
+
+    async def _connect(self, probe: TCPSocket) -> Result:
+        _, writer = await self._names.connect(probe.host or "127.0.0.1", probe.port)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        return Result(is_ok=True)
 
     async def _ping(self, probe: ICMP) -> Result:
         if probe.target != "gateway":
@@ -197,14 +211,6 @@ def _import_grpc() -> CheckGRPC:
     from vipagent.probes_grpc import check  # noqa: PLC0415 - see above
 
     return check
-
-
-async def _connect(probe: TCPSocket) -> Result:
-    _, writer = await asyncio.open_connection(probe.host or "127.0.0.1", probe.port)
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return Result(is_ok=True)
 
 
 def look(interface: str) -> Result:

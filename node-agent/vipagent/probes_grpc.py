@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from h2.events import Event
 
+    from vipagent.probes_names import Names
     from vipapi.healthchecks import GRPC
 
 MOST_BYTES: Final = 16 * 1024
@@ -75,13 +76,13 @@ class _Answer:
     broken: str = ""
 
 
-async def check(probe: GRPC) -> Result:
+async def check(probe: GRPC, names: Names) -> Result:
     """Ask once and judge the answer.
 
     Waits as long as the server takes: the caller bounds the time. Raises `OSError` where there is no
     connection.
     """
-    reader, writer = await asyncio.open_connection(probe.host or "127.0.0.1", probe.port)
+    reader, writer = await names.connect(probe.host or "127.0.0.1", probe.port)
     try:
         return await converse(probe, reader, writer)
     finally:

@@ -7,7 +7,7 @@ and is not followed. Where `bodyRegex` is given it must also be found somewhere 
 HTTPS follows the kubelet: the certificate is *not* verified, for a health check asks whether the
 service works, and its certificate seldom names 127.0.0.1. With `tlsServerName` it is: the name is
 sent as SNI and the certificate must be valid for it under the system's trusted authorities (those
-that OpenSSL finds; `SSL_CERT_FILE` names others).
+that OpenSSL finds; `SSL_CERT_FILE` names others), as they are now (`probes_tls`).
 
 Nothing here can hold the event loop up: sizes are bounded, by h11 for the header and here for the body,
 and so is the time of a regular expression (`probes_regex`).
@@ -25,8 +25,11 @@ import h11
 
 from vipagent import probes_regex
 from vipagent.health import Result
+from vipagent.probes_tls import unverified
 
 if TYPE_CHECKING:
+    from vipagent.probes_names import Names
+    from vipagent.probes_tls import Authorities
     from vipapi.healthchecks import HTTPGet
 
 BODY_BYTES = 64 * 1024
@@ -48,21 +51,14 @@ def _path(probe: HTTPGet) -> str:
     return path if path.startswith("/") else f"/{path}"
 
 
-async def get(probe: HTTPGet) -> Result:
+async def get(probe: HTTPGet, names: Names, authorities: Authorities) -> Result:
     """Ask once and judge the answer.
 
     Waits as long as the server takes: the caller bounds the time. Raises `OSError` where there is no
     connection (a failed TLS handshake is one, too).
     """
-    host = probe.host or "127.0.0.1"
-    context = await _tls(probe)
     try:
-        reader, writer = await asyncio.open_connection(
-            host,
-            probe.port,
-            ssl=context,
-            server_hostname=(probe.tls_server_name or host) if context else None,
-        )
+        reader, writer = await _connect(probe, names, authorities)
     except ssl.SSLCertVerificationError as error:
         message = f"{url(probe)}: the certificate is not valid for {probe.tls_server_name}: "
         return Result(is_ok=False, message=message + error.verify_message)
@@ -155,23 +151,21 @@ def _search(probe: HTTPGet, pattern: str, body: str) -> Result:
     return Result(is_ok=why_not is None, message=why_not or "")
 
 
-async def _tls(probe: HTTPGet) -> ssl.SSLContext | None:
+async def _connect(
+    probe: HTTPGet, names: Names, authorities: Authorities
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    connect = functools.partial(
+        names.connect, probe.host or "127.0.0.1", probe.port, server_name=probe.tls_server_name
+    )
     if (probe.scheme or "HTTP") != "HTTPS":
-        return None
+        return await connect()
     if probe.tls_server_name is None:
-        return _unverified()
-    # Reading the trusted authorities takes some 20 ms, too long for the event loop.
-    return await asyncio.get_running_loop().run_in_executor(None, _verified)
-
-
-@functools.cache
-def _unverified() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-@functools.cache
-def _verified() -> ssl.SSLContext:
-    return ssl.create_default_context()
+        return await connect(tls=unverified())
+    context = await authorities.context()
+    try:
+        return await connect(tls=context)
+    except ssl.SSLCertVerificationError:
+        newer = await authorities.newer(context)
+        if newer is None:
+            raise
+        return await connect(tls=newer)

@@ -4,7 +4,7 @@ No timeout ends a system call that hangs in the kernel, so the thread in it is l
 Three rules keep that from becoming anybody else's matter:
 
 - Each look is known by what it is at. While one hangs, whoever asks for the same joins it and starts none.
-- At most `limit` threads are under way; what is asked beyond that is refused at once, in words.
+- At most `limit` threads are under way; what is asked beyond that is refused at once, in words, or waits.
 - They are daemon threads: a process that ends does not wait for them.
 """
 
@@ -31,6 +31,7 @@ class Threads(Generic[T]):
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._under_way: dict[str, asyncio.Future[T]] = {}
+        self._turn = asyncio.Lock()
 
     async def run(self, name: str, look: Callable[[], T]) -> T:
         """Return what `look` does, or what one of that name does that is under way; raises what it raises.
@@ -41,6 +42,16 @@ class Threads(Generic[T]):
         if looking is None:
             looking = self._begin(name, look)
         return await asyncio.shield(looking)
+
+    async def run_in_turn(self, name: str, look: Callable[[], T]) -> T:
+        """As `run`, but what cannot begin waits, the first first, until another look has ended."""
+        if name not in self._under_way:
+            async with self._turn:
+                while name not in self._under_way and len(self._under_way) >= self._limit:
+                    await asyncio.wait(self._under_way.values(), return_when=asyncio.FIRST_COMPLETED)
+                looking = self._under_way.get(name) or self._begin(name, look)
+            return await asyncio.shield(looking)
+        return await self.run(name, look)
 
     def _begin(self, name: str, look: Callable[[], T]) -> asyncio.Future[T]:
         if len(self._under_way) >= self._limit:

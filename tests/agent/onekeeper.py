@@ -121,6 +121,11 @@ class Courier:
     def fitness(self) -> str:
         return self.report.virtual_ips[0].fitness if self.report and self.report.virtual_ips else ""
 
+    def held(self) -> list[str]:
+        """The names of the VirtualIPs whose addresses are bound."""
+        found = () if self.report is None else self.report.virtual_ips
+        return [vip.name for vip in found if vip.bound]
+
     def is_bound(self) -> bool:
         return bool(self.report and self.report.virtual_ips and self.report.virtual_ips[0].bound)
 

@@ -240,6 +240,122 @@ def test_a_late_result_of_a_dropped_check_changes_nothing() -> None:
     assert fitness.reason == "CheckPending"
 
 
+def fit(health: Health, *, is_held: bool = False, uid: str = "u") -> tuple[str, int, list[str]]:
+    fitness = health.fitness(uid, is_held=is_held)
+    assert fitness is not None
+    return fitness.reason or fitness.fit, fitness.score, [status.result for status in fitness.checks]
+
+
+def feed(health: Health, definition: Definition, history: str, **seen: Any) -> list[str]:
+    """Feed a history such as `+--` and return what the node is after each result."""
+    found = []
+    for at, sign in enumerate(history):
+        health.receive(definition, OK if sign == "+" else NO, now=float(at))
+        found.append(fit(health, **seen)[0])
+    return found
+
+
+EDITS = [
+    pytest.param({"failure_threshold": 5}, id="threshold"),
+    pytest.param({"period_milliseconds": 500, "failure_threshold": 5}, id="period"),
+    pytest.param({"timeout_milliseconds": 500, "failure_threshold": 5}, id="timeout"),
+    pytest.param({"port": 81, "failure_threshold": 5}, id="probe"),
+]
+
+
+@pytest.mark.parametrize("weight", [None, 20, -20])
+@pytest.mark.parametrize("result", [OK, NO])
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_check_stands_where_the_one_it_replaces_stood(
+    edit: dict[str, int], result: Result, weight: int | None
+) -> None:
+    health = Health()
+    health.update([Subject("u", 100, (check(weight=weight),))])
+    health.receive(health.definitions[0], result, now=0.0)
+    before = fit(health)
+    health.update([Subject("u", 100, (check(weight=weight, **edit),))])
+    assert fit(health) == fit(health, is_held=True) == before
+    assert health.definitions == (Definition.of(check(**edit)),)
+
+
+def test_an_edited_check_turns_only_after_its_threshold() -> None:
+    health = Health()
+    health.update([Subject("u", 100, (check(),))])
+    health.receive(health.definitions[0], OK, now=0.0)
+    health.update([Subject("u", 100, (check(port=81),))])
+    assert feed(health, health.definitions[0], "--+---") == ["Fit"] * 5 + ["CheckFailed"]
+    health.update([Subject("u", 100, (check(port=82),))])
+    assert feed(health, health.definitions[0], "+-++") == ["CheckFailed"] * 3 + ["Fit"]
+
+
+def test_an_edit_of_one_address_s_check_leaves_the_others_as_they_are() -> None:
+    health = Health()
+    health.update([Subject(uid, 100, (check(),)) for uid in "uv"])
+    health.receive(health.definitions[0], OK, now=0.0)
+    health.update([Subject("u", 100, (check(port=81),)), Subject("v", 100, (check(),))])
+    feed(health, Definition.of(check(port=81)), "---")
+    assert [fit(health, uid=uid)[0] for uid in "uv"] == ["CheckFailed", "Fit"]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        pytest.param((), id="another-had-none"),
+        pytest.param((check(port=82),), id="another-s-failed"),
+    ],
+)
+def test_nothing_is_known_of_a_check_that_replaces_what_stood_differently(
+    others: tuple[HealthCheck, ...],
+) -> None:
+    health = Health()
+    health.update([Subject("u", 100, (check(),)), Subject("v", 100, others)])
+    for definition in health.definitions:
+        health.receive(definition, OK if definition == Definition.of(check()) else NO, now=0.0)
+    health.update([Subject(uid, 100, (check(port=81),)) for uid in "uv"])
+    assert fit(health, uid="v") == ("CheckPending", 100, ["Unknown"])
+    assert fit(health, uid="u", is_held=True) == ("Fit", 100, ["Passing"])
+
+
+@pytest.mark.parametrize(
+    ("history", "owner", "standby"),
+    [
+        pytest.param("+", "f", "f", id="it-passes"),
+        pytest.param("---", "ffu", "uuu", id="it-fails"),
+        pytest.param("-+--+", "fffff", "uuuuu", id="it-is-unsure"),
+        pytest.param("-++---", "fffffu", "uufffu", id="it-fails-later"),
+    ],
+)
+def test_a_new_required_check_is_presumed_to_pass_by_an_owner_only(
+    history: str, owner: str, standby: str
+) -> None:
+    for is_held, expected in ((True, owner), (False, standby)):
+        health = Health()
+        health.update([Subject("u", 100, (check("old"),))])
+        health.receive(health.definitions[0], OK, now=0.0)
+        health.update([Subject("u", 100, (check("old"), check("new", 81)))])
+        assert fit(health, is_held=True) == ("Fit", 100, ["Passing", "Passing"])
+        assert fit(health) == ("CheckPending", 100, ["Passing", "Unknown"])
+        assert health.is_presumed("u")
+        found = feed(health, Definition.of(check("new", 81)), history, is_held=is_held)
+        assert found == ["Fit" if letter == "f" else "CheckFailed" for letter in expected]
+
+
+def test_a_new_weighted_check_counts_for_nothing_before_its_first_result() -> None:
+    health = Health()
+    health.update([Subject("u", 100, (check("new", 81, weight=20),))])
+    assert fit(health, is_held=True) == ("Fit", 100, ["Unknown"])
+    assert not health.is_presumed("u")
+
+
+def test_what_is_presumed_ends_with_what_is_known_and_is_news() -> None:
+    health = Health()
+    health.update([Subject("u", 100, (check(),))])
+    (definition,) = health.definitions
+    changes = [health.receive(definition, NO, now=float(at)) for at in range(4)]
+    assert changes == [True, False, True, False]
+    assert not health.is_presumed("u")
+
+
 def test_only_what_a_status_shows_is_a_change() -> None:
     health = Health()
     health.update([Subject("u", 100, (check(),))])

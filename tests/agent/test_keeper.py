@@ -9,7 +9,7 @@ import socket
 import time
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 import pytest
@@ -25,10 +25,12 @@ from agent.onekeeper import (
     WEB,
     Courier,
     configured,
+    is_alive,
     network,  # noqa: F401 - a fixture that all tests have
     planned,
     run,
     running,
+    service,
     until,
 )
 from agent.services import STORY_S
@@ -40,13 +42,14 @@ from vipagent.node import Node
 from vipagent.seat import Seat
 from vipagent.standing import Standing
 from vipapi import link
-from vipapi.healthchecks import HealthCheck, Link
+from vipapi.healthchecks import HealthCheck, Link, TCPSocket
 from vipapi.link import Vote, Votes, VotesWanted
 from vipapi.nodeplan import Timing
 from vipapi.nodestatus import Report
 from viphealth.conversation import Health
 
 if TYPE_CHECKING:
+    from vipagent.messages import Key
     from vipagent.nodeview import Refusal
     from vipagent.readiness import Facts
 
@@ -125,6 +128,68 @@ def test_many_checks_that_fail_at_once_are_judged_together(tmp_path: Path) -> No
             assert judged - before < len(checks) / 2
 
     run(tmp_path, story, node_type=Judged)
+
+
+class Followed(Node):
+    """A node that remembers whether it has let go of an address set."""
+
+    closed: ClassVar[list[Key]] = []
+
+    def close(self, key: Key) -> None:
+        self.closed.append(key)
+        super().close(key)
+
+
+NIC = HealthCheck("nic", link=Link("eth0"), failure_threshold=3)
+
+
+@pytest.mark.parametrize(
+    "checks",
+    [
+        pytest.param((msgspec.structs.replace(NIC, failure_threshold=5),), id="threshold"),
+        pytest.param((msgspec.structs.replace(NIC, period_milliseconds=500),), id="period"),
+        pytest.param(
+            (NIC, HealthCheck("new", tcp_socket=TCPSocket(1), period_milliseconds=60_000)), id="new"
+        ),
+    ],
+)
+def test_an_owner_whose_checks_are_edited_keeps_its_address_and_its_services(
+    daemons: Path, checks: tuple[HealthCheck, ...]
+) -> None:
+    Followed.closed.clear()
+    own = msgspec.structs.replace(WEB, services=(service("db"),), health_checks=(NIC,))
+    marker = msgspec.structs.replace(WEB, uid="marker-uid", name="marker", addresses=("192.0.2.11/24",))
+
+    async def story(courier: Courier) -> None:
+        courier.plan(planned(FIRST, own))
+        await courier.until(lambda: courier.service_states() == {"db": "Active"} and courier.is_bound())
+        started = (daemons / "db.pid").read_text()
+        courier.plan(planned(FIRST, msgspec.structs.replace(own, health_checks=checks), marker))
+        await courier.until(lambda: courier.report is not None and len(courier.report.virtual_ips) > 1)
+        await courier.until(lambda: courier.state() != "Owner" or len(courier.held()) > 1)
+        assert Followed.closed == []
+        assert (courier.state(), courier.fitness(), courier.service_states()) == (
+            "Owner",
+            "Fit",
+            {"db": "Active"},
+        )
+        assert is_alive(daemons, "db")
+        assert (daemons / "db.pid").read_text() == started
+
+    run(daemons, story, node_type=Followed)
+
+
+def test_an_owner_lets_go_once_a_new_check_has_failed_often_enough(tmp_path: Path) -> None:
+    new = HealthCheck("new", tcp_socket=TCPSocket(1), period_milliseconds=100)
+
+    async def story(courier: Courier) -> None:
+        courier.plan(planned(FIRST, WEB))
+        await courier.until(lambda: courier.state() == "Owner")
+        courier.plan(planned(FIRST, msgspec.structs.replace(WEB, health_checks=(new,))))
+        await courier.until(lambda: courier.state() == "Standby")
+        await courier.until(lambda: courier.fitness() == "Unfit")
+
+    run(tmp_path, story)
 
 
 def test_a_keeper_that_stops_tells_at_last_that_it_holds_nothing(tmp_path: Path) -> None:

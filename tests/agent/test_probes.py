@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from pyroute2 import IPRoute
 
 from agent.services import Gate
 from vipagent.probes import Probes, look
+from vipagent.probes_names import Names, Place
+from vipagent.probes_tls import DOUBTFUL_S, STALE_S, Authorities
 from vipapi.healthchecks import ICMP, Exec, HTTPGet, HTTPHeader, Link, Probe, TCPSocket
 
 if TYPE_CHECKING:
@@ -43,11 +46,12 @@ def ask(
     hooks_dir: Path,
     timeout_s: float = 5.0,
     gateways: tuple[IPv4Address | IPv6Address, ...] = (),
+    names: Names | None = None,
 ) -> Result:
     """Run one probe in a loop of its own."""
 
     async def run() -> Result:
-        probes = Probes(hooks_dir=hooks_dir, gateways=lambda: gateways)
+        probes = Probes(hooks_dir=hooks_dir, gateways=lambda: gateways, names=names)
         try:
             return await probes.run(probe, timeout_s)
         finally:
@@ -267,8 +271,16 @@ def test_a_refused_connection_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A self-signed certificate for service.example, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
+    return self_signed(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def another_certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return self_signed(tmp_path_factory.mktemp("tls"))
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for service.example, and its key."""
     openssl = shutil.which("openssl")
     assert openssl is not None
     command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
@@ -294,6 +306,103 @@ def test_https_with_a_name_refuses_an_unknown_authority(tmp_path: Path, tls: ssl
     fields: dict[str, Any] = {"scheme": "HTTPS", "tls_server_name": "service.example"}
     result, _ = http(tmp_path, answering(200), context=tls, **fields)
     assert "the certificate is not valid for service.example: self-signed certificate" in result.message
+
+
+class Trust:
+    """A trust store with a clock: its authorities may be replaced, or become unreadable."""
+
+    def __init__(self, certificate: Path) -> None:
+        self.certificate = certificate
+        self.at_s = 1000.0
+        self.reads = 0
+        self.authorities = Authorities(self._read, lambda: self.at_s)
+
+    def _read(self) -> ssl.SSLContext:
+        self.reads += 1
+        return ssl.create_default_context(cafile=str(self.certificate))
+
+
+def trusting(folder: Path, context: ssl.SSLContext, trust: Trust, *steps: Callable[[], None]) -> list[bool]:
+    """Probe after each of these steps; return whether it passed."""
+
+    async def run() -> list[bool]:
+        found = []
+        async with serving(answering(200), context) as port:
+            probes = Probes(hooks_dir=folder, gateways=tuple, authorities=trust.authorities)
+            probe = HTTPGet(port=port, scheme="HTTPS", tls_server_name="service.example")
+            for step in steps:
+                step()
+                found.append((await probes.run(probe, IN_TIME_S)).is_ok)
+        return found
+
+    return asyncio.run(run())
+
+
+def test_a_new_authority_is_trusted_as_soon_as_a_certificate_needs_it(
+    tmp_path: Path,
+    tls: ssl.SSLContext,
+    certificate: tuple[Path, Path],
+    another_certificate: tuple[Path, Path],
+) -> None:
+    trust = Trust(another_certificate[0])
+
+    def rotate() -> None:
+        trust.certificate = certificate[0]
+
+    def later() -> None:
+        trust.at_s += DOUBTFUL_S
+
+    assert trusting(tmp_path, tls, trust, later, rotate, later, later) == [False, False, True, True]
+    assert trust.reads == 2
+
+
+def test_an_authority_that_is_trusted_no_more_is_forgotten_after_a_while(
+    tmp_path: Path,
+    tls: ssl.SSLContext,
+    certificate: tuple[Path, Path],
+    another_certificate: tuple[Path, Path],
+) -> None:
+    trust = Trust(certificate[0])
+
+    def withdraw() -> None:
+        trust.certificate = another_certificate[0]
+        trust.at_s += STALE_S - 1
+
+    def later() -> None:
+        trust.at_s += 1
+
+    async def run() -> None:
+        async with serving(answering(200), tls) as port:
+            probes = Probes(hooks_dir=tmp_path, gateways=tuple, authorities=trust.authorities)
+            probe = HTTPGet(port=port, scheme="HTTPS", tls_server_name="service.example")
+            first = await trust.authorities.context()
+            for step in (withdraw, later):
+                step()
+                assert (await probes.run(probe, IN_TIME_S)).is_ok
+            async with asyncio.timeout(IN_TIME_S):
+                while await trust.authorities.context() is first:  # noqa: ASYNC110 - it tells nobody
+                    await asyncio.sleep(0)
+            assert not (await probes.run(probe, IN_TIME_S)).is_ok
+
+    asyncio.run(run())
+    assert trust.reads == 2
+
+
+def test_authorities_that_cannot_be_read_leave_those_in_force_that_could(
+    tmp_path: Path, tls: ssl.SSLContext, certificate: tuple[Path, Path]
+) -> None:
+    trust = Trust(certificate[0])
+
+    def lose() -> None:
+        trust.certificate = tmp_path / "lost"
+        trust.at_s += STALE_S
+
+    def find() -> None:
+        trust.certificate = certificate[0]
+        trust.at_s += STALE_S
+
+    assert trusting(tmp_path, tls, trust, lambda: None, lose, lose, find) == [True] * 4
+    assert trusting(tmp_path, tls, Trust(tmp_path / "lost"), lambda: None) == [False]
 
 
 def test_https_against_a_plain_server_fails(tmp_path: Path) -> None:
@@ -329,6 +438,74 @@ def test_a_host_that_no_resolver_knows_is_named(tmp_path: Path) -> None:
     result = ask(TCPSocket(port=1, host="does-not-exist.invalid"), hooks_dir=tmp_path, timeout_s=20)
     assert not result.is_ok
     assert "does-not-exist.invalid port 1" in result.message
+
+
+IPV4, IPV6 = Place(socket.AF_INET, "127.0.0.1"), Place(socket.AF_INET6, "::1")
+
+
+@pytest.mark.parametrize("places", [(IPV4,), (IPV6, IPV4), (IPV4, IPV6)])
+def test_a_name_is_reached_at_the_first_of_its_addresses_that_answers(
+    tmp_path: Path, places: tuple[Place, ...]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert ask(TCPSocket(port=port, host="web"), hooks_dir=tmp_path, names=Names(lambda _: places)).is_ok
+
+
+def test_a_name_is_looked_up_by_the_nodes_resolver(tmp_path: Path) -> None:
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+        assert ask(TCPSocket(port=port, host="localhost"), hooks_dir=tmp_path).is_ok
+
+
+def test_a_name_none_of_whose_addresses_answers_says_what_each_said(tmp_path: Path) -> None:
+    port = closed_port()
+    for places, said in (
+        ((IPV6, IPV4), "Connection refused"),
+        ((), "the name has no address"),
+    ):
+        result = ask(TCPSocket(port, "web"), hooks_dir=tmp_path, names=Names(lambda _, found=places: found))
+        assert result.message == f"web port {port}: {said}"
+
+
+def test_a_name_is_told_to_the_server_as_it_was_written(tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    async def run() -> Result:
+        async with serving(answering(200, asked=asked)) as port:
+            probes = Probes(hooks_dir=tmp_path, gateways=tuple, names=Names(lambda _: (IPV4,)))
+            result = await probes.run(HTTPGet(port=port, host="web.example"), 5.0)
+            assert f"host: web.example:{port}\r\n".encode() in asked[0].lower()
+            return result
+
+    assert asyncio.run(run()).is_ok
+
+
+def test_names_that_hang_delay_no_other_check_no_thread_and_no_end(tmp_path: Path) -> None:
+    let_go = threading.Event()
+    looked_up: list[str] = []
+
+    def look_up(host: str) -> tuple[Place, ...]:
+        if host != "well.example":
+            let_go.wait(IN_TIME_S)
+        looked_up.append(host)
+        return (IPV4,)
+
+    async def run() -> list[str]:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            probes = Probes(hooks_dir=tmp_path, gateways=tuple, names=Names(look_up))
+            dead = [TCPSocket(port, f"dead-{number}.example") for number in range(40)]
+            hanging = await asyncio.gather(*(probes.run(probe, 0.1) for probe in (*dead, *dead)))
+            assert (await probes.run(TCPSocket(port, "well.example"), IN_TIME_S)).is_ok
+            assert await asyncio.to_thread(looked_up.copy) == ["well.example"]
+            return [result.message for result in hanging]
+
+    told = asyncio.run(run())
+    assert looked_up == ["well.example"]
+    assert told[0].startswith("dead-0.example port ")
+    assert {message.partition(": ")[2] for message in told} == {"no answer within 100 ms"}
+    let_go.set()
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1", "::1"])
@@ -407,6 +584,13 @@ def test_a_link_has_no_carrier_when_its_other_end_goes_down(cable: IPRoute) -> N
 def test_a_gateway_with_a_link_local_address_is_asked_on_its_interface(tmp_path: Path) -> None:
     gateways = (ip_address("fe80::5%probe0"),)
     assert ask(ICMP(target="gateway"), hooks_dir=tmp_path, gateways=gateways).is_ok
+
+
+@pytest.mark.usefixtures("cable")
+def test_a_link_local_address_is_reached_on_its_interface(tmp_path: Path) -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6) as server:
+        port = server.getsockname()[1]
+        assert ask(TCPSocket(port=port, host="fe80::5%probe0"), hooks_dir=tmp_path).is_ok
 
 
 @pytest.mark.usefixtures("cable")

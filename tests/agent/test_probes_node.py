@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -296,6 +297,34 @@ def test_beyond_the_limit_a_look_is_refused_in_words() -> None:
         let_go.set()
         assert await asyncio.gather(*hanging) == [True, True]
         assert await threads.run("/c", lambda: True)
+
+    asyncio.run(run())
+
+
+def test_looks_in_turn_wait_for_a_place_and_all_have_it() -> None:
+    let_go = threading.Event()
+    begun: list[str] = []
+
+    def hang(name: str) -> str:
+        begun.append(name)
+        let_go.wait(PATIENCE_S)
+        return name
+
+    async def run() -> None:
+        threads: Threads[str] = Threads(2)
+        waiting = [
+            asyncio.ensure_future(threads.run_in_turn(name, partial(hang, name)))
+            for name in ("/a", "/b", "/c", "/d", "/a", "/e")
+        ]
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await threads.run_in_turn("/f", partial(hang, "/f"))
+        assert sorted(begun) == ["/a", "/b"]
+        waiting.pop(2).cancel()
+        let_go.set()
+        assert await asyncio.gather(*waiting) == ["/a", "/b", "/d", "/a", "/e"]
+        assert await threads.run_in_turn("/c", partial(hang, "/c")) == "/c"
 
     asyncio.run(run())
 

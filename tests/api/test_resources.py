@@ -301,6 +301,29 @@ def named(obj: dict[str, Any], **metadata: Any) -> dict[str, Any]:
         ),
         pytest.param(
             VirtualIP,
+            named(probed(file={"path": "/a", "contentRegex": "up[[:space:]]*$"})),
+            "the `contentRegex` of the health check `app` cannot be used: `[:space:]` is not known in a set: "
+            "write \\s, \\d, \\w or the characters",
+            id="regular-expression-with-a-named-set",
+        ),
+        *(
+            pytest.param(
+                VirtualIP,
+                named(probed(file={"path": "/a", "contentRegex": expression})),
+                "cannot be used: `[:",
+                id=f"regular-expression-{expression}",
+            )
+            for expression in (
+                "[^[:digit:]]",
+                "[_[:alnum:]-]+",
+                "[][:alpha:]]",
+                "[[:^space:]]",
+                r"\[[[:upper:]]",
+                r"[\]\\[:digit:]]",
+            )
+        ),
+        pytest.param(
+            VirtualIP,
             named(probed(pods={"selector": {"matchLabels": {"app": "billing"}}})),
             "VirtualIP web: spec: the health check `app` must name the `namespace` of its `pods`",
             id="pods-of-no-namespace",
@@ -344,6 +367,13 @@ def test_what_cannot_be_read_is_told_with_its_place(kind: Any, obj: dict[str, An
     with pytest.raises(ValueError, match=r".") as refusal:
         parse(kind, obj)
     assert told in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "expression", ["[:space:]", r"\[[:space:]\]", r"[x[\]:a-z:]]", r"[\[:digit:]", "[]:]x:]"]
+)
+def test_a_set_that_only_looks_like_a_named_one_is_taken(expression: str) -> None:
+    parse(VirtualIP, named(probed(file={"path": "/a", "contentRegex": expression})))
 
 
 def test_what_is_not_known_is_passed_over() -> None:
