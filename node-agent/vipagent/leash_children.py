@@ -323,6 +323,11 @@ class Housed:
         if self._main is not None:
             self._main.kill()
 
+    @property
+    def has_processes(self) -> bool:
+        """Whether the start has left processes of it in its cgroup."""
+        return self._has_processes
+
     async def gone(self) -> None:
         """Return when no process of it is left."""
         await self._folder.emptied()
