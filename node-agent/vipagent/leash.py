@@ -27,10 +27,11 @@ It speaks JSON lines on its standard input, a socket:
                              "mount": {"source": …, "target": …, "fsType": …, "options": […]}
     {"run": 8, "end": {…}}                          the same of a start that this leash knows nothing of; with
                                                     a negative number, of one that may never have been; with
-                                                    `isInDoubt`, of one that could not be stopped
+                                                    `isInDoubt`, of one that may run without its processes
     {"run": 7, "stop": true}
     {"hello": true}                                 its own first line: from now on it takes orders
-    {"run": 7, "kind": "Died", "message": "…"}      the answers, of the kinds of `runs.Outcome`
+    {"run": 7, "kind": "Died", "message": "…"}      the answers, of the kinds of `runs.Outcome`; and `Started`
+                                                    tells whether its cgroup is empty (`hasProcesses`)
     {"close": true}                                 kill everything, and end; what fences is stopped first
 
 It goes on when the keeper is gone, until all that it started has ended; SIGTERM asks it to stop everything
@@ -105,6 +106,10 @@ class Charge(Protocol):
     @property
     def is_started(self) -> bool:
         """Whether something of it was started, as far as is known; what never was ends no node."""
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether `start` has left processes of it in its cgroup."""
 
     def kill(self) -> None:
         """Kill everything of it; what is gone already does no harm."""
@@ -281,7 +286,10 @@ class Leash:
         if run.is_to_stop.is_set() and not run.is_asked:
             complaint = _TOO_LATE
         if not run.is_asked:
-            self._tell(number, "Started" if complaint is None else "StartFailed", complaint or "")
+            if complaint is None:
+                self._tell(number, "Started", has_processes=run.charge.has_processes)
+            else:
+                self._tell(number, "StartFailed", complaint)
         if complaint is None:
             end = await _unless(run.is_to_stop, run.charge.watch())
             if not run.is_to_stop.is_set():
@@ -399,10 +407,12 @@ class Leash:
             is_left_over=is_left_over,
         )
 
-    def _tell(self, number: int, kind: str, message: str = "") -> None:
+    def _tell(self, number: int, kind: str, message: str = "", *, has_processes: bool | None = None) -> None:
         assert self._writer is not None
         if not self._writer.is_closing():
-            said = {"run": number, "kind": kind, "message": message}
+            said: dict[str, object] = {"run": number, "kind": kind, "message": message}
+            if has_processes is not None:
+                said["hasProcesses"] = has_processes
             self._writer.write(json.dumps(said).encode() + b"\n")
 
     def _look_whether_ended(self) -> None:

@@ -3,11 +3,10 @@
     FOLDER/service        what was started and what it left running: the service itself
     FOLDER/stop, status   programs that run beside it to their end (`Asides`); what one leaves is killed
 
-A program is started by a fork that nothing waits for: what may hang with the disk that it lies on (looking
-whether it may be run, loading it) is done by the new process, so a program delays nothing but its own
-service. That process moves itself into its cgroup first, then looks whether the lease still stands and
-only then becomes the program. One that is killed in between is killed by its number as well as by its
-cgroup, for it may be in neither place that is being looked at.
+A program is started by a fork that nothing waits for (`forks`), so one that cannot be loaded delays nothing
+but its own service. The new process moves itself into its cgroup first, then looks whether the lease still
+stands and only then becomes the program. One that is killed in between is killed by its number as well as by
+its cgroup, for it may be in neither place that is being looked at.
 
 The output of a service is read as long as it is written, at a bounded pace, and all but the last of it is
 dropped: who wants a log writes one. That last line is what is said when the service dies.
@@ -16,20 +15,21 @@ dropped: who wants a log writes one. That last line is what is said when the ser
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import os
 import resource
 import signal
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
-from vipagent.probes_hooks import ENVIRONMENT, last_line, why_not
+from vipagent import forks
+from vipagent.probes_hooks import ENVIRONMENT, last_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from vipagent.forks import Forked
     from vipagent.leash_cgroups import Cgroup
 
 _TAIL_BYTES: Final = 4096
@@ -39,7 +39,6 @@ _PACE_S: Final = 0.02
 _KILL_S: Final = 0.25
 _NOT_RUN: Final = 126
 """From this exit status on a shell says that it could not run the program, or that a signal ended it."""
-_REFUSED: Final = 127
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
@@ -130,12 +129,12 @@ class _Output:
 class Child:
     """A program that was started; `ended` comes when its own process has ended, whatever it left running."""
 
-    def __init__(self, program: Program, pid: int, output: int, excuses: int) -> None:
-        self.output = _Output(output)
+    def __init__(self, program: Program, forked: Forked) -> None:
+        self.output = _Output(forked.output)
         self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self._program = program
-        self._pid = pid
-        self._excuses = excuses
+        self._pid = forked.pid
+        self._excuses = forked.excuses
 
     def kill(self) -> None:
         """Kill its own process, wherever it is."""
@@ -194,63 +193,20 @@ class Children:
         objection: Callable[[], str | None] = lambda: None,
     ) -> Child:
         """Start a program; `objection` is asked at the last moment, in the new process. Raises `OSError`."""
-        output, printed = os.pipe()
-        excuses, excused = os.pipe()
-        # Nothing may be handled twice: until it is a process of its own, the child has this one's handlers.
-        former = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            pid = os.fork()
-            if pid == 0:
-                self._become(program, cgroup, objection, printed=printed, excused=excused)
-        except OSError:
-            os.close(output)
-            os.close(excuses)
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, former)
-            os.close(printed)
-            os.close(excused)
-        self._children[pid] = child = Child(program, pid, output, excuses)
+        forked = forks.start(
+            (str(program.path), *program.args),
+            {**ENVIRONMENT, **program.environment},
+            title=program.title,
+            refusal=lambda: program.refusal() or objection(),
+            settle=lambda: self._settle(cgroup),
+        )
+        self._children[forked.pid] = child = Child(program, forked)
         return child
 
-    def _become(
-        self,
-        program: Program,
-        cgroup: Cgroup,
-        objection: Callable[[], str | None],
-        *,
-        printed: int,
-        excused: int,
-    ) -> NoReturn:
-        """Become the program, in the new process; where that is refused, leave word and end."""
-        try:
-            signal.set_wakeup_fd(-1)
-            for signum in (signal.SIGTERM, signal.SIGCHLD, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
-                signal.signal(signum, signal.SIG_DFL)
-            os.setsid()
-            os.chdir("/")
-            cgroup.enter()
-            nothing = os.open(os.devnull, os.O_RDONLY)
-            for descriptor, standard in ((nothing, 0), (printed, 1), (printed, 2)):
-                os.dup2(descriptor, standard)
-            # Also what exec would close: it may never come to that, and the keeper must see the leash's end.
-            for descriptor in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - numbers, not paths
-                if descriptor not in (0, 1, 2, excused):
-                    with contextlib.suppress(OSError):  # the one of that listing
-                        os.close(descriptor)
-            resource.setrlimit(resource.RLIMIT_NOFILE, self._ordinary_limits)
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            excuse = program.refusal() or objection()
-            if excuse is None:
-                path = str(program.path)
-                os.execvpe(path, [path, *program.args], {**ENVIRONMENT, **program.environment})  # noqa: S606 - no shell
-        except OSError as error:
-            excuse = f"{program.title} cannot be started: {why_not(error)}"
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it must not run on as a second leash
-            excuse = f"{program.title} cannot be started: {type(error).__name__}: {error}"
-        with contextlib.suppress(OSError):
-            os.write(excused, (excuse or "").encode(errors="replace"))
-        os._exit(_REFUSED)
+    def _settle(self, cgroup: Cgroup) -> None:
+        """Go where the new process belongs."""
+        cgroup.enter()
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._ordinary_limits)
 
     def _reap(self) -> None:
         while True:
@@ -322,6 +278,11 @@ class Housed:
         self._asides.kill()
         if self._main is not None:
             self._main.kill()
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether the start has left processes of it in its cgroup."""
+        return self._has_processes
 
     async def gone(self) -> None:
         """Return when no process of it is left."""

@@ -325,6 +325,11 @@ class Mount:
         await self._folder.remove()
 
     @property
+    def has_processes(self) -> bool:
+        """Whether mount(8) has left processes of it in its cgroup."""
+        return self._has_processes
+
+    @property
     def is_started(self) -> bool:
         """Whether mount(8) was run, by this leash or by an earlier one, as far as is known."""
         return self._has_begun or self._is_left_over

@@ -103,6 +103,11 @@ class Unit:
                 await asyncio.wait_for(self._killing, _DISCARD_S)
 
     @property
+    def has_processes(self) -> bool:
+        """Whether it has processes in a cgroup of ours; they are systemd's."""
+        return False
+
+    @property
     def is_started(self) -> bool:
         """Whether systemd may have been asked to start it, for this leash or for an earlier one."""
         return self._has_begun or self._is_left_over

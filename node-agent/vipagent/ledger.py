@@ -1,8 +1,9 @@
 """The door to the ledger: what this node has started and not seen stopped, kept for the next keeper.
 
 The plan does not tell: a service that could not be stopped may be planned no more, or for other nodes only,
-when a keeper starts, and a mount, a unit or what an agent holds has no process by which it is found. So each
-start is written down as it was ordered, and crossed out when nothing of it is left.
+when a keeper starts, and a mount, a unit, what an agent holds or what a hook had another program start has no
+process by which it is found. So each start is written down as it was ordered, and crossed out when nothing of
+it is left.
 
 Nobody waits for the disk: the newest state is written by a thread, and what changes meanwhile goes with the
 next write. A keeper that is killed in that moment leaves its leash, which stops what it has started by the
@@ -37,11 +38,15 @@ _log = logging.getLogger(__name__)
 
 
 class Entry(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """A service as it was started, with what its programs were told; in doubt if it could not be stopped."""
+    """A service as it was started, with what its programs were told; in doubt if it could not be stopped.
+
+    `outlives_processes` is whether hooks have started it, or may have, without a process in its cgroup.
+    """
 
     service: ServicePlan
     environment: dict[str, str] = {}
     is_in_doubt: bool = False
+    outlives_processes: bool = False
 
 
 class _Kept(msgspec.Struct, frozen=True, rename="camel"):
@@ -82,15 +87,15 @@ class Ledger:
         self._entries = {entry.service.id: entry for entry in kept} | self._entries
 
     def enter(self, entry: Entry) -> None:
-        """It is about to be started, or is in doubt."""
+        """It is about to be started, or more is known of it."""
         if self._entries.get(entry.service.id) != entry:
             self._entries[entry.service.id] = entry
             self._write_soon()
 
-    def doubt(self, service_id: str) -> None:
-        """It could not be stopped."""
-        if service_id in self._entries:
-            self.enter(msgspec.structs.replace(self._entries[service_id], is_in_doubt=True))
+    def amend(self, entry: Entry) -> None:
+        """More is known of it than when it was entered; of what was not entered nothing is kept."""
+        if entry.service.id in self._entries:
+            self.enter(entry)
 
     def cross_out(self, service_id: str) -> None:
         """Nothing of it is left."""

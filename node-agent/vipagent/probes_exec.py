@@ -3,7 +3,8 @@
 The keeper itself starts no hook. To start a program a process must wait until the new one has been
 loaded from its disk, and a check's program may lie on a disk that hangs; a keeper that waits does not
 renew its leases. So hooks are run by a small process of their own (`probes_hooks`), started at the
-first exec check, asked over a socket pair with one JSON line per run, and started again should it die.
+first exec check, asked over a socket pair with one JSON line per run, and started again should it die or
+listen no more: what it has not read fills the keeper's locked memory.
 It ends with the keeper, also after a kill -9 of that, and takes the running hooks with it.
 """
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _REPLY_BYTES = 16 * 1024
 _START_S = 20.0
+_BACKLOG_BYTES = 256 * 1024
 
 
 class HookRunner:
@@ -93,10 +95,16 @@ class HookRunner:
                 self._writer = writer
             return self._writer
 
-    @staticmethod
-    def _ask(writer: asyncio.StreamWriter, question: dict[str, object]) -> None:
-        if not writer.is_closing():
-            writer.write(json.dumps(question).encode() + b"\n")
+    def _ask(self, writer: asyncio.StreamWriter, question: dict[str, object]) -> None:
+        if writer.is_closing():
+            return
+        if writer.transport.get_write_buffer_size() > _BACKLOG_BYTES:
+            _log.warning("the process that runs hooks does not listen: it is killed and started again")
+            assert self._process is not None
+            self._process.kill()
+            writer.transport.abort()
+            return
+        writer.write(json.dumps(question).encode() + b"\n")
 
     async def _listen(
         self,

@@ -13,8 +13,9 @@ another session is out of reach, so a hook must not start daemons.
 
 Exit status 0 passes. The last line of its output (of both streams together) is the message; the first
 `OUTPUT_BYTES` are kept and the rest is read and dropped, so that a hook that prints without end does
-not stand still. A hook whose last run cannot be killed (it hangs in the kernel) is not started a second
-time beside it; nor is, of a hook that is told of a service, any other for that service.
+not stand still. No hook waits until the file of another one is read (`forks`). A hook whose last run cannot
+be killed (it hangs in the kernel) is not started a second time beside it; nor is, of a hook that is told of a
+service, any other for that service.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ import os
 import signal
 import socket
 import stat
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from vipagent import forks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -79,34 +82,33 @@ class Hooks:
         """Run a hook to its end; cancellation kills it."""
         service = environment.get("VIPKEEPER_SERVICE")
         run: Run = (hook, args, "") if service is None else ("", (), service)
-        why = refusal(self._hooks_dir, hook)
-        if why is not None:
-            return False, why
         former = self._running.get(run)
         if former is not None:
             await asyncio.wait([former], timeout=_KILL_S)
             if not former.done():
                 return False, f"hook {hook}: its last run was killed and is not gone yet"
         try:
-            process = subprocess.Popen(  # noqa: ASYNC220 - waiting for the disk is what this process is for
-                [str(self._hooks_dir / hook), *args],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env={**ENVIRONMENT, **environment},
-                cwd="/",
-                start_new_session=True,
+            process = forks.start(
+                (str(self._hooks_dir / hook), *args),
+                {**ENVIRONMENT, **environment},
+                title=f"hook {hook}",
+                refusal=lambda: refusal(self._hooks_dir, hook),
             )
         except OSError as error:
-            return False, f"hook {hook} cannot be started: {why_not(error)}"
-        ending = _ending(process)
+            return False, f"hook {hook} cannot be started: {os.strerror(error.errno or 0)}"
+        ending = _ending(process.pid)
         self._running[run] = ending
-        with _reading(process) as output:
+        with _reading(process.output) as output, os.fdopen(process.excuses, "rb") as excuses:
             try:
                 status = await asyncio.shield(ending)
             finally:
+                if not ending.done():  # so it is not reaped yet; and it may have no group yet
+                    os.kill(process.pid, signal.SIGKILL)
                 # Also after an orderly end: what it left behind in its group goes with it.
                 _kill_group(process.pid)
+            excuse = excuses.read().decode(errors="replace")
+        if excuse:
+            return False, excuse
         line = last_line(bytes(output))
         if status == 0:
             return True, "" if service is None else line
@@ -114,28 +116,26 @@ class Hooks:
         return False, f"hook {hook} {ended}: {line}" if line else f"hook {hook} {ended}"
 
 
-def _ending(process: subprocess.Popen[bytes]) -> asyncio.Future[int]:
+def _ending(pid: int) -> asyncio.Future[int]:
     """Return a future of the exit status, independent of who still holds the output open."""
     loop = asyncio.get_running_loop()
     ending: asyncio.Future[int] = loop.create_future()
-    watching = os.pidfd_open(process.pid)
+    watching = os.pidfd_open(pid)
 
     def end() -> None:
         loop.remove_reader(watching)
         os.close(watching)
-        ending.set_result(process.wait())
+        ending.set_result(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
     loop.add_reader(watching, end)
     return ending
 
 
 @contextlib.contextmanager
-def _reading(process: subprocess.Popen[bytes]) -> Iterator[bytearray]:
+def _reading(pipe: int) -> Iterator[bytearray]:
     """Collect the output while it runs, and what is left of it at the end."""
     loop = asyncio.get_running_loop()
     output = bytearray()
-    assert process.stdout is not None
-    pipe = process.stdout.fileno()
     os.set_blocking(pipe, False)
 
     def read() -> bool:
@@ -157,7 +157,7 @@ def _reading(process: subprocess.Popen[bytes]) -> Iterator[bytearray]:
                 break
     finally:
         loop.remove_reader(pipe)
-        process.stdout.close()
+        os.close(pipe)
 
 
 def last_line(output: bytes) -> str:
@@ -165,12 +165,6 @@ def last_line(output: bytes) -> str:
     lines = [line.strip() for line in output.decode(errors="replace").splitlines()]
     line = next((line for line in reversed(lines) if line), "")
     return "".join(character for character in line if character.isprintable())[:_LINE_LENGTH]
-
-
-def why_not(error: OSError) -> str:
-    """Say why a program could not be started."""
-    text = os.strerror(error.errno or 0)
-    return f"{text} (a script needs a first line such as #!/bin/sh)" if error.errno else text
 
 
 def _kill_group(pid: int) -> None:
@@ -186,14 +180,12 @@ async def serve(hooks_dir: Path, connection: socket.socket) -> None:
     runs: dict[int, asyncio.Task[None]] = {}
 
     async def answer(number: int, question: dict[str, Any]) -> None:
-        try:
-            is_ok, message = await hooks.run(
-                question["hook"], tuple(question["args"]), question["environment"]
-            )
-        finally:
-            del runs[number]
+        is_ok, message = await hooks.run(question["hook"], tuple(question["args"]), question["environment"])
         reply: dict[str, Any] = {"run": number, "ok": is_ok, "message": message}
         writer.write(json.dumps(reply).encode() + b"\n")
+
+    def forget(number: int, _: asyncio.Task[None]) -> None:
+        del runs[number]
 
     writer.write(b'{"run": null}\n')
     while line := await reader.readline():
@@ -205,9 +197,12 @@ async def serve(hooks_dir: Path, connection: socket.socket) -> None:
             continue
         number = int(question["run"])
         runs[number] = asyncio.create_task(answer(number, question))
+        # Not in `answer`, which never begins where the run is killed at once.
+        runs[number].add_done_callback(partial(forget, number))
     for task in tuple(runs.values()):
         task.cancel()
     await asyncio.gather(*runs.values(), return_exceptions=True)
+    writer.close()
 
 
 def main() -> None:

@@ -15,7 +15,9 @@ have how long each service's lease stands: `extend` writes one number.
     come up           been started, and needs no leash that ends it
 
 Each service has a cgroup below the keeper's, named after it, so what is left behind has a name. What has no
-process, a mount or a unit, has that in the ledger (`vipagent.ledger`), whatever the plan says by then.
+process there, a mount, a unit or what a hook had another program start, has that in the ledger
+(`vipagent.ledger`), whatever the plan says by then. With a status hook, which could tell of such a one, a
+service of hooks counts as one until it has started and was seen to have processes.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ from vipapi.nodestatus import Problem
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable
     from pathlib import Path
 
     from vipagent.leash_fence import Way
@@ -81,8 +83,8 @@ _log = logging.getLogger(__name__)
 class _Run:
     """One start of a service that has not ended, as far as the keeper knows."""
 
-    def __init__(self, service: ServicePlan, number: int, slot: int, cgroup: Cgroup | None) -> None:
-        self.service = service
+    def __init__(self, entry: Entry, number: int, slot: int, cgroup: Cgroup | None) -> None:
+        self.entry = entry
         self.number = number
         self.slot = slot
         self.cgroup = cgroup
@@ -92,7 +94,11 @@ class _Run:
         self.overdue: asyncio.TimerHandle | None = None
         self.complaint = "it has not been stopped yet"
 
-    def order(self, environment: Mapping[str, str], *, is_in_doubt: bool = False) -> dict[str, Any]:
+    @property
+    def service(self) -> ServicePlan:
+        return self.entry.service
+
+    def order(self) -> dict[str, Any]:
         """Return it as the leash is told."""
         return {
             "folder": _folder(self.service.id),
@@ -101,8 +107,8 @@ class _Run:
             "fences": self.service.fences,
             "startTimeoutMs": self.service.start_timeout_ms,
             "stopTimeoutMs": self.service.stop_timeout_ms,
-            "environment": dict(environment),
-            "isInDoubt": is_in_doubt,
+            "environment": self.entry.environment,
+            "isInDoubt": self.entry.is_in_doubt or self.entry.outlives_processes,
             **msgspec.to_builtins(self.service.workload),
         }
 
@@ -182,15 +188,14 @@ class Runner:
         planned = [each for each in services if _outlives_its_processes(each) and each.id not in started]
         for service in (*planned, *(entry.service for entry in started.values())):
             self.refusal(service.workload)  # begins to look
-        if self._cgroup is not None:
-            await self._end_former(self._cgroup)
+        interrupted = frozenset() if self._cgroup is None else await self._end_former(self._cgroup)
         if self._looking:
             await asyncio.wait(self._looking.values(), timeout=_FIRST_LOOK_S)
         for service in planned:
             if self.refusal(service.workload) is None:
                 self._end(Entry(service))
-        for entry in started.values():
-            self._end_started(entry)
+        for service_id, entry in started.items():
+            self._end_started(_doubted(entry) if service_id in interrupted else entry)
         ending = [run for run in self._runs.values() if run.number < 0]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ORDERLY_S):
@@ -207,10 +212,11 @@ class Runner:
         """Those that `start_clean` could not end and that have not ended since, as far as they are known."""
         return tuple(self._left.values())
 
-    def _entry(self, service: ServicePlan) -> Entry:
-        """Return what is known of its start."""
-        entries = {} if self._ledger is None else self._ledger.entries
-        return entries.get(service.id, Entry(service))
+    def _note(self, run: _Run, entry: Entry) -> None:
+        """More is known of its start."""
+        run.entry = entry
+        if self._ledger is not None:
+            self._ledger.amend(entry)
 
     async def _insist(self) -> None:
         """Have what an earlier keeper left stopped again and again, as a Stack does with what it started."""
@@ -223,13 +229,15 @@ class Runner:
     def _end(self, entry: Entry) -> None:
         """Have the leash end what an earlier one may have started."""
         self._ends += 1
-        run = self._add(entry.service, -self._ends)
-        self._order({"run": run.number, "end": run.order(entry.environment, is_in_doubt=entry.is_in_doubt)})
+        run = self._add(entry, -self._ends)
+        self._order({"run": run.number, "end": run.order()})
 
     def _end_started(self, entry: Entry) -> None:
         """End what the ledger names; what is refused counts as running until it is not."""
         service = entry.service
-        if not _outlives_its_processes(service) and not entry.is_in_doubt:
+        if self._ledger is not None:
+            self._ledger.amend(entry)
+        if not _may_go_on(entry):
             if service.id in self._leftovers:
                 self._left[service.id] = service
             else:  # its cgroup was all of it
@@ -250,22 +258,24 @@ class Runner:
         self._end(entry)
         self._refused.discard(entry.service.id)
 
-    async def _end_former(self, cgroup: Cgroup) -> None:
+    async def _end_former(self, cgroup: Cgroup) -> frozenset[str]:
+        """End what an earlier keeper left; return what of that its leash was stopping still."""
+        interrupted: frozenset[str] = frozenset()
         if pids := (cgroup / LEASH_CGROUP).pids():
             _log.warning("Ending what the leash of a former keeper runs")
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
-            await _emptied(cgroup, _ORDERLY_S)
+            if not await _emptied(cgroup, _ORDERLY_S):
+                interrupted = frozenset(_populated(cgroup))
         cgroup.kill()
         await _emptied(cgroup, _KILL_S)
-        for each in cgroup.children:
-            if each.path.name != LEASH_CGROUP and each.is_populated:
-                service_id = unquote(each.path.name)
-                self._leftovers[service_id] = _about(each)
-                self._outlasting.add(service_id)
-                _keep(self._waits, self._outlast(service_id, each))
+        for service_id, each in _populated(cgroup).items():
+            self._leftovers[service_id] = _about(each)
+            self._outlasting.add(service_id)
+            _keep(self._waits, self._outlast(service_id, each))
         await cgroup.remove()
+        return interrupted
 
     def refusal(self, workload: Workload) -> str | None:
         """Say why this node cannot run such a workload at all, None where it can.
@@ -318,17 +328,18 @@ class Runner:
         if why_not is not None:
             self._tell(Outcome(service.id, run, "StartFailed", why_not))
             return
-        added = self._add(service, run)
-        self._deadlines[added.slot] = deadline_ns
         environment = {
             "VIPKEEPER_SERVICE": service.title,
             "VIPKEEPER_NODE": self._node,
             "VIPKEEPER_TERM": str(term),
             "VIPKEEPER_VIRTUAL_IP": virtual_ip,
         }
+        entry = Entry(service, environment, outlives_processes=_may_have_no_process(service.workload))
+        added = self._add(entry, run)
+        self._deadlines[added.slot] = deadline_ns
         if self._ledger is not None:
-            self._ledger.enter(Entry(service, environment))
-        self._order({"run": run, "start": added.order(environment)})
+            self._ledger.enter(entry)
+        self._order({"run": run, "start": added.order()})
 
     def extend(self, service_id: str, deadline_ns: int) -> None:
         """The lease was renewed until then; of what does not run nothing is kept."""
@@ -408,11 +419,12 @@ class Runner:
             return f"this node runs {_SLOTS} services already"
         return None
 
-    def _add(self, service: ServicePlan, number: int) -> _Run:
-        cgroup = None if self._cgroup is None else self._cgroup / _folder(service.id)
+    def _add(self, entry: Entry, number: int) -> _Run:
+        service_id = entry.service.id
+        cgroup = None if self._cgroup is None else self._cgroup / _folder(service_id)
         assert number not in self._runs, number
-        run = _Run(service, number, self._free_slots.pop(), cgroup)
-        self._runs[number] = self._by_id[service.id] = run
+        run = _Run(entry, number, self._free_slots.pop(), cgroup)
+        self._runs[number] = self._by_id[service_id] = run
         return run
 
     def _tell(self, outcome: Outcome) -> None:
@@ -434,8 +446,10 @@ class Runner:
             run.overdue.cancel()
             run.overdue = None
         run.complaint = answer["message"]
-        if kind == "StopFailed" and self._ledger is not None:
-            self._ledger.doubt(run.service.id)
+        if kind == "StopFailed":
+            self._note(run, msgspec.structs.replace(run.entry, is_in_doubt=True))
+        if kind == "Started" and run.entry.outlives_processes and answer["hasProcesses"]:
+            self._note(run, msgspec.structs.replace(run.entry, outlives_processes=False))
         if kind == "Stopped":
             self._forget(run)
         elif run.number > 0:
@@ -565,10 +579,8 @@ class Runner:
             run.is_to_stop = True
             # What a former keeper left (below 0) may run without any order of this one.
             may_run = run.is_sent or run.number < 0
-            entry = self._entry(run.service)
-            if may_run and (entry.is_in_doubt or _outlives_its_processes(run.service)):
-                order = run.order(entry.environment, is_in_doubt=entry.is_in_doubt)
-                self._order({"run": run.number, "end": order})  # by a new leash
+            if may_run and _may_go_on(run.entry):
+                self._order({"run": run.number, "end": run.order()})  # by a new leash
             else:
                 self._buried.add(run)
                 _keep(self._waits, self._bury(run))
@@ -589,6 +601,33 @@ class Runner:
 def _outlives_its_processes(service: ServicePlan) -> bool:
     """Tell whether a leash is needed to know that it has ended, or to end the node where it has not."""
     return service.workload.exec is None or service.fences
+
+
+def _may_have_no_process(workload: Workload) -> bool:
+    """Tell whether hooks may start it without a process in its cgroup, and another one would end it."""
+    scripts = workload.exec
+    return scripts is not None and scripts.status is not None and scripts.stop is not None
+
+
+def _may_go_on(entry: Entry) -> bool:
+    """Tell whether it takes a leash to know that nothing is left, though its cgroup be empty."""
+    return entry.is_in_doubt or entry.outlives_processes or _outlives_its_processes(entry.service)
+
+
+def _doubted(entry: Entry) -> Entry:
+    """Its stop hook may have been killed in the middle, or not have been run."""
+    scripts = entry.service.workload.exec
+    has_stop_hook = scripts is not None and scripts.stop is not None
+    return msgspec.structs.replace(entry, is_in_doubt=True) if has_stop_hook else entry
+
+
+def _populated(cgroup: Cgroup) -> dict[str, Cgroup]:
+    """Return the cgroups of services in which there is a process, by id."""
+    return {
+        unquote(each.path.name): each
+        for each in cgroup.children
+        if each.path.name != LEASH_CGROUP and each.is_populated
+    }
 
 
 def _mount_refusal() -> str | None:

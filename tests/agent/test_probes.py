@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import gc
 import os
 import shutil
 import signal
@@ -21,6 +23,8 @@ from pyroute2 import IPRoute
 
 from agent.services import Gate
 from vipagent.probes import Probes, look
+from vipagent.probes_exec import HookRunner
+from vipagent.probes_hooks import serve
 from vipagent.probes_names import Names, Place
 from vipagent.probes_tls import DOUBTFUL_S, STALE_S, Authorities
 from vipapi.healthchecks import ICMP, Exec, HTTPGet, HTTPHeader, Link, Probe, TCPSocket
@@ -737,6 +741,78 @@ def test_what_a_hook_leaves_behind_goes_with_it(tmp_path: Path) -> None:
     result, gone = asyncio.run(run())
     assert result.is_ok
     assert gone
+
+
+@contextlib.contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """Have whoever opens a file wait, as for a disk that hangs: a lease on it is not given back."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)  # told of who waits by a signal that does no harm
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield
+    finally:
+        os.close(file)
+
+
+def test_a_hook_whose_file_hangs_delays_no_other_and_can_be_killed(tmp_path: Path) -> None:
+    async def run() -> tuple[Result, Result, Result]:
+        probes = Probes(hooks_dir=tmp_path, gateways=tuple)
+        await probes.run(Exec(hook=hook(tmp_path, "ok", "#!/bin/sh\n")), IN_TIME_S)
+        with unreadable(tmp_path / hook(tmp_path, "h", "#!/bin/sh\n")):
+            hanging = asyncio.create_task(probes.run(Exec(hook="h"), IN_TIME_S))
+            await asyncio.sleep(0)
+            other = await probes.run(Exec(hook="ok"), IN_TIME_S / 2)
+            hung = await hanging
+        again = await probes.run(Exec(hook="h"), IN_TIME_S)
+        await probes.close()
+        return other, hung, again
+
+    other, hung, again = asyncio.run(run())
+    assert other.is_ok, other.message
+    assert hung.message == "hook h did not end within 10000 ms and was killed"
+    assert again.is_ok, again.message
+
+
+def test_a_process_that_listens_no_more_is_started_again_before_what_it_is_to_read_piles_up(
+    tmp_path: Path,
+) -> None:
+    async def run() -> tuple[list[Result], Result]:
+        hook(tmp_path, "ok", "#!/bin/sh\n")
+        runner, before = HookRunner(tmp_path), set(children())
+        await runner.ready()
+        (process,) = set(children()) - before
+        os.kill(process, signal.SIGSTOP)
+        long = Exec(hook="ok", args=("x" * 64 * 1024,))
+        runs = [runner.run(long) for _ in range(40)]
+        lost = await asyncio.wait_for(asyncio.gather(*runs), IN_TIME_S)
+        again = await runner.run(Exec(hook="ok"))
+        await runner.close()
+        return lost, again
+
+    lost, again = asyncio.run(run())
+    assert {each.message for each in lost} == {"the process that runs hooks ended; it is started again"}
+    assert again.is_ok
+
+
+def test_of_a_hook_that_is_killed_before_it_begins_nothing_is_kept(tmp_path: Path) -> None:
+    async def run() -> int:
+        ours, theirs = socket.socketpair()
+        serving = asyncio.create_task(serve(tmp_path, theirs))
+        reader, writer = await asyncio.open_connection(sock=ours)
+        await reader.readline()
+        question = '{{"run": {}, "hook": "none", "args": [], "environment": {{}}}}\n'
+        killed = "".join(f'{question.format(each)}{{"kill": {each}}}\n' for each in range(100))
+        writer.write(f"{killed}{question.format(100)}".encode())
+        assert b'"run": 100' in await reader.readline()
+        kept = sum(isinstance(each, asyncio.Task) and each.cancelled() for each in gc.get_objects())
+        writer.close()
+        await writer.wait_closed()
+        await serving
+        return kept
+
+    gc.collect()
+    assert asyncio.run(run()) <= 1, "the one that it has spoken of last"
 
 
 def test_a_killed_hook_is_run_again_at_the_next_turn(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from agent.services import (
     until_exists,
 )
 from vipagent.leash_cgroups import Cgroup
+from vipagent.ledger import Ledger
 from vipagent.runs import Outcome
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ async def keep(folder, cgroup, lease_ms, renewals, stop_timeout_ms):
     told = asyncio.Queue()
     runner = Runner(
         node="node-a", hooks_dir=pathlib.Path(folder) / "hooks", cgroup=pathlib.Path(cgroup),
-        on_outcome=told.put_nowait,
+        on_outcome=told.put_nowait, ledger=pathlib.Path(folder) / "ledger",
     )
     service = plan(stop="stop", stop_timeout_ms=stop_timeout_ms)
     for run in (1, 2):  # the leash takes a while to start: the run that counts begins when it is there
@@ -175,6 +176,13 @@ def keeper(
     )
     assert process.stdout is not None
     return process, int(process.stdout.readline())
+
+
+async def entries(path: Path) -> list[str]:
+    """Whom the next keeper would find in the ledger."""
+    ledger = Ledger(path)
+    await ledger.load()
+    return list(ledger.entries)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -262,6 +270,30 @@ def test_a_keeper_that_starts_kills_what_a_former_leash_does_not_end(
             return time.monotonic() - began
 
     assert asyncio.run(run()) < 20.0
+
+
+def test_a_stop_hook_that_was_cut_off_by_a_keeper_that_starts_is_run_again(
+    tmp_path: Path, hooks: Path, cgroup: Path
+) -> None:
+    tries = tmp_path / "tries"
+    hook(hooks, "start", DAEMON)
+    hook(
+        hooks,
+        "stop",
+        f"test -e {tmp_path}/slow || exit 0; echo x >> {tries}; test $(wc -l < {tries}) -gt 1 || sleep 600",
+    )
+    process, _ = keeper(tmp_path, cgroup, lease_ms=600_000, stop_timeout_s=60)
+    (tmp_path / "slow").touch()
+
+    async def run() -> None:
+        while not await entries(tmp_path / "ledger"):  # noqa: ASYNC110 - of a file no event tells
+            await asyncio.sleep(0.01)
+        kill(process)
+        async with services(tmp_path, cgroup, ledger=tmp_path / "ledger") as node:
+            assert await node.runner.start_clean() == frozenset()
+        assert len(tries.read_text().split()) == 2
+
+    asyncio.run(run())
 
 
 def test_a_keeper_that_starts_ends_what_has_no_leash_any_more(

@@ -10,6 +10,7 @@ import time
 from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import msgspec
 import pytest
 
 from agent.services import (
@@ -196,19 +197,119 @@ def test_what_is_left_over_is_stopped_again_and_again_also_by_another_leash(
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("status", [None, "status"])
 def test_a_service_whose_processes_were_killed_with_its_keeper_is_not_stopped_twice(
-    tmp_path: Path, cgroup: Path, ledger: Path
+    tmp_path: Path, cgroup: Path, ledger: Path, status: str | None
 ) -> None:
     async def run() -> None:
         hook(tmp_path / "hooks", "start", DAEMON)
+        hook(tmp_path / "hooks", "status", "exit 0")
         hook(tmp_path / "hooks", "stop", f"touch {tmp_path}/asked; exit 1")
         async with services(tmp_path, cgroup, ledger=ledger) as node:
-            await node.started(plan(stop="stop"))
+            await node.started(plan(stop="stop", status=status))
             kill_leash(cgroup)
         async with services(tmp_path, cgroup, ledger=ledger) as node:
             assert await node.runner.start_clean() == frozenset()
         assert not (tmp_path / "asked").exists()
         assert await kept(ledger) == []
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """What hooks start and stop without a process of their own, as those of a container do: a file."""
+    state = tmp_path / "runs-elsewhere"
+    hook(tmp_path / "hooks", "start", f"touch {state}")
+    hook(tmp_path / "hooks", "status", f"test -e {state}")
+    hook(tmp_path / "hooks", "stop", f"test ! -e {tmp_path}/broken && rm -f {state}")
+    return state
+
+
+def is_there(path: Path) -> bool:
+    return path.exists()
+
+
+def end_by_hand(path: Path) -> None:
+    path.unlink()
+
+
+ELSEWHERE = plan(stop="stop", status="status", stop_timeout_ms=500)
+
+
+def test_what_has_no_process_is_stopped_by_its_hook_after_keeper_and_leash_have_ended(
+    tmp_path: Path, cgroup: Path, ledger: Path, elsewhere: Path
+) -> None:
+    async def run() -> None:
+        async with services(tmp_path, cgroup, ledger=ledger) as node:
+            await node.started(ELSEWHERE)
+            kill_leash(cgroup)
+        assert is_there(elsewhere)
+        async with services(tmp_path, cgroup, ledger=ledger) as node:
+            assert await node.runner.start_clean() == frozenset()
+            assert not is_there(elsewhere)
+        assert await kept(ledger) == []
+
+    asyncio.run(run())
+
+
+def test_what_has_no_process_counts_as_left_over_while_its_stop_hook_fails_and_its_status_hook_passes(
+    tmp_path: Path, cgroup: Path, ledger: Path, elsewhere: Path
+) -> None:
+    async def run() -> None:
+        async with services(tmp_path, cgroup, ledger=ledger) as node:
+            await node.started(ELSEWHERE)
+        (tmp_path / "broken").touch()
+        async with services(tmp_path, cgroup, ledger=ledger) as node:
+            assert await node.runner.start_clean() == {ELSEWHERE.id}
+            end_by_hand(elsewhere)
+            assert await node.next() == Outcome(ELSEWHERE.id, 0, "Stopped")
+        assert await kept(ledger) == []
+
+    asyncio.run(run())
+
+
+def test_what_has_no_process_is_stopped_by_its_hook_when_the_leash_dies(
+    tmp_path: Path, cgroup: Path, elsewhere: Path
+) -> None:
+    async def run() -> None:
+        async with services(tmp_path, cgroup) as node:
+            number = await node.started(ELSEWHERE)
+            kill_leash(cgroup)
+            assert (await node.next()).kind == "Died"
+            assert await node.next() == Outcome(ELSEWHERE.id, number, "Stopped")
+            assert not is_there(elsewhere)
+
+    asyncio.run(run())
+
+
+def test_a_start_with_a_status_hook_that_was_cut_off_is_stopped_by_its_hook(
+    tmp_path: Path, cgroup: Path, elsewhere: Path
+) -> None:
+    async def run() -> None:
+        hook(tmp_path / "hooks", "start", f"echo x > {elsewhere}; sleep 600")
+        async with services(tmp_path, cgroup) as node:
+            number = node.start(ELSEWHERE)
+            await until_exists(elsewhere)
+            kill_leash(cgroup)
+            assert (await node.next()).kind == "StartFailed"
+            assert await node.next() == Outcome(ELSEWHERE.id, number, "Stopped")
+            assert not is_there(elsewhere)
+
+    asyncio.run(run())
+
+
+def test_a_ledger_from_before_it_told_of_processes_is_understood(
+    tmp_path: Path, cgroup: Path, ledger: Path, elsewhere: Path
+) -> None:
+    elsewhere.touch()
+
+    async def run() -> None:
+        await leave_in_ledger(ledger, Entry(ELSEWHERE))
+        assert b"outlives" not in msgspec.json.encode(Entry(ELSEWHERE))
+        async with services(tmp_path, cgroup, ledger=ledger) as node:
+            assert await node.runner.start_clean() == frozenset()
+        assert is_there(elsewhere)
 
     asyncio.run(run())
 
