@@ -53,6 +53,9 @@ class Loop:
         machine.later(max(0, wait_ns) + 1, self._ring, handle, callback, arguments)
         return handle
 
+    def call_at(self, when_s: float, callback: Callable[..., object], *arguments: Any) -> Any:
+        return self.call_later(max(0.0, when_s - self.time()), callback, *arguments)
+
     def _ring(self, handle: asyncio.Handle, callback: Callable[..., object], arguments: Any) -> None:
         if self._keeper.is_alive and not handle.cancelled():
             self._keeper.take(self._run, handle, callback, arguments)
