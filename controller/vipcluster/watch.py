@@ -55,7 +55,7 @@ RETRY_S = 1.0
 PATIENCE_S = 10.0
 RECONNECT_S = 0.5
 LOOK_S = 0.5
-END_S = 1.0
+BACKOFF_S = 0.2
 KEEPALIVE_IDLE_S = 10
 KEEPALIVE_INTERVAL_S = 5
 KEEPALIVE_PROBES = 3
@@ -397,17 +397,13 @@ async def _end_kopf() -> None:
     """End every task of kopf's in this event loop.
 
     kopf's own way waits for ever when one kind cannot be watched while the server holds back its answer for
-    another one: it cancels the watcher together with the task that tells it to pause, and the watcher takes
-    this for a pause. So those are left out, which each watcher ends itself, and what goes on is told again.
+    another one: it cancels the watcher together with the task that tells it to pause, and the watcher may
+    take this for a pause. It would go on after `BACKOFF_S`, and is told again before.
     """
-    while tasks := {
-        task
-        for task in asyncio.all_tasks() - {asyncio.current_task()}
-        if not task.get_name().startswith("pause-waiter")
-    }:
+    while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks, timeout=END_S)
+        await asyncio.wait(tasks, timeout=BACKOFF_S / 2)
 
 
 def _note_failure(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -426,7 +422,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.networking.error_backoffs = [RECONNECT_S] * 20
     settings.watching.server_timeout = 300
     settings.watching.connect_timeout = 5
-    settings.watching.reconnect_backoff = 0.2
+    settings.watching.reconnect_backoff = BACKOFF_S
     settings.watching.chunk_size = 500
     settings.watching.initial_streaming = False  # a listing inside a watch would not be noticed
     settings.queueing.exit_timeout = 0.5

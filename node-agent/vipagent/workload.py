@@ -201,9 +201,7 @@ class Stack:
 
     def runs(self, service_ids: Iterable[str]) -> frozenset[str]:
         """Return which of these run here or might; ask only when what has lapsed of the lease was let go."""
-        return frozenset(
-            each for each in service_ids if each in self._copies and not self._copies[each].is_down
-        )
+        return self.running.intersection(service_ids)
 
     def stuck(self, service_ids: Iterable[str]) -> frozenset[str]:
         """Return which of these could not be stopped, so that the leash's time says nothing about them."""
