@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -45,6 +45,8 @@ FINALIZER = f"{GROUP}/release"
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 """The taint by which a person, or a fencing driver, says that a node is off."""
 
+Spec = TypeVar("Spec")
+
 
 class ObjectMeta(msgspec.Struct, frozen=True, rename="camel"):
     """The part of an object's metadata that decisions need."""
@@ -65,7 +67,7 @@ class ObjectMeta(msgspec.Struct, frozen=True, rename="camel"):
         return self.deletion_timestamp is not None
 
 
-class Candidate(msgspec.Struct, frozen=True, rename="camel"):
+class Candidate(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Nodes that may hold the addresses, by name or by labels; the first entry that fits a node counts."""
 
     node_name: str | None = None
@@ -84,7 +86,7 @@ class Failback(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     delay_seconds: int = 300
 
 
-class Announcement(msgspec.Struct, frozen=True, rename="camel"):
+class Announcement(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """How the network is told where the addresses are."""
 
     count: int = 5
@@ -103,7 +105,7 @@ class AllowedNamespaces(msgspec.Struct, frozen=True, rename="camel"):
     names: tuple[str, ...]
 
 
-class VirtualIPSpec(msgspec.Struct, frozen=True, rename="camel"):
+class VirtualIPSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """What the user wants: see the CRD's descriptions. `vipapi.addresses` reads the addresses."""
 
     addresses: tuple[str, ...]
@@ -165,6 +167,13 @@ class Observed(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
         if any(each.type not in TYPES for each in self.conditions):
             ours = tuple(each for each in self.conditions if each.type in TYPES)
             msgspec.structs.force_setattr(self, "conditions", ours)
+
+
+class InForce(msgspec.Struct, Generic[Spec], frozen=True, rename="camel"):
+    """The newest spec that was accepted, so that who starts while an edit is held back goes on with it."""
+
+    generation: int
+    spec: Spec
 
 
 class Election(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -237,6 +246,7 @@ class VirtualIPStatus(Observed, frozen=True, rename="camel", omit_defaults=True)
     candidates: tuple[CandidateStatus, ...] = ()
     last_failover: LastFailover | None = None
     effective: VirtualIPEffective | None = None
+    in_force: InForce[VirtualIPSpec] | None = None
 
 
 class VirtualIP(msgspec.Struct, frozen=True, rename="camel"):
@@ -310,18 +320,11 @@ class ServiceState(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
     hooks: tuple[HookState, ...] = ()
 
 
-class InForce(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """The newest spec that was accepted, so that who starts while an edit is held back goes on with it."""
-
-    generation: int
-    spec: ServiceFailoverSpec
-
-
 class ServiceFailoverStatus(Observed, frozen=True, rename="camel", omit_defaults=True):
     """What the controller found."""
 
     services: tuple[ServiceState, ...] = ()
-    in_force: InForce | None = None
+    in_force: InForce[ServiceFailoverSpec] | None = None
 
 
 class ServiceFailover(msgspec.Struct, frozen=True, rename="camel"):

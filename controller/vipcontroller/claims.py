@@ -21,11 +21,16 @@ addresses that are in force: nobody can tell whether it takes others, or how man
 An address outside the domain's `allowedAddresses` is refused at any time, also when the range was
 narrowed later: the range is a limit on what may be taken over, not advice.
 
-An edit that is not acceptable takes nothing out of force: `hold_back` puts the addresses that were accepted
-last (`status.addresses`) in the place of its own, for everybody, and its object says what is wrong with it.
-What else was in the spec then only the couriers know, who remember it: no election is held meanwhile, and the
-standing order stands. It comes into force by itself once nothing is in its way, and edits that are fit only
-together (two objects that exchange their addresses) do so together.
+An edit that is not acceptable, or that cannot be read, takes nothing out of force: `hold_back` puts the
+spec that was accepted last (`status.inForce`) in its place, for everybody, and its object says what is wrong
+with it. Where the status has no such spec (it was too large, or somebody wiped it) the addresses that were
+accepted (`status.addresses`) are put in the place of its own. What else was in the spec then only the
+couriers know, who remember it: no election is held meanwhile, and the standing order stands. It comes into
+force by itself once nothing is in its way, and edits that are fit only together (two objects that exchange
+their addresses) do so together.
+
+Whether an edit is held back does not hang on the services that follow: they change nothing of addresses or
+domains, and `onQuorumLoss: Hold` keeps none back that was accepted.
 """
 
 from __future__ import annotations
@@ -76,16 +81,19 @@ _ACCEPTED = Verdict(is_accepted=True, reason=Reason.ACCEPTED, message="the addre
 def hold_back(world: World) -> World:
     """Return the same world in which every edit that is not acceptable is undone, with the reason.
 
-    All are tried at once; what is refused is undone, and the rest tried again, until nothing is refused. One
-    whose former addresses are refused as well is left: there is nothing to go back to. An object that is
-    being deleted has what it had in force, whatever its spec names by now.
+    All that can be read are tried at once; what is refused is undone, and the rest tried again, until nothing
+    is refused. One whose former addresses are refused as well is left: there is nothing to go back to. An
+    object that is being deleted has what it had in force, whatever its spec names by now, and so has one that
+    was accepted and cannot be read.
     """
-    leaving = {
-        each.metadata.uid for each in world.virtual_ips if each.metadata.is_deleting and _in_force(each)
+    kept = {
+        each.metadata.uid
+        for each in world.virtual_ips
+        if _was_accepted(each) and (each.metadata.is_deleting or each.metadata.uid in world.unreadable)
     }
-    world = _as_before(world, leaving)
+    world = _as_before(world, kept)
     edits = {each.metadata.uid: each for each in world.virtual_ips if _is_edit(each)}
-    refused: dict[str, str] = {}
+    refused = {uid: world.unreadable[uid] for uid in edits.keys() & world.unreadable.keys()}
     verdicts: Mapping[str, Verdict] = {}
     found = set(edits)
     while found:
@@ -114,23 +122,30 @@ def _held_back(virtual_ip: VirtualIP, verdict: Verdict) -> str:
 
 
 def _undone(world: World, refused: Mapping[str, str]) -> World:
+    known = (each.metadata.uid for each in world.virtual_ips if each.status.in_force is not None)
     return msgspec.structs.replace(
         _as_before(world, refused.keys()),
         unreadable={**world.unreadable, **refused},
         undone=frozenset(refused),
+        restored=frozenset(known) & refused.keys(),
     )
 
 
 def _as_before(world: World, uids: Collection[str]) -> World:
-    """Return the same world in which these VirtualIPs name the addresses that they have in force."""
+    """Return the same world in which these VirtualIPs have the spec, or the addresses, that are in force."""
     if not uids:
         return world
-    virtual_ips = (_as_it_was(each) if each.metadata.uid in uids else each for each in world.virtual_ips)
+    virtual_ips = (
+        _as_it_was(each) if each.metadata.uid in uids and _in_force(each) else each
+        for each in world.virtual_ips
+    )
     return msgspec.structs.replace(world, virtual_ips=tuple(virtual_ips))
 
 
 def _as_it_was(virtual_ip: VirtualIP) -> VirtualIP:
-    spec = msgspec.structs.replace(virtual_ip.spec, addresses=virtual_ip.status.addresses)
+    in_force = virtual_ip.status.in_force
+    former = virtual_ip.spec if in_force is None else in_force.spec
+    spec = msgspec.structs.replace(former, addresses=virtual_ip.status.addresses)
     return msgspec.structs.replace(virtual_ip, spec=spec)
 
 

@@ -84,9 +84,9 @@ class Decisions(msgspec.Struct, frozen=True, kw_only=True):
 
 def reconcile(world: World, memory: Memory, now: Moment) -> Decisions:
     """Decide everything."""
-    world = followings.hold_back(world)
+    world = followings.hold_back(claims.hold_back(world))
     accepted = followings.judge(world)
-    world = claims.hold_back(followings.join(world, accepted))
+    world = followings.join(world, accepted)
     look = _Look(world, memory, now)
     for domain in world.domains.values():
         look.guard("FailoverDomain", domain.metadata.name, lambda domain=domain: look.domain(domain))
@@ -235,6 +235,7 @@ class _Look:
             holdings=held,
             addresses=retire(virtual_ip, view_, is_accepted=verdict.is_accepted),
             is_held_back=uid in self.world.undone,
+            written=self.world.written.get(uid),
             is_held_alone=hold.is_in_force(virtual_ip, self.world),
         )
         if virtual_ip.metadata.is_deleting:
@@ -256,7 +257,7 @@ class _Look:
                 self._write(findings._replace(domain_problem=unread.problem))
             self._show(findings)
             return
-        if verdict.is_accepted and findings.problem is None:
+        if verdict.is_accepted and (findings.problem is None or uid in self.world.restored):
             findings = self._elect(virtual_ip, findings, view_)
         elif not findings.is_held_back:
             self._steer(virtual_ip, findings)
@@ -270,11 +271,7 @@ class _Look:
             return
         uid = failover.metadata.uid
         self._assign(failover, verdict)
-        if uid in self.world.unspeakable & self.world.unreadable.keys() and verdict.is_accepted:
-            # Writing the status would take out of it what is in force, which a newer version can read.
-            self.problems.append(
-                Problem("ServiceFailover", services.title(failover), self.world.unreadable[uid])
-            )
+        if verdict.is_accepted and self._is_unspeakable("ServiceFailover", services.title(failover), uid):
             return
         findings = servicefailovers.Findings(
             failover=failover,
@@ -298,6 +295,13 @@ class _Look:
                     kind="ServiceFailover", metadata=failover.metadata, status=after, tellings=tellings
                 )
             )
+
+    def _is_unspeakable(self, kind: str, title: str, uid: str) -> bool:
+        """Whether writing the status would take out of it what is in force and a newer version can read."""
+        if uid not in self.world.unspeakable & self.world.unreadable.keys():
+            return False
+        self.problems.append(Problem(kind, title, self.world.unreadable[uid]))
+        return True
 
     def assignments(self, verdicts: Mapping[str, followings.Verdict]) -> Assignments:
         """Return what the controller carries out itself; of whom nothing was decided nothing is touched."""
@@ -462,13 +466,14 @@ class _Look:
 
     def _write(self, findings: virtualips.Findings) -> None:
         virtual_ip = findings.virtual_ip
+        metadata = virtual_ip.metadata
+        if findings.verdict.is_accepted and self._is_unspeakable("VirtualIP", metadata.name, metadata.uid):
+            return
         after = virtualips.describe(findings, self.now.wall)
         if after == virtual_ip.status:
             return
         tellings = virtualips.tell(virtual_ip.status, after, findings.election)
-        self.writes.append(
-            StatusWrite(kind="VirtualIP", metadata=virtual_ip.metadata, status=after, tellings=tellings)
-        )
+        self.writes.append(StatusWrite(kind="VirtualIP", metadata=metadata, status=after, tellings=tellings))
 
     def _show(self, findings: virtualips.Findings) -> None:
         """Keep what the services that follow a VirtualIP have to know of it."""

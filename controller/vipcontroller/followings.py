@@ -153,7 +153,10 @@ def judge(world: World) -> Mapping[str, Verdict]:
 
 
 def join(world: World, verdicts: Mapping[str, Verdict]) -> World:
-    """Return the same world with each VirtualIP's spec as its services make it."""
+    """Return the same world with each VirtualIP's spec as its services make it.
+
+    Whose services cannot be read goes on by its standing order, so it is not `restored` either.
+    """
     following: dict[str, dict[str, ServiceFailover]] = {}
     illegible: dict[str, str] = {}
     for failover in world.failovers:
@@ -170,7 +173,17 @@ def join(world: World, verdicts: Mapping[str, Verdict]) -> World:
         for each in virtual_ips
         if each.metadata.name in illegible
     }
-    return msgspec.structs.replace(world, virtual_ips=virtual_ips, unreadable={**unread, **world.unreadable})
+    return msgspec.structs.replace(
+        world,
+        virtual_ips=virtual_ips,
+        unreadable={**unread, **world.unreadable},
+        restored=world.restored - unread.keys(),
+        written={
+            each.metadata.uid: each.spec
+            for each in world.virtual_ips
+            if each.metadata.uid not in world.unreadable
+        },
+    )
 
 
 def _joined(virtual_ip: VirtualIP, failovers: Mapping[str, ServiceFailover]) -> VirtualIP:

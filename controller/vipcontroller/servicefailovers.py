@@ -31,7 +31,8 @@ import msgspec
 from vipapi import conditions
 from vipapi.bounds import TEXT, clip
 from vipapi.conditions import Condition, Reason
-from vipapi.resources import HookState, InForce, ServiceFailoverStatus, ServiceState
+from vipapi.resources import HookState, ServiceFailoverStatus, ServiceState
+from vipcontroller import inforce
 from vipcontroller.assignments import OBJECTIONS
 from vipcontroller.writes import Telling
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from vipapi.conditions import Status
     from vipapi.nodestatus import ServiceStatus
-    from vipapi.resources import Service, ServiceFailover
+    from vipapi.resources import InForce, Service, ServiceFailover, ServiceFailoverSpec
     from vipapi.services import Objection
     from vipcontroller.followings import Verdict
     from vipcontroller.observation import Grant
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
 RUNNING = ("Stopping", "Active", "Starting")
 """States in which a service runs, or is about to."""
 FAILING = ("StopFailed", "Failed")
-IN_FORCE_BYTES = 262_144
-"""The largest spec that is kept in the status as well: etcd takes 1.5 MB for the whole object."""
 
 
 class Followed(NamedTuple):
@@ -127,16 +126,12 @@ def tell(findings: Findings, after: ServiceFailoverStatus) -> tuple[Telling, ...
     return tuple(tellings)
 
 
-def _in_force(findings: Findings) -> InForce | None:
-    """Return the newest spec that was accepted, to be found by whoever starts while an edit is held back."""
+def _in_force(findings: Findings) -> InForce[ServiceFailoverSpec] | None:
     if not findings.verdict.is_accepted:
         return None
     if findings.problem is not None:
         return findings.failover.status.in_force
-    spec = findings.failover.spec
-    if len(msgspec.json.encode(spec)) > IN_FORCE_BYTES:
-        return None
-    return InForce(generation=findings.failover.metadata.generation, spec=spec)
+    return inforce.of(findings.failover, findings.failover.spec)
 
 
 def _state(service: Service, findings: Findings) -> ServiceState:

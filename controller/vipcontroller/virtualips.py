@@ -14,9 +14,9 @@ valid for the term that it names. The conditions sum that up:
 | Stalled | nothing happens until a person changes something (present only then) |
 | Reconciling | not Ready and not Stalled, or on its way to another node (present only then) |
 
-In a FailoverDomain that cannot be read, and while an edit is held back, nothing is elected: the order and
-what it was made of stand, and what is observed is told. Of an edit that is held back `Accepted` stays as it
-was, with the generation that it is about.
+In a FailoverDomain that cannot be read, and where nobody knows the whole spec that is in force, nothing is
+elected: the order and what it was made of stand, and what is observed is told. Of an edit that is held back
+`Accepted` and `inForce` stay as they were, with the generation that they are about.
 
 Nothing in it changes while nothing changes: there is no time in it but those of transitions.
 
@@ -37,6 +37,7 @@ from vipapi import conditions, effective
 from vipapi.conditions import Condition, Reason
 from vipapi.resources import CandidateStatus, LastFailover, VirtualIPStatus
 from vipapi.resources import Election as Order
+from vipcontroller import inforce
 from vipcontroller.writes import Telling
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from vipapi.conditions import Status
     from vipapi.election import Candidate, Election
     from vipapi.nodestatus import HoldingStatus
-    from vipapi.resources import VirtualIP
+    from vipapi.resources import InForce, VirtualIP, VirtualIPSpec
     from vipcontroller.claims import Verdict
     from vipcontroller.observation import Grant
     from vipcontroller.releases import Hindrance
@@ -66,7 +67,8 @@ class Findings(NamedTuple):
 
     `is_early` is that the VirtualIP is new and that candidates will be eligible in a moment, as it seems.
     `domain_problem` is why its domain cannot be read; `is_held_back` that its newest generation is not acted
-    upon, with `problem` as the reason; `is_held_alone` that `onQuorumLoss: Hold` is in force.
+    upon, with `problem` as the reason; `is_held_alone` that `onQuorumLoss: Hold` is in force. `written` is
+    the object's own spec, where it is acted upon.
     """
 
     virtual_ip: VirtualIP
@@ -83,6 +85,12 @@ class Findings(NamedTuple):
     domain_problem: str = ""
     is_held_back: bool = False
     is_held_alone: bool = False
+    written: VirtualIPSpec | None = None
+
+    @property
+    def is_left(self) -> bool:
+        """Whether nobody can tell who should have it, so that the standing order stands."""
+        return self.election is None and bool(self.problem or self.domain_problem)
 
 
 class _Finding(NamedTuple):
@@ -97,10 +105,8 @@ def describe(findings: Findings, now: dt.datetime) -> VirtualIPStatus:
     before = virtual_ip.status
     term = max(before.term or 0, 0 if observed is None else observed.term)
     in_force, retired = findings.addresses
-    # Of an object that cannot be read, or whose domain cannot, the standing order stands.
-    is_left = bool(findings.problem or findings.domain_problem)
     values = effective.of_virtual_ip(virtual_ip.spec, is_held_alone=findings.is_held_alone)
-    order, table = (before.election, before.candidates) if is_left else (None, ())
+    order, table = (before.election, before.candidates) if findings.is_left else (None, ())
     if election is not None:
         table = _table(election)
         order = Order(based_on_term=term, owner=election.owner, succession=election.succession)
@@ -113,7 +119,8 @@ def describe(findings: Findings, now: dt.datetime) -> VirtualIPStatus:
         election=order,
         candidates=table,
         last_failover=_last_failover(findings),
-        effective=before.effective if findings.problem else values,
+        effective=before.effective if findings.is_left and findings.problem else values,
+        in_force=_in_force(findings),
         conditions=conditions.merge(before.conditions, _conditions(findings, now)),
     )
 
@@ -172,6 +179,15 @@ def _warning(kind: str, bad: str, before: VirtualIPStatus, after: VirtualIPStatu
     if kind == "Redundant" and (was is None or was.status != "True"):
         return None
     return Telling(type="Warning", action="Observe", reason=now.reason, note=now.message)
+
+
+def _in_force(findings: Findings) -> InForce[VirtualIPSpec] | None:
+    virtual_ip, spec = findings.virtual_ip, findings.written
+    if not findings.verdict.is_accepted:
+        return None
+    if spec is None or virtual_ip.metadata.is_deleting:
+        return virtual_ip.status.in_force
+    return inforce.of(virtual_ip, spec)
 
 
 def _table(election: Election) -> tuple[CandidateStatus, ...]:
@@ -304,7 +320,7 @@ def standbys(findings: Findings) -> tuple[str, ...]:
 
 def _redundant(findings: Findings) -> _Finding:
     before = conditions.find(findings.virtual_ip.status.conditions, "Redundant")
-    if (findings.domain_problem or findings.is_held_back) and before is not None:
+    if findings.is_left and before is not None:
         return _Finding(before.status, before.reason, before.message)
     found = standbys(findings)
     if found:

@@ -71,11 +71,13 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     `unread_domains` are by name, like `domains`, and none of these.
     `unreadable` says by UID what is wrong with a VirtualIP or a ServiceFailover. `illegible` says, by the UID
     of a ServiceFailover, which VirtualIPs services of it follow whose nodes could not be read. `held_back`
-    are ServiceFailovers, by UID, whose newest generation is not acted upon, and nobody knows what was before;
-    of those in `unspeakable` it stands in the status, for a newer version to read, so that nothing may be
-    written there. `undone` are VirtualIPs, by UID, whose newest generation is not acted upon, and that stand
-    here with their former addresses. `carried` is what came of the workloads that the controller carries out
-    itself.
+    are ServiceFailovers, by UID, whose newest generation is not acted upon, and nobody knows what was before.
+    `undone` are VirtualIPs, by UID, whose newest generation is not acted upon: those of them that are
+    `restored` stand here with the whole spec that was accepted last, the others with its addresses only. Of
+    those in `unspeakable`, of both kinds, what was before stands in the status, for a newer version to read,
+    so that nothing may be written there. `written` are the specs of the VirtualIPs that are acted upon as
+    they were written, by UID; in `virtual_ips` they are what the services that follow make of them. `carried`
+    is what came of the workloads that the controller carries out itself.
     """
 
     virtual_ips: tuple[VirtualIP, ...] = ()
@@ -91,6 +93,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     held_back: frozenset[str] = frozenset()
     unspeakable: frozenset[str] = frozenset()
     undone: frozenset[str] = frozenset()
+    restored: frozenset[str] = frozenset()
+    written: Mapping[str, VirtualIPSpec] = {}
     carried: Carried = Carried()
     problems: tuple[Problem, ...] = ()
 
@@ -171,7 +175,7 @@ class Reader:
         unread_domains = {
             each.name: Unread(each.message, _without_spec(listed[each.name])) for each in problems
         }
-        read_ips = [self._virtual_ip(document, before, unreadable) for document in virtual_ips]
+        read_ips = [self._virtual_ip(each, before, unreadable, unspeakable) for each in virtual_ips]
         read = [self._failover(each, before, unreadable, illegible, unspeakable) for each in failovers]
         return World(
             virtual_ips=tuple(sorted(read_ips, key=lambda ip: ip.metadata.name)),
@@ -206,15 +210,23 @@ class Reader:
         return found
 
     def _virtual_ip(
-        self, document: Mapping[str, Any], before: Mapping[tuple[str, str], Any], unreadable: dict[str, str]
+        self,
+        document: Mapping[str, Any],
+        before: Mapping[tuple[str, str], Any],
+        unreadable: dict[str, str],
+        unspeakable: set[str],
     ) -> VirtualIP:
         key = _key(document)
         parsed: VirtualIP
         try:
             parsed = before[key] if key in before else resources.parse(VirtualIP, document)
         except ValueError as error:
-            unreadable[document["metadata"]["uid"]] = str(error)
-            return _remains(document)
+            uid = document["metadata"]["uid"]
+            unreadable[uid] = str(error)
+            parsed = _remains(document)
+            if _unread_in_force(document, parsed) is not None:
+                unspeakable.add(uid)
+            return parsed
         self._read[key] = parsed
         return parsed
 
@@ -237,7 +249,7 @@ class Reader:
             in_force = _unread_in_force(document, parsed)
             if in_force is not None:
                 unspeakable.add(uid)
-                lost = (*lost, *in_force)
+                lost = (*lost, *_followed(in_force))
             if lost:
                 illegible[uid] = lost
             return parsed
@@ -329,16 +341,22 @@ def _remains_of_failover(document: Mapping[str, Any]) -> tuple[ServiceFailover, 
     return failover, tuple(lost)
 
 
-def _unread_in_force(document: Mapping[str, Any], failover: ServiceFailover) -> tuple[str, ...] | None:
-    """Return the VirtualIPs of a spec that is in force and that only the status has, and illegibly."""
+def _unread_in_force(
+    document: Mapping[str, Any], remains: VirtualIP | ServiceFailover
+) -> Mapping[str, Any] | None:
+    """Return the spec that is in force, where only the status has it, and illegibly."""
     found = _mapping(document.get("status")).get("inForce")
-    accepted = conditions.find(failover.status.conditions, "Accepted")
-    if not found or failover.status.in_force is not None or accepted is None or accepted.status != "True":
+    accepted = conditions.find(remains.status.conditions, "Accepted")
+    if not found or remains.status.in_force is not None or accepted is None or accepted.status != "True":
         return None
-    if (accepted.observed_generation or 0) >= failover.metadata.generation:
+    if (accepted.observed_generation or 0) >= remains.metadata.generation:
         return None
-    services = _mapping(_mapping(found).get("spec")).get("services")
-    references = (_mapping(_mapping(each).get("virtualIPRef")) for each in _list(services))
+    return _mapping(_mapping(found).get("spec"))
+
+
+def _followed(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the VirtualIPs that the services of a spec that cannot be read follow."""
+    references = (_mapping(_mapping(each).get("virtualIPRef")) for each in _list(spec.get("services")))
     return tuple(str(reference.get("name")) for reference in references)
 
 

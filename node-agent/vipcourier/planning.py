@@ -13,10 +13,11 @@ A plan that says less than the last one makes keepers let go of addresses. So wh
 not taken for something that is gone. Of every object the last good state is kept, and stands in
 
 - for a VirtualIP, a ServiceFailover or a domain that this version cannot read (written for a newer one, say);
-- for a VirtualIP whose newest generation the controller has not accepted yet. Where there is no older
-  state, as after a restart, the newest stands in, but with the addresses of `status.addresses`, which
-  were accepted, in place of its own: another VirtualIP may have those. Without any it is left out
-  (for a ServiceFailover `services` decides);
+- for a VirtualIP whose newest generation the controller has not accepted yet. What was accepted last also
+  stands in `status.inForce`, for a courier that starts meanwhile, or that missed the generation. Where there
+  is neither, the newest stands in, but with the addresses of `status.addresses`, which were accepted, in
+  place of its own: another VirtualIP may have those. Without any it is left out (for a ServiceFailover
+  `services` decides);
 - for a heartbeat Secret that is missing or damaged;
 - for an `Accepted` that somebody wiped from a status;
 - for a domain whose status was wiped, shows a lower epoch than before, or a configuration that its hash
@@ -52,7 +53,15 @@ from vipapi.resources import (
     configuration_of,
 )
 from vipapi.services import joined
-from vipcourier.reading import Reader, accepted_generation, by_name, is_accepted, metadata_of, status_of
+from vipcourier.reading import (
+    Reader,
+    accepted_generation,
+    by_name,
+    is_accepted,
+    metadata_of,
+    outline_of,
+    status_of,
+)
 from vipcourier.services import Failovers, service_checks, service_plans
 
 if TYPE_CHECKING:
@@ -292,7 +301,8 @@ class Planner:
                 virtual_ip: VirtualIP = self._reader.read(VirtualIP, document)
             except ValueError as error:
                 problems.append(str(error))
-                metadata, status = metadata_of(document), status_of(VirtualIPStatus, document)
+                metadata, status = outline_of(VirtualIPStatus, document)
+                good = _later(good, status)
             else:
                 metadata, status = virtual_ip.metadata, virtual_ip.status
                 good = _in_force(virtual_ip, good, problems)
@@ -495,6 +505,7 @@ def _in_force(
     generation = accepted_generation(virtual_ip.status.conditions)
     if generation >= metadata.generation:
         return _GoodVirtualIP(virtual_ip.spec, metadata.generation, is_accepted=True)
+    before = _later(before, virtual_ip.status)
     if generation == 0 or (before is not None and before.is_accepted):
         return before
     try:
@@ -510,6 +521,16 @@ def _in_force(
         return before
     spec = msgspec.structs.replace(virtual_ip.spec, addresses=accepted)
     return _GoodVirtualIP(spec, metadata.generation, is_accepted=False)
+
+
+def _later(good: _GoodVirtualIP | None, status: VirtualIPStatus) -> _GoodVirtualIP | None:
+    """Return the later one of a state and what the controller says was accepted last."""
+    found = status.in_force
+    if found is None or accepted_generation(status.conditions) == 0:
+        return good
+    if good is not None and good.is_accepted and good.generation >= found.generation:
+        return good
+    return _GoodVirtualIP(found.spec, found.generation, is_accepted=True)
 
 
 def _members(nodes: Iterable[DomainNode]) -> tuple[Member, ...]:

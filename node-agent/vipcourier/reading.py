@@ -54,6 +54,16 @@ def status_of(kind: type[Any], document: Document) -> Any:
         return kind()
 
 
+def outline_of(kind: type[Any], document: Document) -> tuple[ObjectMeta, Any]:
+    """Return the metadata and the status of an object that cannot be read, with `inForce` if that can be."""
+    status = status_of(kind, document)
+    if status == kind():
+        # What was accepted may be as unreadable as what is written now; the rest is told all the same.
+        rest = {name: value for name, value in (document.get("status") or {}).items() if name != "inForce"}
+        status = status_of(kind, {"status": rest})
+    return metadata_of(document), status
+
+
 def is_accepted(found: Iterable[Condition], *, is_planned: bool) -> bool:
     """Whether the controller let the object in, and has not said otherwise since."""
     condition = conditions.find(found, "Accepted")

@@ -24,7 +24,7 @@ from vipapi.nodeplan import ServicePlan
 from vipapi.resources import ServiceFailover, ServiceFailoverStatus
 from vipapi.services import followings, judge, title
 from vipapi.workloads import Hooks
-from vipcourier.reading import accepted_generation, by_name, is_accepted, metadata_of, status_of
+from vipcourier.reading import accepted_generation, by_name, is_accepted, outline_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -74,7 +74,9 @@ class Failovers:
                 problems.append(str(error))
                 failover = None
             metadata, status = (
-                _outline(document) if failover is None else (failover.metadata, failover.status)
+                outline_of(ServiceFailoverStatus, document)
+                if failover is None
+                else (failover.metadata, failover.status)
             )
             if metadata.is_deleting or not is_accepted(status.conditions, is_planned=uid in before):
                 continue
@@ -160,15 +162,6 @@ def _plan(following: Following) -> ServicePlan:
         fences=service.on_stop_failure == "Fence",
         hooks=service.hooks or Hooks(),
     )
-
-
-def _outline(document: Document) -> tuple[ObjectMeta, ServiceFailoverStatus]:
-    status = status_of(ServiceFailoverStatus, document)
-    if status == ServiceFailoverStatus():
-        # What was accepted may be as unreadable as what is written now; the rest is told all the same.
-        rest = {name: value for name, value in (document.get("status") or {}).items() if name != "inForce"}
-        status = status_of(ServiceFailoverStatus, {"status": rest})
-    return metadata_of(document), status
 
 
 def _in_force(metadata: ObjectMeta, status: ServiceFailoverStatus) -> _Good | None:

@@ -13,9 +13,21 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 from hypothesis import strategies as st
 
-from vipapi.healthchecks import Exec, HealthCheck, Pods, Selector
+from vipapi.healthchecks import Exec, HealthCheck, HTTPGet, Pods, Selector
 from vipapi.nodestatus import DomainStatus
-from vipapi.resources import Failback, Service, ServiceFailoverSpec, VirtualIPRef
+from vipapi.resources import (
+    AllowedNamespaces,
+    Announcement,
+    Candidate,
+    Failback,
+    Service,
+    ServiceFailoverSpec,
+    Spread,
+    VirtualIPRef,
+    VirtualIPSpec,
+)
+from vipapi.routing import Route, Rule
+from vipapi.selectors import LabelSelector, LabelSelectorRequirement
 from vipapi.workloads import Hooks, Ocf, Systemd, Workload
 
 T = TypeVar("T")
@@ -48,23 +60,51 @@ def shape_of(kind: Any, name: str = "") -> Any:
 WORDS = st.from_regex(r"[A-Za-z][A-Za-z0-9]{0,14}", fullmatch=True)
 TIMES = st.datetimes(datetime(2026, 1, 1), datetime(2036, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 -- bounds
 SMALL = st.integers(1, 7)
-SPECS = [
-    ServiceFailoverSpec(
-        mode="Cluster",
-        services=(
-            Service("app", VirtualIPRef("web"), "node-a", ("node-b",), workload, hooks=hooks),
-            Service(
-                "db", VirtualIPRef("db"), "node-b", ("node-a",), workload, after=("app",), singleton=False
+SPECS: dict[Any, list[Any]] = {
+    ServiceFailoverSpec: [
+        ServiceFailoverSpec(
+            mode="Cluster",
+            services=(
+                Service("app", VirtualIPRef("web"), "node-a", ("node-b",), workload, hooks=hooks),
+                Service(
+                    "db", VirtualIPRef("db"), "node-b", ("node-a",), workload, after=("app",), singleton=False
+                ),
             ),
+            failback=Failback("Automatic", 1),
+            health_checks=(HealthCheck("app", pods=Pods(Selector({"app": "web"}), at_least=2)),),
+        )
+        for workload, hooks in (
+            (Workload(systemd=Systemd("app.service")), None),
+            (Workload(ocf=Ocf("heartbeat", "apache", {"port": "80"})), Hooks(promoted=(Exec("tell"),))),
+        )
+    ],
+    VirtualIPSpec: [
+        VirtualIPSpec(("192.0.2.10",)),
+        VirtualIPSpec(
+            ("192.0.2.10/24", "2001:db8::10/64"),
+            domain="edge",
+            interface="eth1",
+            candidates=(
+                Candidate(node_name="node-a", priority=200),
+                Candidate(node_selector=LabelSelector()),
+                Candidate(
+                    node_selector=LabelSelector(
+                        {"role": "edge"}, (LabelSelectorRequirement("zone", "In", ("a", "b")),)
+                    )
+                ),
+            ),
+            failback=Failback("Automatic", 1),
+            health_checks=(HealthCheck("web", http_get=HTTPGet(80, path="/live", body_regex="^ok")),),
+            announcement=Announcement(refresh_seconds=10),
+            spread=Spread("edge"),
+            on_quorum_loss="Hold",
+            suspend=True,
+            allowed_namespaces=AllowedNamespaces(("*",)),
+            routes=(Route("203.0.113.0/24", via="192.0.2.1"),),
+            rules=(Rule(100, from_address="192.0.2.10"),),
         ),
-        failback=Failback("Automatic", 1),
-        health_checks=(HealthCheck("app", pods=Pods(Selector({"app": "web"}), at_least=2)),),
-    )
-    for workload, hooks in (
-        (Workload(systemd=Systemd("app.service")), None),
-        (Workload(ocf=Ocf("heartbeat", "apache", {"port": "80"})), Hooks(promoted=(Exec("tell"),))),
-    )
-]
+    ],
+}
 """A spec in a status is one that was accepted, so these are written out."""
 
 
@@ -85,12 +125,13 @@ def _struct(kind: Any, longest_text: int) -> st.SearchStrategy[Any]:
 
 
 def _field(kind: Any, name: str, longest_text: int) -> st.SearchStrategy[Any]:
-    if kind is ServiceFailoverSpec:
-        return st.sampled_from(SPECS)
+    if kind in SPECS:
+        return st.sampled_from(SPECS[kind])
     if get_origin(kind) is tuple:
         items = _field(get_args(kind)[0], name, longest_text)
         return st.lists(items, max_size=3, unique_by=_key).map(tuple)
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+    generic = get_origin(kind) or kind
+    if isinstance(generic, type) and issubclass(generic, msgspec.Struct):
         return _struct(kind, longest_text)
     if get_origin(kind) is Literal:
         return st.sampled_from(get_args(kind))

@@ -208,9 +208,8 @@ class Fleet:
                 "durationMilliseconds": took_ms or 0,
             }
             if uid not in self.unbound:
-                holding["bound"] = [
-                    f"{each.partition('/')[0]}/32" for each in virtual_ip["spec"]["addresses"]
-                ]
+                in_force = virtual_ip.get("status", {}).get("addresses") or virtual_ip["spec"]["addresses"]
+                holding["bound"] = [f"{each.partition('/')[0]}/32" for each in in_force]
         return holding
 
     def _priority(self, node: str, virtual_ip: Object) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from apiserver.controllers import NAMESPACE, PREFER_A, admit, end, follow, launch, make
+from apiserver.controllers import NAMESPACE, PREFER_A, admit, end, ended, follow, launch, make, move
 from apiserver.fleet import API_VERSION, Fleet, condition, eventually
 from lab.controlplane import free_ports
 
@@ -73,6 +73,30 @@ def scrape(metrics: str) -> str:
     with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=5) as answer:
         text: str = answer.read().decode()
     return text
+
+
+def test_an_address_is_elected_by_what_is_in_force_by_whoever_starts_while_an_edit_is_held_back(
+    fleet: Fleet, kubeconfig: Path, running: list[Process], tmp_path: Path
+) -> None:
+    fleet.scores = {"node-a": 100, "node-b": 99, "node-c": 98}
+    running.append(launch(kubeconfig, tmp_path / "one"))
+    make(fleet, "other", addresses=["192.0.2.11/24"])
+    make(fleet, "web", addresses=["192.0.2.10/24"], candidates=PREFER_A)
+    before = fleet.settle(lambda: fleet.owns("web", "node-a") and fleet.virtual_ip("web"))
+    make(fleet, "web", addresses=["192.0.2.11/24"], candidates=[{"nodeName": "node-c"}])
+    fleet.settle(lambda: condition(fleet.virtual_ip("web"), "Stalled"))
+    assert running[0].terminate() == 0
+    running.append(launch(kubeconfig, tmp_path / "two", "two"))
+    running[1].wait_for_output("This replica leads", patience_s=20)
+    move(fleet, "to-b", "web", "node-b")
+    fleet.settle(lambda: ended(fleet, "to-b", "Complete"))
+    after = fleet.settle(
+        lambda: (found := fleet.virtual_ip("web"))["status"].get("owner") == "node-b" and found
+    )
+    assert after["status"]["inForce"] == before["status"]["inForce"]
+    assert after["status"]["inForce"]["spec"]["candidates"] == PREFER_A
+    assert after["status"]["addresses"] == ["192.0.2.10/24"]
+    assert condition(after, "Accepted") == condition(before, "Accepted")
 
 
 def test_what_is_in_force_is_found_by_whoever_starts_while_an_edit_is_held_back(

@@ -249,8 +249,9 @@ class Stage:
                 holding |= {"fitness": "Unfit", "reason": unfit[node], "message": f"{node} cannot"}
             holder, term = owners.get(name, ("", 0))
             if holder == node:
-                spec = self.objects["VirtualIP", name]["spec"]
-                holding |= {"state": "Owner", "term": term, "bound": spec["addresses"], "interface": "eth0"}
+                obj = self.objects["VirtualIP", name]
+                bound = obj["status"].get("addresses") or obj["spec"]["addresses"]
+                holding |= {"state": "Owner", "term": term, "bound": bound, "interface": "eth0"}
                 holding["takeover"] = {
                     "reason": "LeaseExpired",
                     "startedAt": "2026-01-01T00:00:00Z",

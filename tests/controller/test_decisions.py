@@ -403,12 +403,95 @@ def test_an_edit_is_acted_upon_once_nothing_is_in_its_way(stage: Stage) -> None:
     stage.virtual_ip("other", "192.0.2.11/24")
     web_owned_by_a(stage)
     assert edit(stage, "192.0.2.10/24", "192.0.2.11")["addresses"] == ["192.0.2.10/24"]
-    move(stage, "to-b", "node-b")
-    assert "conditions" not in stage.get("Switchover", "to-b")["status"], "a move waits"
     edit(stage, "192.0.2.12/24", name="other")
     assert stage.get("VirtualIP", "web")["status"]["addresses"] == ["192.0.2.10/24", "192.0.2.11"]
     assert stage.condition("VirtualIP", "web", "Accepted")["observedGeneration"] == 2
-    assert order(stage)[0] == "node-b"
+    assert stage.get("VirtualIP", "web")["status"]["inForce"]["generation"] == 2
+
+
+BAD_EDITS = [
+    pytest.param({"addresses": ["192.0.2.300"]}, id="refused"),
+    pytest.param({"failback": {"policy": "SomethingNewer"}}, id="unreadable"),
+    pytest.param({"addresses": 5}, id="unreadable addresses"),
+    pytest.param({"addresses": [], "domain": {}}, id="unreadable domain"),
+]
+
+
+def rewrite(stage: Stage, **spec: object) -> None:
+    """Edit `web` in any way."""
+    obj = stage.get("VirtualIP", "web")
+    obj["spec"] = {**obj["spec"], **spec}
+    obj["metadata"]["generation"] += 1
+    stage.touch(obj)
+    stage.settle()
+
+
+@pytest.mark.parametrize("bad", BAD_EDITS)
+def test_it_is_elected_by_the_spec_that_is_in_force_while_an_edit_is_held_back(
+    stage: Stage, bad: Object
+) -> None:
+    web = stage.virtual_ip("web", candidates=[{"nodeName": name} for name in ("node-a", "node-b")])
+    stage.converge(owners={"web": ("node-a", 1)})
+    in_force = {"generation": 1, "spec": copy.deepcopy(web["spec"])}
+    assert web["status"]["inForce"] == in_force
+    rewrite(stage, candidates=[{"nodeName": "node-c"}], suspend=True, **bad)
+    assert order(stage) == ("node-a", ["node-b"], 1)
+    assert stage.reasons("web")["Stalled"] == "True InvalidSpec"
+    assert stage.condition("VirtualIP", "web", "Accepted")["observedGeneration"] == 1
+    own(stage, "node-a", 1, unfit={"node-b": "CheckFailed"})
+    assert stage.reasons("web")["Redundant"] == "False NoStandby"
+    own(stage, "node-a", 1)
+    move(stage, "to-b", "node-b")
+    assert order(stage)[0] == "node-b", "a move goes on as well"
+    own(stage, "node-b", 2)
+    assert stage.condition("Switchover", "to-b", "Complete")["status"] == "True"
+    assert web["status"]["inForce"] == in_force
+    stage.virtual_ip("thief")
+    own(stage, "node-b", 2)
+    assert stage.reasons("thief")["Accepted"] == "False AddressConflict"
+    web["spec"] = {"addresses": ["192.0.2.10/24"], "candidates": [{"nodeName": "node-c"}]}
+    rewrite(stage)
+    assert web["status"]["inForce"] == {"generation": 3, "spec": web["spec"]}
+    assert order(stage)[0] == "node-c"
+
+
+@pytest.mark.parametrize("bad", BAD_EDITS)
+def test_where_nobody_knows_what_was_accepted_the_standing_order_stands(stage: Stage, bad: Object) -> None:
+    web_owned_by_a(stage)
+    web = stage.get("VirtualIP", "web")
+    del web["status"]["inForce"]
+    rewrite(stage, **bad)
+    before = copy.deepcopy(web["status"])
+    move(stage, "to-b", "node-b")
+    own(stage, "node-a", 1, unfit={"node-b": "CheckFailed", "node-c": "CheckFailed"})
+    assert "conditions" not in stage.get("Switchover", "to-b")["status"], "a move waits"
+    assert web["status"] == before
+    assert web["status"]["addresses"] == ["192.0.2.10/24"]
+    stage.virtual_ip("thief")
+    own(stage, "node-a", 1)
+    assert stage.reasons("thief")["Accepted"] == "False AddressConflict"
+
+
+def test_a_spec_that_is_in_force_and_only_a_newer_version_can_read_is_never_written_over(
+    stage: Stage,
+) -> None:
+    web_owned_by_a(stage)
+    web = stage.get("VirtualIP", "web")
+    web["status"]["inForce"]["spec"]["onQuorumLoss"] = "SomethingNewer"
+    before = copy.deepcopy(web["status"])
+    rewrite(stage, addresses=["192.0.2.300"])
+    own(stage, "node-b", 2)
+    assert web["status"] == before
+    assert stage.last is not None
+    assert [(each.kind, each.name) for each in stage.last.problems] == [("VirtualIP", "web")]
+
+
+def test_a_spec_that_is_too_large_is_not_kept_twice(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    checks = [{"name": f"check-{n}", "exec": {"hook": "x", "args": ["y" * 9000]}} for n in range(30)]
+    rewrite(stage, healthChecks=checks)
+    assert stage.condition("VirtualIP", "web", "Accepted")["observedGeneration"] == 2
+    assert "inForce" not in stage.get("VirtualIP", "web")["status"]
 
 
 def test_a_range_that_was_narrowed_takes_the_address_away_also_while_an_edit_is_held_back(

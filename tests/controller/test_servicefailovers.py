@@ -492,6 +492,28 @@ def test_what_an_address_does_not_allow_any_more_is_out_of_force_also_while_an_e
     assert candidates(stage) == {"node-a", "node-b", "node-c"}
 
 
+def test_services_keep_their_nodes_while_an_edit_of_their_address_is_held_back(stage: Stage) -> None:
+    billing_on_a(stage)
+    edit(stage, "VirtualIP", "web", addresses=["192.0.2.300"], allowedNamespaces={"names": ["lab"]})
+    assert reasons(stage)["Accepted"] == "True Accepted"
+    assert candidates(stage) == {"node-a", "node-b"}
+    assert "candidates" not in stage.get("VirtualIP", "web")["status"]["inForce"]["spec"]
+    own(stage, "node-a", 1, unfit={"node-a": "CheckFailed"})
+    assert stage.get("VirtualIP", "web")["status"]["election"]["owner"] == "node-b"
+
+
+def test_of_an_address_that_is_held_back_and_of_services_that_nobody_can_read_the_order_stands(
+    stage: Stage,
+) -> None:
+    billing_on_a(stage)
+    before = stage.get("VirtualIP", "web")["status"]["election"]
+    edit(stage, "VirtualIP", "web", addresses=["192.0.2.300"])
+    wipe(stage, inForce=None)
+    edit(stage, "ServiceFailover", "billing", services=[{"name": "app", "virtualIPRef": {"name": "web"}}])
+    own(stage, "node-a", 1, unfit={"node-a": "CheckFailed"})
+    assert stage.get("VirtualIP", "web")["status"]["election"] == before
+
+
 def test_of_two_quick_edits_the_one_that_was_never_accepted_leaves_no_trace(stage: Stage) -> None:
     billing_on_a(stage)
     spec = stage.get("ServiceFailover", "billing")["spec"]

@@ -360,6 +360,58 @@ def test_what_stands_in_after_a_restart_follows_the_accepted_addresses_and_is_no
     assert found == [("192.0.2.10/24",), *[("192.0.2.11/24",)] * 3]
 
 
+def kept(*addresses: str, generation: int = 1, **spec: object) -> Document:
+    """Return a status by which this spec was accepted last."""
+    return {
+        "conditions": [accepted(generation=generation)],
+        "inForce": {"generation": generation, "spec": {"addresses": list(addresses), **spec}},
+    }
+
+
+@pytest.mark.parametrize("bad", [{}, {"onQuorumLoss": "Never"}], ids=["waits", "cannot be read"])
+def test_after_a_restart_the_spec_that_was_accepted_goes_on_while_an_edit_waits(bad: Document) -> None:
+    planner = Planner("a")
+    status = {**kept("192.0.2.10/24", announcement={"count": 3}), "addresses": ["192.0.2.10/24"]}
+    waiting = changed(edited_after([]), spec=bad, status=status)
+    planned = planner.plan(world(virtual_ips=[waiting]))
+    (found,) = planned.plan.domains[0].virtual_ips
+    assert (found.addresses, found.announcement_count) == (("192.0.2.10/24",), 3)
+    assert (len(planned.problems), planned.unknown) == (len(bad), frozenset())
+    judged = changed(edited_after([]), spec={}, status={"conditions": [accepted(generation=2)]})
+    judged["metadata"]["resourceVersion"] = "9"
+    (found,) = planner.plan(world(virtual_ips=[judged])).plan.domains[0].virtual_ips
+    assert (found.addresses, found.announcement_count) == (("192.0.2.99/24",), 9)
+
+
+def test_a_spec_that_was_accepted_and_missed_is_taken_from_the_status() -> None:
+    planner = Planner("a")
+    planner.plan(world())
+    third = changed(vip(), metadata={"generation": 3}, status=kept("192.0.2.12", generation=2))
+    (found,) = planner.plan(world(virtual_ips=[third])).plan.domains[0].virtual_ips
+    assert found.addresses == ("192.0.2.12",)
+    # An older one, as of a status that was put back by hand, takes nothing out of force.
+    stale = changed(third, status=kept("192.0.2.11", generation=1))
+    (found,) = planner.plan(world(virtual_ips=[stale])).plan.domains[0].virtual_ips
+    assert found.addresses == ("192.0.2.12",)
+
+
+def test_a_spec_that_was_accepted_takes_the_place_of_what_only_stands_in() -> None:
+    planner = Planner("a")
+    planner.plan(world(virtual_ips=[edited_after(["192.0.2.10/24"])]))
+    told = changed(edited_after(["192.0.2.10/24"], version=3), status=kept("192.0.2.10/24"))
+    (found,) = planner.plan(world(virtual_ips=[told])).plan.domains[0].virtual_ips
+    assert found.announcement_count == 5
+
+
+@pytest.mark.parametrize("status", ["True", "False"])
+def test_a_spec_that_was_accepted_and_cannot_be_read_hides_nothing_else_of_its_status(status: str) -> None:
+    planner = Planner("a")
+    planner.plan(world())
+    told = {"conditions": [accepted(status)], "inForce": {"generation": 1, "spec": {"addresses": 5}}}
+    newer = changed(vip(), spec={"addresses": 5}, metadata={"generation": 2}, status=told)
+    assert names(planner.plan(world(virtual_ips=[newer]))) == (["web"] if status == "True" else [])
+
+
 @pytest.mark.parametrize(
     ("addresses", "said"),
     [
