@@ -55,11 +55,12 @@ class Run:
 
     `owners` are those that the answers prove, in turn; `elsewhere_ms` is when another node than the owner
     first answered, and `late_answer_ms` when the last answer came, both after the fault and before it was
-    undone. `back_ms` is the longest silence since it was undone. `terms` and `bystander` are before and
-    after, of the address that is looked at and of one that another node may own; `is_apart` says that another
-    did. `lost` of `asked` are the client's questions, `outage_ms` the longer silence of the two addresses,
-    `bystander_ms` that of the bystander's. `shared_ms` is how long answers of two nodes overlapped, which
-    means something where `overlaps` prove it. `trouble` is what the lab or vipkeeper did not come back from.
+    undone. `back_ms` is the longest silence since then, without what of it was before. `terms` and
+    `bystander` are before and after, of the address that is looked at and of one that another node may own;
+    `is_apart` says that another did. `lost` of `asked` are the client's questions, `outage_ms` the longer
+    silence of the two addresses, `bystander_ms` that of the bystander's. `shared_ms` is how long answers of
+    two nodes overlapped, which means something where `overlaps` prove it. `trouble` is what the lab or
+    vipkeeper did not come back from.
     """
 
     faults: tuple[AddressFault, ...]
@@ -237,9 +238,9 @@ def run(stage: Stage, faults: Sequence[AddressFault], chance: random.Random, *, 
     ]
     probes = {label: stage.measured.probes(label, since_ns=fault_ns - LAG_NS) for label in ALL_LABELS}
 
-    def silent_ms(*labels: str, since_ns: int) -> float:
+    def silent_ms(*labels: str) -> float:
         return max(
-            analysis.longest_silence(probes[label], since_ns=since_ns, until_ns=until_ns).length_ms
+            analysis.longest_silence(probes[label], since_ns=fault_ns, until_ns=until_ns).length_ms
             for label in labels
         )
 
@@ -259,9 +260,11 @@ def run(stage: Stage, faults: Sequence[AddressFault], chance: random.Random, *, 
                 settled_ns=TWO_LEASES_NS,
             )
         ),
-        outage_ms=silent_ms(*LABELS, since_ns=fault_ns),
-        back_ms=silent_ms(*LABELS, since_ns=mended_ns),
-        bystander_ms=silent_ms(BYSTANDER, since_ns=fault_ns),
+        outage_ms=silent_ms(*LABELS),
+        back_ms=max(
+            analysis.silence_left_ms(probes[label], since_ns=mended_ns, until_ns=until_ns) for label in LABELS
+        ),
+        bystander_ms=silent_ms(BYSTANDER),
         hiccup_ms=stage.measured.hiccup_ms(since_ns=fault_ns, until_ns=until_ns),
         elsewhere_ms=(min(elsewhere) - fault_ns) / MILLISECOND if elsewhere else None,
         late_answer_ms=(max(late) - committed_ns) / MILLISECOND if late else None,

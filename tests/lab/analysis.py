@@ -32,6 +32,7 @@ two. Shorter ones may stay unseen; what is reported was there.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -162,6 +163,14 @@ def longest_silence(
     """Return the longest gap of a stretch of time, however short."""
     gaps = silences(probes, since_ns=since_ns, until_ns=until_ns, interval_ns=interval_ns)
     return max(gaps, key=lambda gap: gap.length_ms, default=Outage(since_ns, since_ns, None, None))
+
+
+def silence_left_ms(probes: Sequence[Probe], *, since_ns: int, until_ns: int) -> float:
+    """Return the longest silence of a stretch, without what of it was before; infinite if it lasts."""
+    return max(
+        math.inf if gap.end_ns is None else (gap.end_ns - max(gap.start_ns, since_ns)) / MILLISECOND
+        for gap in silences(probes, since_ns=since_ns, until_ns=until_ns)
+    )
 
 
 def first_answer_of(probes: Sequence[Probe], node: str, *, since_ns: int) -> int | None:

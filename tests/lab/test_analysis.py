@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from lab.analysis import (
     percentile,
     returns,
     shared_ns,
+    silence_left_ms,
 )
 from lab.records import Probe, Sighting
 
@@ -68,6 +71,24 @@ def test_an_answer_that_waited_in_a_queue_does_not_shorten_the_outage() -> None:
 def test_the_longest_silence_of_a_faultless_stretch_has_no_length() -> None:
     silence = longest_silence(probes("aaabbb"), since_ns=103 * MILLISECOND, until_ns=110 * MILLISECOND)
     assert silence.length_ms == 0
+
+
+@pytest.mark.parametrize(
+    ("since_ms", "left_ms"),
+    [
+        pytest.param(103, 20, id="all of it"),
+        pytest.param(120, 7, id="its end"),
+        pytest.param(127, 0, id="nothing of it"),
+    ],
+)
+def test_of_a_silence_that_began_before_only_the_rest_is_left(since_ms: int, left_ms: int) -> None:
+    record = probes("aaa..........bbb")
+    left = silence_left_ms(record, since_ns=since_ms * MILLISECOND, until_ns=130 * MILLISECOND)
+    assert left == pytest.approx(left_ms)
+
+
+def test_a_silence_that_lasts_is_left_without_end() -> None:
+    assert silence_left_ms(probes("aaa...."), since_ns=104 * MILLISECOND, until_ns=10**9) == math.inf
 
 
 def test_a_silent_address_is_out_without_end() -> None:
