@@ -18,6 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
+import msgspec
+
 from vipagent.effects import MILLISECOND
 from vipagent.suspects import Suspect, ended_within_ms
 
@@ -36,8 +38,8 @@ _LEFTOVER_STOP_MS: Final = 30_000
 class Copy:
     """This node's copy of one service, and who else may have one.
 
-    `service` is what was started. `due_ns` is when Stop must be said (again), or a start has been silent for
-    too long. What is shown is as of the last step.
+    `service` is what was started, to be ended as is planned since. `due_ns` is when Stop must be said
+    (again), or a start has been silent for too long. What is shown is as of the last step.
     """
 
     shown_since_ns: int
@@ -93,6 +95,19 @@ class Copy:
             node: Suspect(ended_within_ms(service), now_ns, is_cleared=service.is_singleton)
             for node in others
         }
+
+    def amend(self, planned: ServicePlan) -> None:
+        """Go by what is planned now of how it is ended: others that start know of nothing else.
+
+        A longer time holds from the next start on, for others may count on the shorter one still.
+        """
+        service = self.service
+        if service is not None and service.workload.identity == planned.workload.identity:
+            self.service = msgspec.structs.replace(
+                service,
+                stop_timeout_ms=min(planned.stop_timeout_ms, service.stop_timeout_ms),
+                fences=planned.fences,
+            )
 
     def end(self, message: str, now_ns: int) -> None:
         """Have it stopped with the next step."""

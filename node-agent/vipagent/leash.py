@@ -28,6 +28,7 @@ It speaks JSON lines on its standard input, a socket:
     {"run": 8, "end": {…}}                          the same of a start that this leash knows nothing of; with
                                                     a negative number, of one that may never have been; with
                                                     `isInDoubt`, of one that may run without its processes
+    {"run": 7, "amend": {"stopTimeoutMs": …, "fences": …}}      it is to be ended so instead
     {"run": 7, "stop": true}
     {"hello": true}                                 its own first line: from now on it takes orders
     {"run": 7, "kind": "Died", "message": "…"}      the answers, of the kinds of `runs.Outcome`; and `Started`
@@ -83,6 +84,7 @@ _FENCING_DOUBT_S: Final = 1.5
 _LONG_DOUBT_S: Final = 30.0
 _LOOK_S: Final = 1.0
 _MILLISECOND: Final = 1_000_000
+_LONG_AGO_NS: Final = -(10**18)
 
 
 class Charge(Protocol):
@@ -121,19 +123,52 @@ class Charge(Protocol):
         """Give back what it held; nothing of it is left."""
 
 
+class _Ending:
+    """How something is to be ended, by an order that may be amended."""
+
+    def __init__(self, order: Mapping[str, Any]) -> None:
+        self.amend(order)
+
+    def amend(self, order: Mapping[str, Any]) -> None:
+        """Take over what it says."""
+        self.within_ms: int = order["stopTimeoutMs"]
+        self.fences: bool = order["fences"]
+
+    def within_s(self) -> float:
+        """Return how long it may take to stop."""
+        return self.within_ms / 1000
+
+
 class _Run:
     """One start of a service, and when it is to end."""
 
-    def __init__(self, charge: Charge, slot: int, stop_timeout_ms: int, *, fences: bool) -> None:
+    def __init__(self, charge: Charge, slot: int, ending: _Ending) -> None:
         self.charge = charge
         self.slot = slot
-        self.fences = fences
         self.is_to_stop = asyncio.Event()
         self.is_to_die = asyncio.Event()
         self.is_asked_again = asyncio.Event()
         self.is_asked = False
-        self._stop_timeout_ns = stop_timeout_ms * _MILLISECOND
-        self._kill_at_ns: int | None = None
+        self._ending = ending
+        self._stops_since_ns: int | None = None
+
+    @property
+    def fences(self) -> bool:
+        """Whether the node is to end where this cannot be ended."""
+        return self._ending.fences
+
+    @property
+    def _kill_at_ns(self) -> int | None:
+        if self._stops_since_ns is None:
+            return None
+        return self._stops_since_ns + self._ending.within_ms * _MILLISECOND
+
+    def amend(self, order: Mapping[str, Any]) -> None:
+        """End it so instead; what could not be ended and did not fence until now is tried again at once."""
+        did_fence = self.fences
+        self._ending.amend(order)
+        if self.fences and not did_fence:
+            self.is_asked_again.set()
 
     def ask_to_stop(self, now_ns: int) -> None:
         """Take note that it is to be stopped, and not for the lease's sake."""
@@ -143,29 +178,30 @@ class _Run:
 
     def stop(self, since_ns: int) -> None:
         """Begin to stop it; the stop timeout runs from `since_ns`."""
-        if self._kill_at_ns is None:
-            self._kill_at_ns = since_ns + self._stop_timeout_ns
+        if self._stops_since_ns is None:
+            self._stops_since_ns = since_ns
             self.is_to_stop.set()
 
     def end(self) -> None:
         """Kill it at the next look."""
-        self._kill_at_ns = 0
+        self._stops_since_ns = _LONG_AGO_NS
         self.is_to_stop.set()
 
     def stop_again(self, now_ns: int) -> None:
         """Give it the whole stop timeout once more."""
-        self._kill_at_ns = now_ns + self._stop_timeout_ns
+        self._stops_since_ns = now_ns
         self.is_to_die.clear()
         self.is_asked_again.clear()
 
     def look(self, deadline_ns: int, now_ns: int) -> int | None:
         """Do what is due, and return when to look again."""
-        if self._kill_at_ns is None and now_ns < deadline_ns:
+        if self._stops_since_ns is None and now_ns < deadline_ns:
             return deadline_ns
         self.stop(deadline_ns)
-        assert self._kill_at_ns is not None
-        if now_ns < self._kill_at_ns:
-            return self._kill_at_ns
+        kill_at_ns = self._kill_at_ns
+        assert kill_at_ns is not None
+        if now_ns < kill_at_ns:
+            return kill_at_ns
         if not self.is_to_die.is_set():
             self.is_to_die.set()
             self.charge.kill()
@@ -244,6 +280,8 @@ class Leash:
             self._take_charge(order["run"], order["start"], is_left_over=False)
         elif "end" in order:
             self._take_charge(order["run"], order["end"], is_left_over=True).ask_to_stop(now_ns())
+        elif "amend" in order:
+            self._amend(order["run"], order["amend"])
         else:
             self._stop(order["run"])
         self._look()
@@ -255,11 +293,17 @@ class Leash:
         def objection() -> str | None:
             return None if now_ns() < deadlines[slot] else _TOO_LATE
 
-        charge = self._charge(order, objection, is_left_over=is_left_over)
-        run = _Run(charge, slot, order["stopTimeoutMs"], fences=order["fences"])
+        ending = _Ending(order)
+        charge = self._charge(order, objection, ending.within_s, is_left_over=is_left_over)
+        run = _Run(charge, slot, ending)
         self._runs[number] = run
         self._tasks.spawn(self._tend(number, run, order["startTimeoutMs"] / 1000))
         return run
+
+    def _amend(self, number: int, order: Mapping[str, Any]) -> None:
+        run = self._runs.get(number)
+        if run is not None:
+            run.amend(order)
 
     def _stop(self, number: int) -> None:
         run = self._runs.get(number)
@@ -348,9 +392,13 @@ class Leash:
             self._tell(number, "StopFailed", f"{doubt}; {leash_fence.end_node(self._fence)}")
 
     def _charge(
-        self, order: Mapping[str, Any], objection: Callable[[], str | None], *, is_left_over: bool
+        self,
+        order: Mapping[str, Any],
+        objection: Callable[[], str | None],
+        stop_within_s: Callable[[], float],
+        *,
+        is_left_over: bool,
     ) -> Charge:
-        stop_within_s = order["stopTimeoutMs"] / 1000
         if "systemd" in order:
             return self._unit(order["systemd"]["unit"], stop_within_s, objection, is_left_over=is_left_over)
         assert self._cgroup is not None, "what programs start needs a cgroup"
@@ -388,7 +436,7 @@ class Leash:
     def _unit(
         self,
         name: str,
-        stop_within_s: float,
+        stop_within_s: Callable[[], float],
         objection: Callable[[], str | None],
         *,
         is_left_over: bool,

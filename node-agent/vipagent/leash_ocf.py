@@ -130,7 +130,7 @@ class Agent(Housed):
         folder: Cgroup,
         environment: Mapping[str, str],
         objection: Callable[[], str | None],
-        stop_within_s: float,
+        stop_within_s: Callable[[], float],
         is_left_over: bool,
     ) -> None:
         super().__init__(children, folder)
@@ -193,7 +193,7 @@ class Agent(Housed):
             asked = await self._probe()
             self._is_stopped = not is_here or asked.status in (_NOT_RUNNING, _NOT_INSTALLED)
         is_to_stop = self._has_begun and not self._is_stopped
-        stopping = await self._aside("stop", self._stop_within_s) if is_to_stop else None
+        stopping = await self._aside("stop", self._stop_within_s()) if is_to_stop else None
         self._service.terminate()
         await self._service.emptied()
         if stopping is not None:
@@ -208,7 +208,7 @@ class Agent(Housed):
         asked = await self._probe()
         if not self._denies(asked):
             # What was killed may have left a file that `monitor` takes for a failure; `stop` removes it.
-            stopping = await self._aside("stop", self._stop_within_s)
+            stopping = await self._aside("stop", self._stop_within_s())
             asked = await self._probe()
             if not self._denies(asked, stopping):
                 said = asked.complaint or f"{self._name} monitor says that it runs"

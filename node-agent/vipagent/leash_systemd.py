@@ -30,7 +30,7 @@ class Unit:
         name: str,
         *,
         units: Units,
-        stop_within_s: float,
+        stop_within_s: Callable[[], float],
         objection: Callable[[], str | None],
         is_left_over: bool,
     ) -> None:
@@ -71,7 +71,7 @@ class Unit:
         if not self.is_started:
             return
         with contextlib.suppress(UnitError):  # `doubt` says what is left
-            await self._units.stop(self._name, self._stop_within_s)
+            await self._units.stop(self._name, self._stop_within_s())
 
     async def doubt(self) -> str | None:
         """Say what of it still runs, as far as systemd knows."""

@@ -347,6 +347,16 @@ class Runner:
         if run is not None:
             self._deadlines[run.slot] = deadline_ns
 
+    def amend(self, service: ServicePlan) -> None:
+        """Have what runs of a service ended as this says: within its stop timeout, and whether it fences."""
+        run = self._by_id.get(service.id)
+        if run is None or run.service == service:
+            return
+        self._note(run, msgspec.structs.replace(run.entry, service=service))
+        if run not in self._buried:
+            ending = {"stopTimeoutMs": service.stop_timeout_ms, "fences": service.fences}
+            self._order({"run": run.number, "amend": ending})
+
     def stop(self, service_id: str, run: int) -> None:
         """Stop that run of a service; `Stopped` or `StopFailed` is told, also of one that is not known."""
         known = self._runs.get(run)

@@ -156,7 +156,10 @@ class Stack:
 
     @property
     def underway(self) -> tuple[ServicePlan, ...]:
-        """What runs here or might, as it was started; nothing is known of what an earlier keeper left."""
+        """What runs here or might, as it was started, and how it is to be ended.
+
+        Nothing is known of what an earlier keeper left.
+        """
         copies = self._copies.values()
         return tuple(copy.service for copy in copies if copy.service is not None and not copy.is_down)
 
@@ -267,6 +270,7 @@ class Stack:
         self._questioning.assign(out_of_service, now_ns)
         for service in services:
             copy = self._copies.setdefault(service.id, Copy(now_ns))
+            copy.amend(service)
             for node in others:
                 copy.suspect(node, ended_within_ms(service), now_ns)
             planned = self._plans.get(service.id)

@@ -213,6 +213,7 @@ class Workloads:
             programs = {service.id: _program(service) for service in vip.services}
             former = {each: self._formers.get(program, {}) for each, program in programs.items()}
             following.stack.assign(vip.services, others, now_ns, out_of_service=out_of_service, former=former)
+            self._amend(following)
             following.services, following.programs = vip.services, programs
         self._remember(planned.values())
         for uid in self._followings.keys() - planned.keys():
@@ -225,6 +226,13 @@ class Workloads:
         self._hooks.keep(
             {service_id for following in self._followings.values() for service_id in following.stack.ids}
         )
+
+    def _amend(self, following: _Following) -> None:
+        """Have the leash end what runs as is planned now."""
+        for service in following.stack.underway:
+            if service.id in following.started:
+                following.started[service.id] = service.stop_timeout_ms / 1000
+            self._runner.amend(service)
 
     def _remember(self, vips: Iterable[VirtualIPPlan]) -> None:
         """Keep who may run each program, for it may be planned anew by another name (see `Stack.assign`)."""

@@ -89,6 +89,36 @@ async def a_stop_that_fails_where_it_only_blocks(folder: Path, cgroup: Path) -> 
     await node.runner.close()
 
 
+async def a_stop_that_fails_before_it_is_to_fence(folder: Path, cgroup: Path) -> None:
+    hook(folder / "hooks", "start", DAEMON)
+    hook(folder / "hooks", "stop", "echo cannot; exit 1")
+    node = services(folder, cgroup)
+    service = plan(stop="stop")
+    run = await node.started(service)
+    node.runner.stop(service.id, run)
+    told = await node.next()
+    say(kind=told.kind, message=told.message)
+    node.runner.amend(plan(stop="stop", fences=True))
+    say(due_ns=now_ns())
+    await asyncio.sleep(600)
+
+
+async def a_stop_that_works_after_it_was_not_to_fence(folder: Path, cgroup: Path) -> None:
+    hook(folder / "hooks", "start", DAEMON)
+    hook(folder / "hooks", "stop", f"test -e {folder}/fails || exit 0; rm {folder}/fails; exit 1")
+    (folder / "fails").touch()
+    node = services(folder, cgroup)
+    service = plan(stop="stop", fences=True)
+    run = await node.started(service)
+    node.runner.amend(plan(stop="stop"))
+    node.runner.stop(service.id, run)
+    say(kind=(await node.next()).kind)
+    await asyncio.sleep(2 * leash_fence.DELAY_S)
+    await node.stopped(service, run)
+    say(kind="Stopped")
+    await node.runner.close()
+
+
 async def a_stop_that_works(folder: Path, cgroup: Path) -> None:
     hook(folder / "hooks", "start", DAEMON)
     hook(folder / "hooks", "stop", "exit 0")
@@ -268,6 +298,8 @@ async def what_is_refused(folder: Path, cgroup: Path) -> None:
 SCENARIOS: tuple[Callable[[Path, Path], Awaitable[None]], ...] = (
     a_stop_that_fails,
     a_stop_that_fails_where_it_only_blocks,
+    a_stop_that_fails_before_it_is_to_fence,
+    a_stop_that_works_after_it_was_not_to_fence,
     a_stop_that_works,
     a_hanging_stop_at_the_leases_end,
     a_busy_mount,

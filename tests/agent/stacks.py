@@ -165,6 +165,7 @@ class Cluster:
             self._die,
             self._fail,
             self._replan,
+            *[self._hasten] * 3,
         ]
         for _ in range(actions):
             node = self._random.choice([*self._nodes, self._holder or self._nodes[0]])
@@ -314,6 +315,31 @@ class Cluster:
         others = [service(s.name, hook=hook, stop_s=_stop_s(s), fences=s.fences) for s in order[:keep]]
         self._assign(node, tuple(others))
 
+    def _hasten(self, node: _Node) -> None:  # noqa: ARG002 - it is a plan for all of them
+        """Less time to stop, and whether a failure of it ends the node, for all if all can be told.
+
+        What is stopped for other reasons, having been left behind or being of another program, is not told.
+        """
+        identities = {plan.id: plan.workload.identity for plan in self._services}
+        is_known = all(
+            process.keeper == each.keeper and process.service.workload.identity == identities[key]
+            for each in self._nodes
+            for key, process in each.processes.items()
+            if process.is_alive
+        )
+        if not is_known or any(each.stack is None or each.is_frozen for each in self._nodes):
+            return
+        self._services = tuple(
+            service(
+                plan.name,
+                stop_s=max(1, _stop_s(plan) - self._random.randint(0, 10)),
+                fences=self._random.random() < 0.5,
+            )
+            for plan in self._services
+        )
+        for each in self._nodes:
+            self._assign(each)
+
     def _boot(self, node: _Node) -> None:
         """A keeper starts: it ends what the one before it left behind, as far as that can be ended."""
         if node.is_off:
@@ -343,6 +369,11 @@ class Cluster:
                 self._clock_ns(node),
                 out_of_service=self._named,
             )
+            for plan in node.stack.underway:
+                process = node.processes.get(plan.id)
+                if process is not None and process.keeper == node.keeper:
+                    process.service = plan
+                    self._leash(node, process)
             self._look(node)
 
     def _connection_changed(self, node: _Node) -> None:

@@ -98,6 +98,20 @@ def test_a_service_that_only_blocks_ends_no_node(tmp_path: Path, cgroup: Path) -
     assert played.said[0]["message"] == "hook stop exited with status 1: cannot"
 
 
+def test_a_service_that_could_not_be_stopped_ends_its_node_once_it_is_to(
+    tmp_path: Path, cgroup: Path
+) -> None:
+    played = play("a_stop_that_fails_before_it_is_to_fence", tmp_path, cgroup)
+    assert played.status == FENCED
+    assert 0.9 < played.late_s < 5.0
+
+
+def test_a_service_that_is_not_to_end_its_node_any_more_does_not(tmp_path: Path, cgroup: Path) -> None:
+    played = play("a_stop_that_works_after_it_was_not_to_fence", tmp_path, cgroup)
+    assert played.status == 0
+    assert played.told == ["StopFailed", "Stopped"]
+
+
 @pytest.mark.parametrize("scenario", ["a_stop_that_works", "a_leash_that_is_killed"])
 def test_a_service_that_has_ended_ends_no_node(tmp_path: Path, cgroup: Path, scenario: str) -> None:
     played = play(scenario, tmp_path, cgroup)

@@ -139,6 +139,56 @@ def test_what_ignores_sigterm_is_killed_at_the_stop_timeout(
     assert 4.0 <= asyncio.run(run()) < SOON_S
 
 
+@pytest.mark.parametrize("is_stopping", [False, True], ids=["before it is stopped", "while it is"])
+def test_what_was_given_less_time_since_is_killed_by_then(
+    *, tmp_path: Path, hooks: Path, cgroup: Path, is_stopping: bool
+) -> None:
+    async def run() -> float:
+        hook(hooks, "start", STUBBORN)
+        before, after = plan(stop_timeout_ms=600_000), plan(stop_timeout_ms=500)
+        async with services(tmp_path, cgroup) as node:
+            number = await node.started(before)
+            began = time.monotonic()
+            if is_stopping:
+                node.runner.stop(before.id, number)
+            node.runner.amend(after)
+            await node.stopped(after, number)
+            return time.monotonic() - began
+
+    assert 0.5 <= asyncio.run(run()) < SOON_S
+
+
+def test_what_was_given_less_time_since_is_killed_by_then_also_when_its_lease_ends(
+    tmp_path: Path, hooks: Path, cgroup: Path
+) -> None:
+    async def run() -> float:
+        hook(hooks, "start", STUBBORN)
+        before, after = plan(stop_timeout_ms=600_000), plan(stop_timeout_ms=1000)
+        async with services(tmp_path, cgroup) as node:
+            await node.stopped(after, await node.started(after))
+            await node.started(before, for_ns=LEASE)
+            node.runner.amend(after)
+            await service_of(cgroup).emptied()
+            late_s = (now_ns() - node.deadline_ns) / SECOND
+            assert await node.next() == Outcome(after.id, 2, "Stopped")
+        return late_s
+
+    assert 1.0 <= asyncio.run(run()) < SOON_S
+
+
+def test_of_what_does_not_run_nothing_is_amended(tmp_path: Path, hooks: Path, cgroup: Path) -> None:
+    async def run() -> None:
+        hook(hooks, "start", DAEMON)
+        service = plan(stop_timeout_ms=500)
+        async with services(tmp_path, cgroup) as node:
+            node.runner.amend(service)
+            await node.stopped(service, await node.started(service))
+            node.runner.amend(service)
+            assert node.told.empty()
+
+    asyncio.run(run())
+
+
 def test_the_stop_hook_comes_first_and_sigterm_then(tmp_path: Path, hooks: Path, cgroup: Path) -> None:
     async def run() -> None:
         log = tmp_path / "log"

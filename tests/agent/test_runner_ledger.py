@@ -511,3 +511,25 @@ def test_a_look_that_hangs_starts_no_second_thread_and_delays_nothing(tmp_path: 
             await node.runner.close()
 
     asyncio.run(run())
+
+
+def test_what_was_amended_is_in_the_ledger_as_it_is_to_be_ended(
+    tmp_path: Path, ledger: Path, cgroup: Path
+) -> None:
+    async def run() -> None:
+        hook(tmp_path / "hooks", "start", DAEMON)
+        async with services(tmp_path, cgroup, ledger=ledger) as node:
+            number = await node.started(plan(stop_timeout_ms=60_000))
+            after = plan(stop_timeout_ms=500)
+            node.runner.amend(after)
+            while (await read(ledger)).get(after.id) != after:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.01)
+            await node.stopped(after, number)
+
+    asyncio.run(asyncio.wait_for(run(), WAIT_S))
+
+
+async def read(path: Path) -> dict[str, ServicePlan]:
+    ledger = Ledger(path)
+    await ledger.load()
+    return {key: entry.service for key, entry in ledger.entries.items()}

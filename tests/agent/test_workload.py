@@ -377,3 +377,33 @@ def test_no_two_nodes_ever_run_a_singleton_and_when_things_calm_down_the_owner_d
     cluster.live(60)
     cluster.calm_down()
     assert cluster.is_well(), cluster.told()
+
+
+@pytest.mark.parametrize(
+    ("planned", "stop_s", "fences"),
+    [
+        pytest.param(service("db", stop_s=5), 5, False, id="a shorter time"),
+        pytest.param(service("db", stop_s=90), 30, False, id="a longer time holds from the next start on"),
+        pytest.param(service("db", fences=True), 30, True, id="its failure ends the node"),
+        pytest.param(service("db", hook="anew", stop_s=5, fences=True), 30, False, id="another program"),
+    ],
+)
+def test_what_runs_is_ended_as_is_planned_since(planned: ServicePlan, stop_s: int, *, fences: bool) -> None:
+    node = active(DB)
+    node.assign(planned)
+    (running,) = node.stack.underway
+    assert (running.stop_timeout_ms, running.fences) == (stop_s * 1000, fences)
+    assert running.workload == DB.workload
+
+
+def test_a_node_promises_to_fence_for_what_is_to_fence_since() -> None:
+    node = Node(DB, can_fence=True)
+    node.own()
+    node.tell("db", "Started")
+    node.lose()
+    node.tell("db", "StopFailed", "cannot")
+    assert node.stack.fencing([DB.id]) == {}
+    node.assign(service("db", stop_s=10, fences=True))
+    assert node.stack.fencing([DB.id]) == {DB.id: 15_000}
+    node.assign(DB)
+    assert node.stack.fencing([DB.id]) == {}

@@ -40,6 +40,7 @@ class Told:
         self.leftovers = frozenset(leftovers)
         self.left: tuple[ServicePlan, ...] = ()
         self.deeds: list[tuple[str, str, int]] = []
+        self.amended: dict[str, ServicePlan] = {}
 
     async def start_clean(self, services: Iterable[ServicePlan]) -> frozenset[str]:
         self.planned = [each.id for each in services]
@@ -50,6 +51,9 @@ class Told:
 
     def stop(self, service_id: str, run: int) -> None:
         self.deeds.append(("stop", service_id, run))
+
+    def amend(self, each: ServicePlan) -> None:
+        self.amended[each.id] = each
 
     def refusal(self, _: object) -> None:
         return None
@@ -713,3 +717,19 @@ def test_an_address_that_is_bound_stays_so_while_its_first_services_start() -> N
         assert not node.workloads.may_bind("shop")
 
     told(story)
+
+
+def test_what_runs_is_to_be_ended_as_is_planned_since() -> None:
+    async def story(node: Node) -> None:
+        before, after = service("app", stop_s=90), service("app", stop_s=5, fences=True)
+        node.assign(vip("web", before))
+        node.own("web")
+        node.say(before, "Started")
+        assert node.workloads.time_to_stop_s() == 90.0
+        node.assign(vip("web", after))
+        assert node.told.amended == {after.id: after}
+        assert node.workloads.time_to_stop_s() == 5.0
+        node.workloads.lose("web")
+        assert node.told.newest(before.id)[0] == "stop"
+
+    told_slowly(story)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from simulation.clock import SECOND
@@ -148,6 +149,14 @@ class Copy:
             self.machine.later(_GONE_NS, self._complain)
             return
         self._stop(self._asked_ns(self.machine.now()))
+
+    def amend(self, service: ServicePlan) -> None:
+        """It is to be ended as this says."""
+        if self._kill_at_ns is not None:
+            self._kill_at_ns += (service.stop_timeout_ms - self.service.stop_timeout_ms) * MILLISECOND
+        self.service = service
+        if not self.is_over:
+            self.arm()
 
     def _asked_ns(self, now_ns: int) -> int:
         """From when the stop timeout counts: an order that is read late gives no more time than the lease."""
@@ -317,6 +326,12 @@ class Runner:
         copy = self._by_id.get(service_id)
         if copy is not None:
             copy.deadline_ns = deadline_ns
+
+    def amend(self, service: ServicePlan) -> None:
+        """What runs of it is to be ended as this says."""
+        copy = self._by_id.get(service.id)
+        if copy is not None and copy.service != service:
+            self._order(partial(copy.amend, service))
 
     def stop(self, service_id: str, run: int) -> None:
         """Stop that run."""
