@@ -70,6 +70,11 @@ class Layout(Enum):
         return self.value[0]
 
     @property
+    def witnesses(self) -> int:
+        """How many vote; of two nodes the API server is the third."""
+        return max(self.nodes, 3)
+
+    @property
     def fence(self) -> str:
         return self.value[1]
 

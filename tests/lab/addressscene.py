@@ -1,6 +1,6 @@
 """The scene that a fault to an address is done on: the addresses, who owns one, and what chance decides.
 
-`OBJECTS` are applied before. One VirtualIP is looked at while faults are done to its owner; the other one
+`objects` are applied before. One VirtualIP is looked at while faults are done to its owner; the other one
 belongs to another node, which must not notice.
 """
 
@@ -45,10 +45,12 @@ def virtual_ip(name: str) -> Mapping[str, object]:
     return manifest("VirtualIP", name, addresses=[f"{ADDRESSES[name]}/24", *ipv6])
 
 
-OBJECTS: Final = (
-    manifest("FailoverDomain", "default", allowedAddresses=["192.0.2.0/24", "2001:db8::/64"]),
-    *map(virtual_ip, ADDRESSES),
-)
+def objects(witnesses: int) -> tuple[Mapping[str, object], ...]:
+    """Return the domain, with so many places for witnesses, and the VirtualIPs."""
+    ranges = ["192.0.2.0/24", "2001:db8::/64"]
+    places = {"count": witnesses}
+    domain = manifest("FailoverDomain", "default", allowedAddresses=ranges, witnesses=places)
+    return (domain, *map(virtual_ip, ADDRESSES))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -24,11 +24,11 @@ from rich.table import Table
 
 from lab import addressfaults, addressruns, enclosure
 from lab.addressfaults import FAULTS, AddressFault, Layout
-from lab.addressscene import ADDRESSES, IPV6_ADDRESSES, OBJECTS
+from lab.addressscene import ADDRESSES, IPV6_ADDRESSES, objects
 from lab.analysis import percentile
 from lab.burdens import Burden
 from lab.cluster import Lab
-from lab.stage import Stage
+from lab.stage import REST_S, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -178,9 +178,10 @@ def set_up(lab: Lab, layout: Layout = Layout.THREE) -> Stage:
     """Bring up vipkeeper and both VirtualIPs in a lab that is up, and return the stage, at rest."""
     stage = Stage(lab, fence=layout.fence)
     stage.start()
-    for each in OBJECTS:
+    for each in objects(layout.witnesses):
         lab.plane.api.apply(each)
     stage.watch(ADDRESSES, ipv6=IPV6_ADDRESSES)
+    stage.wait_until("all witnesses", lambda: stage.votes() == layout.witnesses, patience_s=REST_S)
     stage.rest(*ADDRESSES)
     return stage
 

@@ -410,6 +410,14 @@ class Stage:
             and fit.issuperset(wanted)
         )
 
+    def votes(self) -> int:
+        """Return how many vote in the domain, the API server among them; 0 while they are being changed."""
+        status = self.lab.plane.api.get(VERSION, "FailoverDomain", "default").get("status", {})
+        conditions = {each["type"]: each["status"] for each in status.get("conditions", [])}
+        if conditions.get("Quorate") != "True" or "formerWitnesses" in status:
+            return 0
+        return len(status["witnesses"]) + bool(status.get("apiServerVotes"))
+
     def key(self, label: str) -> bytes:
         """Return the name that keepers have for a VirtualIP's addresses, as it is now."""
         found = self.lab.plane.api.get(VERSION, "VirtualIP", label)
