@@ -1,9 +1,9 @@
 """The door to files that health checks look at: there, a plain file, written lately, and saying what it must.
 
 A file may lie on a server that has died, and then every call on it hangs. So files are looked at in threads
-(`probes_threads`), one for each path at most; the check fails when its time is up, and what hangs delays
-nothing but later looks at the same path. `contentRegex` is searched for in the first `CONTENT_BYTES`, back in
-the event loop's thread, where `probes_regex` can bound its time.
+(`probes_threads`), one for each path at most and `LIMIT` at a time, the others in turn; the check fails when
+its time is up, and what hangs delays nothing but later looks at the same path. `contentRegex` is searched
+for in the first `CONTENT_BYTES`, back in the event loop's thread, where `probes_regex` can bound its time.
 
 Some folders are closed (`CLOSED`, and the keeper's own): the keeper looks as root, and with one expression
 after another an author of checks would read its heartbeat key there, or what other processes hold. Where a
@@ -50,7 +50,9 @@ class Files:
             return _failed(probe, "this is no absolute path")
         is_read = probe.content_regex is not None
         name = f"{probe.path} (read)" if is_read else probe.path
-        written_at, content = await self._threads.run(name, lambda: self._look(probe.path, is_read=is_read))
+        written_at, content = await self._threads.run_in_turn(
+            name, lambda: self._look(probe.path, is_read=is_read)
+        )
         oldest = probe.max_age_seconds
         if oldest is not None and time.time() - written_at > oldest:
             return _failed(probe, f"it was not written for more than {oldest} s")

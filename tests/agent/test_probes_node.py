@@ -359,8 +359,9 @@ def test_a_process_ends_although_a_look_hangs() -> None:
     assert ended.stdout == "given up\n"
 
 
-def test_many_files_are_looked_at_beside_each_other(tmp_path: Path) -> None:
-    paths = [tmp_path / str(number) for number in range(LIMIT)]
+@pytest.mark.parametrize("many", [LIMIT, 5 * LIMIT], ids=["beside each other", "in turn"])
+def test_many_files_are_looked_at_at_once(tmp_path: Path, many: int) -> None:
+    paths = [tmp_path / str(number) for number in range(many)]
     for path in paths:
         path.write_text("up")
 
