@@ -33,7 +33,8 @@ It speaks JSON lines on its standard input, a socket:
     {"hello": true}                                 its own first line: from now on it takes orders
     {"run": 7, "kind": "Died", "message": "…"}      the answers, of the kinds of `runs.Outcome`; and `Started`
                                                     tells whether its cgroup is empty (`hasProcesses`)
-    {"close": true}                                 kill everything, and end; what fences is stopped first
+    {"close": true}                                 end everything: what is nothing but its processes and does
+                                                    not fence is killed, the rest is stopped
 
 It goes on when the keeper is gone, until all that it started has ended; SIGTERM asks it to stop everything
 now. It has a cgroup of its own, `CGROUP/leash`, by which the next keeper finds it. It runs in real time, with
@@ -112,6 +113,10 @@ class Charge(Protocol):
     @property
     def has_processes(self) -> bool:
         """Whether `start` has left processes of it in its cgroup."""
+
+    @property
+    def may_lack_processes(self) -> bool:
+        """Whether it may run though `gone` has returned."""
 
     def kill(self) -> None:
         """Kill everything of it; what is gone already does no harm."""
@@ -271,7 +276,7 @@ class Leash:
         self._look()
         if "close" in order:
             for run in self._runs.values():
-                if run.fences:
+                if run.fences or run.charge.may_lack_processes:
                     run.ask_to_stop(now_ns())
                 else:
                     run.end()
@@ -350,7 +355,7 @@ class Leash:
         while True:
             await _unless(run.is_to_die, run.charge.stop())
             doubt = await self._doubt(run, _FENCING_DOUBT_S if run.fences else _DOUBT_S)
-            if doubt is None:
+            if doubt is None or (self._is_alone and _is_maybe_nothing(number, doubt)):
                 return
             await self._tell_doubt(number, run, doubt)
             run.is_asked_again.clear()  # what was asked meanwhile is answered
@@ -370,7 +375,8 @@ class Leash:
         run.charge.kill()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(run.charge.gone(), _GONE_S)
-            if self._is_alone and not (run.fences and run.charge.is_started and self._fence is not None):
+            is_fenced = run.fences and run.charge.is_started and self._fence is not None
+            if self._is_alone and not is_fenced and not run.charge.may_lack_processes:
                 return None  # no process is left, and there is nobody to tell of other doubts
         try:
             return await asyncio.wait_for(run.charge.doubt(), within_s)
@@ -379,8 +385,7 @@ class Leash:
 
     async def _tell_doubt(self, number: int, run: _Run, doubt: str) -> None:
         """Tell that it may still run; where it fences, end the node because of that."""
-        is_maybe_nothing = number < 0 and isinstance(doubt, Unsure)
-        if not run.fences or not run.charge.is_started or is_maybe_nothing:
+        if not run.fences or not run.charge.is_started or _is_maybe_nothing(number, doubt):
             self._tell(number, "StopFailed", doubt)
         elif self._fence is None:
             self._tell(number, "StopFailed", f"{doubt}; {leash_fence.NO_WAY}")
@@ -466,6 +471,11 @@ class Leash:
     def _look_whether_ended(self) -> None:
         if self._is_alone and not self._runs:
             self._has_ended.set()
+
+
+def _is_maybe_nothing(number: int, doubt: str) -> bool:
+    """Tell whether nobody knows that it ever was there."""
+    return number < 0 and isinstance(doubt, Unsure)
 
 
 async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, str | None]) -> str | None:

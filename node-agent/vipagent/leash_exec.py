@@ -139,6 +139,12 @@ class Scripts(Housed):
         return self._main is None or self._has_begun
 
     @property
+    def may_lack_processes(self) -> bool:
+        """Whether it works without a process here, or did from its start on."""
+        can_lack = self._stop is not None and self._status is not None
+        return can_lack and self._has_begun and not self._has_processes
+
+    @property
     def _has_begun(self) -> bool:
         """Whether the start hook was run, by this leash or by one that could not stop it."""
         if self._main is None:

@@ -325,6 +325,11 @@ class Mount:
         await self._folder.remove()
 
     @property
+    def may_lack_processes(self) -> bool:
+        """Whether it may be mounted though `gone` has returned: what has no process is looked for there."""
+        return False
+
+    @property
     def has_processes(self) -> bool:
         """Whether mount(8) has left processes of it in its cgroup."""
         return self._has_processes

@@ -227,6 +227,11 @@ class Agent(Housed):
         return self._is_left_over or self._has_passed or not self._cannot_monitor
 
     @property
+    def may_lack_processes(self) -> bool:
+        """Whether only the agent can say that it does not run."""
+        return self.is_started and not self._is_stopped
+
+    @property
     def _name(self) -> str:
         return f"{self._provider}:{self._kind}"
 

@@ -108,6 +108,11 @@ class Unit:
         return False
 
     @property
+    def may_lack_processes(self) -> bool:
+        """Whether it may run though systemd says that it does not: never."""
+        return False
+
+    @property
     def is_started(self) -> bool:
         """Whether systemd may have been asked to start it, for this leash or for an earlier one."""
         return self._has_begun or self._is_left_over

@@ -77,6 +77,11 @@ async def reap(process: subprocess.Popen[bytes]) -> None:
         await asyncio.sleep(_REAP_S)
 
 
+def leave(process: subprocess.Popen[bytes]) -> None:
+    """Let a child go on without this process, which is about to end and waits for it no more."""
+    process.returncode = 0  # else Python warns of a child that nobody has waited for
+
+
 class GarbageCollector:
     """Collects young garbage at moments of the caller's choice, and each `TIMES_TO_ALL`th time all.
 

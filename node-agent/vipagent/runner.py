@@ -383,8 +383,8 @@ class Runner:
     async def close(self) -> None:
         """Kill what still runs and end the leash; nothing is left of either, and nothing is told any more.
 
-        What fences is stopped first, and where that takes longer, left to the leash: should it fail, the node
-        must still end.
+        What fences, or may run without a process, is stopped first, and where that takes longer, left to the
+        leash: should it fail, the node must still end, or the stop be tried again.
         """
         if self._is_serving:
             self._order({"close": True})
@@ -394,7 +394,7 @@ class Runner:
         await asyncio.gather(*self._waits, return_exceptions=True)
         if self._servings:
             await asyncio.wait(self._servings, timeout=_END_S)
-            if self.can_fence and any(run.service.fences for run in self._runs.values()):
+            if any(self._must_be_stopped(run) for run in self._runs.values()):
                 self._is_left_to_leash = True
                 for serving in self._servings:
                     serving.cancel()
@@ -414,6 +414,11 @@ class Runner:
         self._deadlines.release()
         self._map.close()
         os.close(self._memory)
+
+    def _must_be_stopped(self, run: _Run) -> bool:
+        """Whether it does not do to kill it: its leash has to see to its end, with or without a keeper."""
+        may_lack_processes = run.entry.outlives_processes or run.service.workload.ocf is not None
+        return may_lack_processes or (run.service.fences and self.can_fence)
 
     def _objection(self, service: ServicePlan) -> str | None:
         if self._is_closed:
@@ -543,8 +548,11 @@ class Runner:
             if self._cgroup is not None and not self._is_left_to_leash:
                 self._cgroup.kill()
             self._mourn(why)
-            if process is not None and not self._is_left_to_leash:
-                await realtime.reap(process)
+            if process is not None:
+                if self._is_left_to_leash:
+                    realtime.leave(process)
+                else:
+                    await realtime.reap(process)
 
     def _spawn_leash(self, connection: socket.socket) -> subprocess.Popen[bytes]:
         cgroup = NO_CGROUP if self._cgroup is None else str(self._cgroup.path)

@@ -253,13 +253,39 @@ def test_what_has_no_process_is_stopped_by_its_hook_after_keeper_and_leash_have_
     asyncio.run(run())
 
 
+def test_what_has_no_process_is_stopped_by_its_hook_when_the_keeper_ends(
+    tmp_path: Path, cgroup: Path, elsewhere: Path
+) -> None:
+    async def run() -> None:
+        async with services(tmp_path, cgroup) as node:
+            await node.started(ELSEWHERE)
+        assert not is_there(elsewhere)
+
+    asyncio.run(run())
+
+
+def test_a_leash_without_a_keeper_goes_on_until_what_has_no_process_has_stopped(
+    tmp_path: Path, cgroup: Path, elsewhere: Path
+) -> None:
+    async def run() -> None:
+        async with services(tmp_path, cgroup) as node:
+            await node.started(ELSEWHERE)
+            (tmp_path / "broken").touch()
+        assert is_there(elsewhere)
+        (tmp_path / "broken").unlink()
+        await asyncio.wait_for(Cgroup(cgroup).emptied(), WAIT_S)
+        assert not is_there(elsewhere)
+
+    asyncio.run(run())
+
+
 def test_what_has_no_process_counts_as_left_over_while_its_stop_hook_fails_and_its_status_hook_passes(
     tmp_path: Path, cgroup: Path, ledger: Path, elsewhere: Path
 ) -> None:
     async def run() -> None:
         async with services(tmp_path, cgroup, ledger=ledger) as node:
             await node.started(ELSEWHERE)
-        (tmp_path / "broken").touch()
+            (tmp_path / "broken").touch()
         async with services(tmp_path, cgroup, ledger=ledger) as node:
             assert await node.runner.start_clean() == {ELSEWHERE.id}
             end_by_hand(elsewhere)

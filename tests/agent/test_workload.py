@@ -407,3 +407,11 @@ def test_a_node_promises_to_fence_for_what_is_to_fence_since() -> None:
     assert node.stack.fencing([DB.id]) == {DB.id: 15_000}
     node.assign(DB)
     assert node.stack.fencing([DB.id]) == {}
+
+
+def test_whoever_knew_of_a_longer_time_waits_for_it() -> None:
+    node = Node(service("db", stop_s=30), others=frozenset({"node-b"}))
+    node.assign(service("db", stop_s=5))
+    assert node.own(former="node-b") == []
+    assert node.after(37) == []
+    assert node.after(1) == ["start db"]

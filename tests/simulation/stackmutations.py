@@ -70,17 +70,6 @@ class ForgetsFormerCandidates(Stack):
             copy.suspects = {node: copy.suspects[node] for node in copy.suspects if node in others}
 
 
-class ForgetsLongerTimes(Stack):
-    """Rule 1: what counts is the stop timeout of the newest plan."""
-
-    def assign(
-        self, services: tuple[ServicePlan, ...], others: frozenset[str], now_ns: int, **more: Any
-    ) -> None:
-        for copy in self._copies.values():
-            copy.suspects.clear()
-        super().assign(services, others, now_ns, **more)
-
-
 class HeedsNoDenial(Stack):
     """Rule 1: who says that it could not stop its copy is waited for as any other."""
 

@@ -44,7 +44,6 @@ _ROWS = (
     Row("1: for the leash's time", stack_with(without.NeverWaits), "stubborn", 4),
     Row("1: by any clock", stack_with(without.WaitsForExactClocks), "timeouts", 12),
     Row("1: who was a candidate", stack_with(without.ForgetsFormerCandidates), "dropped", 8),
-    Row("1: the longest time", stack_with(without.ForgetsLongerTimes), "timeouts", 12),
     Row("1: who could not stop it", stack_with(without.HeedsNoDenial), "hanging", 16),
     Row("2: what was left behind", without.OTHERS["leftovers"], "hanging", 16),
     Row("3: what is being stopped", stack_with(without.VacantTooEarly), "held_up", 12),
