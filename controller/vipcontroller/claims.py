@@ -145,7 +145,7 @@ def _as_before(world: World, uids: Collection[str]) -> World:
 def _as_it_was(virtual_ip: VirtualIP) -> VirtualIP:
     in_force = virtual_ip.status.in_force
     former = virtual_ip.spec if in_force is None else in_force.spec
-    spec = msgspec.structs.replace(former, addresses=virtual_ip.status.addresses)
+    spec = msgspec.structs.replace(former, addresses=_known(virtual_ip)[0])
     return msgspec.structs.replace(virtual_ip, spec=spec)
 
 
@@ -231,10 +231,20 @@ def _of_domain(
 
 def _in_force(virtual_ip: VirtualIP) -> tuple[VirtualAddress, ...]:
     """Return the addresses that were accepted last; none where the status does not say."""
-    try:
-        return addresses.parse_all(virtual_ip.status.addresses)
-    except ValueError:
-        return ()
+    return _known(virtual_ip)[1]
+
+
+def _known(virtual_ip: VirtualIP) -> tuple[tuple[str, ...], tuple[VirtualAddress, ...]]:
+    """Return the addresses that were accepted last, as they were spelled and as they were meant."""
+    status = virtual_ip.status
+    for texts in (status.addresses, () if status.in_force is None else status.in_force.spec.addresses):
+        try:
+            meant = addresses.parse_all(texts)
+        except ValueError:
+            continue
+        if meant:
+            return texts, meant
+    return (), ()
 
 
 def _illegible(unread: Unread) -> Verdict:

@@ -467,7 +467,8 @@ class _Look:
     def _write(self, findings: virtualips.Findings) -> None:
         virtual_ip = findings.virtual_ip
         metadata = virtual_ip.metadata
-        if findings.verdict.is_accepted and self._is_unspeakable("VirtualIP", metadata.name, metadata.uid):
+        is_in_force = findings.verdict.is_accepted and not metadata.is_deleting
+        if is_in_force and self._is_unspeakable("VirtualIP", metadata.name, metadata.uid):
             return
         after = virtualips.describe(findings, self.now.wall)
         if after == virtual_ip.status:

@@ -222,8 +222,10 @@ class Reader:
             parsed = before[key] if key in before else resources.parse(VirtualIP, document)
         except ValueError as error:
             uid = document["metadata"]["uid"]
-            unreadable[uid] = str(error)
-            parsed = _remains(document)
+            readable = _without_in_force(document)
+            parsed = _remains(document) if readable is None else readable
+            if readable is None:
+                unreadable[uid] = str(error)
             if _unread_in_force(document, parsed) is not None:
                 unspeakable.add(uid)
             return parsed
@@ -339,6 +341,16 @@ def _remains_of_failover(document: Mapping[str, Any]) -> tuple[ServiceFailover, 
         status=_status(ServiceFailoverStatus, document),
     )
     return failover, tuple(lost)
+
+
+def _without_in_force(document: Mapping[str, Any]) -> VirtualIP | None:
+    """Return a VirtualIP of which only the spec that is in force cannot be read."""
+    status = _mapping(document.get("status"))
+    rest = {name: value for name, value in status.items() if name != "inForce"}
+    try:
+        return resources.parse(VirtualIP, {**document, "status": rest})
+    except ValueError:
+        return None
 
 
 def _unread_in_force(

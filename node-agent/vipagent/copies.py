@@ -96,18 +96,13 @@ class Copy:
             for node in others
         }
 
-    def amend(self, planned: ServicePlan) -> None:
-        """Go by what is planned now of how it is ended: others that start know of nothing else.
-
-        A longer time holds from the next start on, for others may count on the shorter one still.
-        """
-        service = self.service
-        if service is not None and service.workload.identity == planned.workload.identity:
-            self.service = msgspec.structs.replace(
-                service,
-                stop_timeout_ms=min(planned.stop_timeout_ms, service.stop_timeout_ms),
-                fences=planned.fences,
-            )
+    def amend(self, planned: ServicePlan, now_ns: int) -> None:
+        """End it as is planned now; what could not be ended, and fences now, is tried again at once."""
+        if self.service is None:
+            return
+        did_fence, self.service = self.service.fences, amended(self.service, planned)
+        if self.service.fences and not did_fence and self.state == "StopFailed":
+            self.due_ns = now_ns
 
     def end(self, message: str, now_ns: int) -> None:
         """Have it stopped with the next step."""
@@ -118,3 +113,15 @@ class Copy:
         self.shown_message = message
         if state != self.shown:
             self.shown, self.shown_since_ns = state, now_ns
+
+
+def amended(started: ServicePlan, planned: ServicePlan) -> ServicePlan:
+    """Return what was started, to be ended as is planned now: whoever starts late knows of nothing else.
+
+    A longer time holds from the next start on, for others may count on the shorter one still. Another program
+    changes nothing of how this one is ended.
+    """
+    if started.workload.identity != planned.workload.identity:
+        return started
+    within_ms = min(planned.stop_timeout_ms, started.stop_timeout_ms)
+    return msgspec.structs.replace(started, stop_timeout_ms=within_ms, fences=planned.fences)

@@ -394,7 +394,8 @@ class Leash:
         else:
             self._tell(number, "StopFailed", f"{doubt}; this node is fenced: it ends itself now")
             await asyncio.sleep(leash_fence.DELAY_S)
-            self._tell(number, "StopFailed", f"{doubt}; {leash_fence.end_node(self._fence)}")
+            if run.fences:  # still
+                self._tell(number, "StopFailed", f"{doubt}; {leash_fence.end_node(self._fence)}")
 
     def _charge(
         self,

@@ -91,6 +91,7 @@ class _Run:
         self.is_sent = False
         self.is_active = False
         self.is_to_stop = False
+        self.asked_at_s = 0.0
         self.overdue: asyncio.TimerHandle | None = None
         self.complaint = "it has not been stopped yet"
 
@@ -159,7 +160,7 @@ class Runner:
         self._process: subprocess.Popen[bytes] | None = None
         self._is_serving = False
         self._next_leash_at = 0.0
-        self._buried: set[_Run] = set()
+        self._buried: dict[_Run, asyncio.Task[None]] = {}
         self._servings: set[asyncio.Task[None]] = set()
         self._waits: set[asyncio.Task[None]] = set()
         self._is_closed = False
@@ -352,10 +353,18 @@ class Runner:
         run = self._by_id.get(service.id)
         if run is None or run.service == service:
             return
+        is_to_fence = service.fences and not run.service.fences
         self._note(run, msgspec.structs.replace(run.entry, service=service))
         if run not in self._buried:
             ending = {"stopTimeoutMs": service.stop_timeout_ms, "fences": service.fences}
             self._order({"run": run.number, "amend": ending})
+        elif is_to_fence:
+            self._buried.pop(run).cancel()
+            self._order({"run": run.number, "end": run.order()})
+        if run.is_to_stop and (is_to_fence or run.overdue is not None):
+            if is_to_fence:  # what could not be stopped is tried once more
+                run.asked_at_s = asyncio.get_running_loop().time()
+            self._arm(run)
 
     def stop(self, service_id: str, run: int) -> None:
         """Stop that run of a service; `Stopped` or `StopFailed` is told, also of one that is not known."""
@@ -363,9 +372,8 @@ class Runner:
         if known is not None:
             known.is_to_stop = True
             if known.overdue is None:
-                loop = asyncio.get_running_loop()
-                within_s = known.service.stop_timeout_ms / 1000
-                known.overdue = loop.call_later(within_s + _GRACE_S, self._kill, known)
+                known.asked_at_s = asyncio.get_running_loop().time()
+                self._arm(known)
             if known not in self._buried:
                 self._order({"run": run, "stop": True})
         elif run == 0 and service_id in self._leftovers:
@@ -489,6 +497,13 @@ class Runner:
         if self._leftovers.pop(service_id, None) is not None:
             self._tell(Outcome(service_id, 0, "Stopped"))
 
+    def _arm(self, run: _Run) -> None:
+        """Count the time in which its leash is to have stopped it."""
+        if run.overdue is not None:
+            run.overdue.cancel()
+        at_s = run.asked_at_s + run.service.stop_timeout_ms / 1000 + _GRACE_S
+        run.overdue = asyncio.get_running_loop().call_at(at_s, self._kill, run)
+
     def _kill(self, run: _Run) -> None:
         """Kill what the leash, which stands still, should have killed; and the leash, if it stays so."""
         if run.cgroup is not None:
@@ -600,8 +615,7 @@ class Runner:
             if may_run and _may_go_on(run.entry):
                 self._order({"run": run.number, "end": run.order()})  # by a new leash
             else:
-                self._buried.add(run)
-                _keep(self._waits, self._bury(run))
+                self._buried[run] = _keep(self._waits, self._bury(run))
 
     async def _bury(self, run: _Run) -> None:
         """Wait until nothing is left of what was killed."""
@@ -612,7 +626,7 @@ class Runner:
             await run.cgroup.remove()
         if run.overdue is not None:
             run.overdue.cancel()
-        self._buried.discard(run)
+        del self._buried[run]
         self._forget(run)
 
 

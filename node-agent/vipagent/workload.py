@@ -270,7 +270,7 @@ class Stack:
         self._questioning.assign(out_of_service, now_ns)
         for service in services:
             copy = self._copies.setdefault(service.id, Copy(now_ns))
-            copy.amend(service)
+            copy.amend(service, now_ns)
             for node in others:
                 copy.suspect(node, ended_within_ms(service), now_ns)
             planned = self._plans.get(service.id)

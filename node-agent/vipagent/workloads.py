@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from vipagent.copies import amended
 from vipagent.eventhooks import EventHooks, Occasion, no_hooks
 from vipagent.messages import Inquire, Vacant
 from vipagent.nodeview import Refusal
@@ -233,6 +234,9 @@ class Workloads:
             if service.id in following.started:
                 following.started[service.id] = service.stop_timeout_ms / 1000
             self._runner.amend(service)
+        for left in self._runner.left:
+            if left.id in following.stack.planned:
+                self._runner.amend(amended(left, following.stack.planned[left.id]))
 
     def _remember(self, vips: Iterable[VirtualIPPlan]) -> None:
         """Keep who may run each program, for it may be planned anew by another name (see `Stack.assign`)."""

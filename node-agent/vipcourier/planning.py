@@ -302,7 +302,7 @@ class Planner:
             except ValueError as error:
                 problems.append(str(error))
                 metadata, status = outline_of(VirtualIPStatus, document)
-                good = _later(good, status)
+                good = _later(good, metadata, status)
             else:
                 metadata, status = virtual_ip.metadata, virtual_ip.status
                 good = _in_force(virtual_ip, good, problems)
@@ -505,7 +505,7 @@ def _in_force(
     generation = accepted_generation(virtual_ip.status.conditions)
     if generation >= metadata.generation:
         return _GoodVirtualIP(virtual_ip.spec, metadata.generation, is_accepted=True)
-    before = _later(before, virtual_ip.status)
+    before = _later(before, metadata, virtual_ip.status)
     if generation == 0 or (before is not None and before.is_accepted):
         return before
     try:
@@ -523,12 +523,18 @@ def _in_force(
     return _GoodVirtualIP(spec, metadata.generation, is_accepted=False)
 
 
-def _later(good: _GoodVirtualIP | None, status: VirtualIPStatus) -> _GoodVirtualIP | None:
-    """Return the later one of a state and what the controller says was accepted last."""
+def _later(
+    good: _GoodVirtualIP | None, metadata: ObjectMeta, status: VirtualIPStatus
+) -> _GoodVirtualIP | None:
+    """Return the later one of a state and what the controller says was accepted last.
+
+    A state of a generation that the object has yet to reach is from before etcd was put back.
+    """
     found = status.in_force
     if found is None or accepted_generation(status.conditions) == 0:
         return good
-    if good is not None and good.is_accepted and good.generation >= found.generation:
+    is_of_now = good is not None and good.is_accepted and good.generation <= metadata.generation
+    if good is not None and is_of_now and good.generation >= found.generation:
         return good
     return _GoodVirtualIP(found.spec, found.generation, is_accepted=True)
 

@@ -103,6 +103,19 @@ async def a_stop_that_fails_before_it_is_to_fence(folder: Path, cgroup: Path) ->
     await asyncio.sleep(600)
 
 
+async def a_leash_that_stands_still_when_its_service_is_to_fence(folder: Path, cgroup: Path) -> None:
+    hook(folder / "hooks", "start", DAEMON)
+    hook(folder / "hooks", "stop", "echo cannot; exit 1")
+    node = services(folder, cgroup)
+    run = await node.started(plan(stop="stop", stop_timeout_ms=500))
+    node.runner.stop(plan().id, run)
+    say(kind=(await node.next()).kind)
+    os.kill(leash_of(cgroup), signal.SIGSTOP)
+    node.runner.amend(plan(stop="stop", stop_timeout_ms=500, fences=True))
+    say(due_ns=now_ns() + SECOND // 2)
+    await asyncio.sleep(600)
+
+
 async def a_stop_that_works_after_it_was_not_to_fence(folder: Path, cgroup: Path) -> None:
     hook(folder / "hooks", "start", DAEMON)
     hook(folder / "hooks", "stop", f"test -e {folder}/fails || exit 0; rm {folder}/fails; exit 1")
@@ -299,6 +312,7 @@ SCENARIOS: tuple[Callable[[Path, Path], Awaitable[None]], ...] = (
     a_stop_that_fails,
     a_stop_that_fails_where_it_only_blocks,
     a_stop_that_fails_before_it_is_to_fence,
+    a_leash_that_stands_still_when_its_service_is_to_fence,
     a_stop_that_works_after_it_was_not_to_fence,
     a_stop_that_works,
     a_hanging_stop_at_the_leases_end,

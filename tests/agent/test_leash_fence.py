@@ -98,10 +98,14 @@ def test_a_service_that_only_blocks_ends_no_node(tmp_path: Path, cgroup: Path) -
     assert played.said[0]["message"] == "hook stop exited with status 1: cannot"
 
 
+@pytest.mark.parametrize(
+    "scenario",
+    ["a_stop_that_fails_before_it_is_to_fence", "a_leash_that_stands_still_when_its_service_is_to_fence"],
+)
 def test_a_service_that_could_not_be_stopped_ends_its_node_once_it_is_to(
-    tmp_path: Path, cgroup: Path
+    tmp_path: Path, cgroup: Path, scenario: str
 ) -> None:
-    played = play("a_stop_that_fails_before_it_is_to_fence", tmp_path, cgroup)
+    played = play(scenario, tmp_path, cgroup)
     assert played.status == FENCED
     assert 0.9 < played.late_s < 5.0
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from agent.services import (
     Services,
     hook,
     is_gone,
+    leash_of,
     now_ns,
     plan,
     service_of,
@@ -174,6 +176,25 @@ def test_what_was_given_less_time_since_is_killed_by_then_also_when_its_lease_en
         return late_s
 
     assert 1.0 <= asyncio.run(run()) < SOON_S
+
+
+def test_what_was_given_less_time_since_is_killed_by_then_also_where_its_leash_stands_still(
+    tmp_path: Path, hooks: Path, cgroup: Path
+) -> None:
+    async def run() -> None:
+        hook(hooks, "start", STUBBORN)
+        before, after = plan(stop_timeout_ms=600_000), plan(stop_timeout_ms=500)
+        async with services(tmp_path, cgroup) as node:
+            number = await node.started(before)
+            leash = leash_of(cgroup)
+            os.kill(leash, signal.SIGSTOP)
+            node.runner.stop(before.id, number)
+            node.runner.amend(after)
+            await asyncio.wait_for(service_of(cgroup).emptied(), SOON_S)
+            os.kill(leash, signal.SIGCONT)
+            assert await node.next() == Outcome(after.id, number, "Stopped")
+
+    asyncio.run(run())
 
 
 def test_of_what_does_not_run_nothing_is_amended(tmp_path: Path, hooks: Path, cgroup: Path) -> None:

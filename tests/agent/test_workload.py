@@ -415,3 +415,11 @@ def test_whoever_knew_of_a_longer_time_waits_for_it() -> None:
     assert node.own(former="node-b") == []
     assert node.after(37) == []
     assert node.after(1) == ["start db"]
+
+
+def test_what_could_not_be_stopped_and_is_to_fence_since_is_stopped_at_once() -> None:
+    node = active(DB)
+    node.lose()
+    node.tell("db", "StopFailed", "cannot")
+    node.step()
+    assert node.assign(service("db", fences=True)) == ["stop db"]

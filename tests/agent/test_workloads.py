@@ -719,6 +719,16 @@ def test_an_address_that_is_bound_stays_so_while_its_first_services_start() -> N
     told(story)
 
 
+def test_what_an_earlier_keeper_left_is_to_be_ended_as_is_planned_since() -> None:
+    async def story(node: Node) -> None:
+        before, after = service("app", stop_s=90), service("app", stop_s=120, fences=True)
+        node.told.left = (before,)
+        node.assign(vip("web", after))
+        assert node.told.amended == {after.id: msgspec.structs.replace(before, fences=True)}
+
+    told_slowly(story)
+
+
 def test_what_runs_is_to_be_ended_as_is_planned_since() -> None:
     async def story(node: Node) -> None:
         before, after = service("app", stop_s=90), service("app", stop_s=5, fences=True)

@@ -486,6 +486,40 @@ def test_a_spec_that_is_in_force_and_only_a_newer_version_can_read_is_never_writ
     assert [(each.kind, each.name) for each in stage.last.problems] == [("VirtualIP", "web")]
 
 
+def test_a_good_edit_comes_into_force_also_where_what_was_can_be_read_by_a_newer_version_only(
+    stage: Stage,
+) -> None:
+    web_owned_by_a(stage)
+    web = stage.get("VirtualIP", "web")
+    web["status"]["inForce"]["spec"]["onQuorumLoss"] = "SomethingNewer"
+    rewrite(stage, candidates=[{"nodeName": "node-b"}])
+    assert web["status"]["inForce"] == {"generation": 2, "spec": web["spec"]}
+    assert order(stage)[0] == "node-b"
+
+
+def test_the_deletion_of_what_only_a_newer_version_can_read_is_told(stage: Stage) -> None:
+    web_owned_by_a(stage)
+    web = stage.get("VirtualIP", "web")
+    web["status"]["inForce"]["spec"]["onQuorumLoss"] = "SomethingNewer"
+    web["metadata"]["generation"] += 1
+    stage.delete("VirtualIP", "web")
+    own(stage, "node-a", 1)
+    assert stage.reasons("web")["Reconciling"] == "True Releasing"
+
+
+@pytest.mark.parametrize("bad", BAD_EDITS)
+def test_a_wiped_list_of_addresses_lets_none_go_while_an_edit_is_held_back(stage: Stage, bad: Object) -> None:
+    web_owned_by_a(stage)
+    web = stage.get("VirtualIP", "web")
+    del web["status"]["addresses"]
+    rewrite(stage, **bad)
+    assert web["status"]["addresses"] == ["192.0.2.10/24"]
+    assert stage.condition("VirtualIP", "web", "Accepted")["observedGeneration"] == 1
+    stage.virtual_ip("thief")
+    own(stage, "node-a", 1)
+    assert stage.reasons("thief")["Accepted"] == "False AddressConflict"
+
+
 def test_a_spec_that_is_too_large_is_not_kept_twice(stage: Stage) -> None:
     web_owned_by_a(stage)
     checks = [{"name": f"check-{n}", "exec": {"hook": "x", "args": ["y" * 9000]}} for n in range(30)]

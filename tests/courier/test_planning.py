@@ -395,6 +395,23 @@ def test_a_spec_that_was_accepted_and_missed_is_taken_from_the_status() -> None:
     assert found.addresses == ("192.0.2.12",)
 
 
+def test_what_was_put_back_takes_the_place_of_a_generation_that_is_no_more() -> None:
+    planner = Planner("a")
+    fifth = changed(
+        vip(addresses=["192.0.2.12"]),
+        metadata={"generation": 5},
+        status={"conditions": [accepted(generation=5)]},
+    )
+    assert planner.plan(world(virtual_ips=[fifth])).plan.domains[0].virtual_ips[0].addresses == (
+        "192.0.2.12",
+    )
+    fourth = changed(fifth, metadata={"generation": 4}, status=kept("192.0.2.10", generation=3))
+    fourth["metadata"]["resourceVersion"] = "4"
+    assert planner.plan(world(virtual_ips=[fourth])).plan.domains[0].virtual_ips[0].addresses == (
+        "192.0.2.10",
+    )
+
+
 def test_a_spec_that_was_accepted_takes_the_place_of_what_only_stands_in() -> None:
     planner = Planner("a")
     planner.plan(world(virtual_ips=[edited_after(["192.0.2.10/24"])]))
