@@ -326,8 +326,8 @@ class Mount:
 
     @property
     def may_lack_processes(self) -> bool:
-        """Whether it may be mounted though `gone` has returned: what has no process is looked for there."""
-        return False
+        """Whether it is mounted."""
+        return self._ours(_table()) is not None
 
     @property
     def has_processes(self) -> bool:

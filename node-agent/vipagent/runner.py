@@ -361,10 +361,11 @@ class Runner:
         elif is_to_fence:
             self._buried.pop(run).cancel()
             self._order({"run": run.number, "end": run.order()})
-        if run.is_to_stop and (is_to_fence or run.overdue is not None):
-            if is_to_fence:  # what could not be stopped is tried once more
-                run.asked_at_s = asyncio.get_running_loop().time()
+            self._expect(run)
+        if run.overdue is not None:
             self._arm(run)
+        elif run.is_to_stop and is_to_fence:  # it could not be stopped, and is tried once more
+            self._expect(run)
 
     def stop(self, service_id: str, run: int) -> None:
         """Stop that run of a service; `Stopped` or `StopFailed` is told, also of one that is not known."""
@@ -372,8 +373,7 @@ class Runner:
         if known is not None:
             known.is_to_stop = True
             if known.overdue is None:
-                known.asked_at_s = asyncio.get_running_loop().time()
-                self._arm(known)
+                self._expect(known)
             if known not in self._buried:
                 self._order({"run": run, "stop": True})
         elif run == 0 and service_id in self._leftovers:
@@ -425,8 +425,10 @@ class Runner:
 
     def _must_be_stopped(self, run: _Run) -> bool:
         """Whether it does not do to kill it: its leash has to see to its end, with or without a keeper."""
-        may_lack_processes = run.entry.outlives_processes or run.service.workload.ocf is not None
-        return may_lack_processes or (run.service.fences and self.can_fence)
+        workload = run.service.workload
+        may_lack_processes = workload.ocf is not None or workload.mount is not None
+        is_fenced = run.service.fences and self.can_fence
+        return may_lack_processes or run.entry.outlives_processes or is_fenced
 
     def _objection(self, service: ServicePlan) -> str | None:
         if self._is_closed:
@@ -496,6 +498,11 @@ class Runner:
         self._left.pop(service_id, None)
         if self._leftovers.pop(service_id, None) is not None:
             self._tell(Outcome(service_id, 0, "Stopped"))
+
+    def _expect(self, run: _Run) -> None:
+        """From now on its leash has the stop timeout for it."""
+        run.asked_at_s = asyncio.get_running_loop().time()
+        self._arm(run)
 
     def _arm(self, run: _Run) -> None:
         """Count the time in which its leash is to have stopped it."""
