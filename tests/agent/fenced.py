@@ -116,6 +116,24 @@ async def a_leash_that_stands_still_when_its_service_is_to_fence(folder: Path, c
     await asyncio.sleep(600)
 
 
+async def a_stop_that_fails_and_is_not_to_fence_any_more(folder: Path, cgroup: Path) -> None:
+    hook(folder / "hooks", "start", DAEMON)
+    hook(folder / "hooks", "stop", f"test -e {folder}/fails || exit 0; exit 1")
+    (folder / "fails").touch()
+    node = services(folder, cgroup)
+    service = plan(stop="stop", fences=True)
+    run = await node.started(service)
+    node.runner.stop(service.id, run)
+    told = await node.next()
+    say(kind=told.kind, message=told.message)
+    node.runner.amend(plan(stop="stop"))
+    await asyncio.sleep(2 * leash_fence.DELAY_S)
+    (folder / "fails").unlink()
+    await node.stopped(service, run)
+    say(kind="Stopped")
+    await node.runner.close()
+
+
 async def a_stop_that_works_after_it_was_not_to_fence(folder: Path, cgroup: Path) -> None:
     hook(folder / "hooks", "start", DAEMON)
     hook(folder / "hooks", "stop", f"test -e {folder}/fails || exit 0; rm {folder}/fails; exit 1")
@@ -313,6 +331,7 @@ SCENARIOS: tuple[Callable[[Path, Path], Awaitable[None]], ...] = (
     a_stop_that_fails_where_it_only_blocks,
     a_stop_that_fails_before_it_is_to_fence,
     a_leash_that_stands_still_when_its_service_is_to_fence,
+    a_stop_that_fails_and_is_not_to_fence_any_more,
     a_stop_that_works_after_it_was_not_to_fence,
     a_stop_that_works,
     a_hanging_stop_at_the_leases_end,

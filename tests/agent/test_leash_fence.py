@@ -110,8 +110,14 @@ def test_a_service_that_could_not_be_stopped_ends_its_node_once_it_is_to(
     assert 0.9 < played.late_s < 5.0
 
 
-def test_a_service_that_is_not_to_end_its_node_any_more_does_not(tmp_path: Path, cgroup: Path) -> None:
-    played = play("a_stop_that_works_after_it_was_not_to_fence", tmp_path, cgroup)
+@pytest.mark.parametrize(
+    "scenario",
+    ["a_stop_that_works_after_it_was_not_to_fence", "a_stop_that_fails_and_is_not_to_fence_any_more"],
+)
+def test_a_service_that_is_not_to_end_its_node_any_more_does_not(
+    tmp_path: Path, cgroup: Path, scenario: str
+) -> None:
+    played = play(scenario, tmp_path, cgroup)
     assert played.status == 0
     assert played.told == ["StopFailed", "Stopped"]
 
