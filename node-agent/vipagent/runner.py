@@ -6,8 +6,8 @@ longer than its lease should it hang or die. So services are run by a process of
 have how long each service's lease stands: `extend` writes one number.
 
     keeper dies       the leash stops everything at the end of the leases and kills it a stop timeout later
-    keeper ends       what is nothing but its processes is killed, the rest stopped; where that takes longer the
-                      leash is left to it, and goes on until it has stopped
+    keeper ends       what is nothing but its processes is killed, the rest stopped; where that takes longer,
+                      the leash is left to it, and goes on until it has stopped
     keeper starts     `start_clean` ends what a former one and its leash left behind
     leash dies        everything is killed at once, and told; the next start has a new leash
     both die          what is left runs until a keeper starts, or until whatever has their cgroup ends it
