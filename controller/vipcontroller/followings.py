@@ -51,22 +51,23 @@ def hold_back(world: World) -> World:
     if not edits:
         return world
     refused = _refused(world, edits)
-    undone = {uid for uid in refused if edits[uid].status.in_force is not None}
-    unread = {uid for uid in edits.keys() & world.unreadable.keys() if edits[uid].status.in_force is not None}
+    unreadable = {**world.unreadable, **refused}
+    kept = edits.keys() & unreadable.keys()
+    undone = {uid for uid in kept if edits[uid].status.in_force is not None}
+    unknown = refused.keys() - undone
+    acted_upon = edits.keys() - kept
+    illegible = {
+        uid: names for uid, names in world.illegible.items() if uid not in undone and uid not in acted_upon
+    }
+    for uid in unknown:
+        named = (service.virtual_ip_ref.name for service in edits[uid].spec.services)
+        illegible[uid] = (*illegible.get(uid, ()), *named)
     return msgspec.structs.replace(
         world,
-        failovers=tuple(
-            _in_force(each) if each.metadata.uid in undone | unread else each for each in world.failovers
-        ),
-        unreadable={**world.unreadable, **refused},
-        illegible={
-            **{uid: names for uid, names in world.illegible.items() if uid not in unread},
-            **{
-                uid: tuple(service.virtual_ip_ref.name for service in edits[uid].spec.services)
-                for uid in refused.keys() - undone
-            },
-        },
-        held_back=frozenset(refused.keys() - undone) | (world.unspeakable & edits.keys()),
+        failovers=tuple(_in_force(each) if each.metadata.uid in undone else each for each in world.failovers),
+        unreadable=unreadable,
+        illegible=illegible,
+        held_back=frozenset(unknown | (world.unspeakable & kept)),
     )
 
 

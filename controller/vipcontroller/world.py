@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import datetime as dt
 
 Kind = TypeVar("Kind", FailoverDomain, Switchover, VIPNode, Node)
+Claimant = TypeVar("Claimant", VirtualIP, ServiceFailover)
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 
@@ -75,9 +76,9 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     `undone` are VirtualIPs, by UID, whose newest generation is not acted upon: those of them that are
     `restored` stand here with the whole spec that was accepted last, the others with its addresses only. Of
     those in `unspeakable`, of both kinds, what was before stands in the status, for a newer version to read,
-    so that nothing may be written there. `written` are the specs of the VirtualIPs that are acted upon as
-    they were written, by UID; in `virtual_ips` they are what the services that follow make of them. `carried`
-    is what came of the workloads that the controller carries out itself.
+    so that nothing may be written there until an edit is acted upon. `written` are the specs of the
+    VirtualIPs that are acted upon as they were written, by UID; in `virtual_ips` they are what the services
+    that follow make of them. `carried` is what came of the workloads that the controller carries out itself.
     """
 
     virtual_ips: tuple[VirtualIP, ...] = ()
@@ -222,7 +223,7 @@ class Reader:
             parsed = before[key] if key in before else resources.parse(VirtualIP, document)
         except ValueError as error:
             uid = document["metadata"]["uid"]
-            readable = _without_in_force(document)
+            readable = _without_in_force(VirtualIP, document)
             parsed = _remains(document) if readable is None else readable
             if readable is None:
                 unreadable[uid] = str(error)
@@ -246,8 +247,12 @@ class Reader:
             parsed = before[key] if key in before else resources.parse(ServiceFailover, document)
         except ValueError as error:
             uid = document["metadata"]["uid"]
-            unreadable[uid] = str(error)
-            parsed, lost = _remains_of_failover(document)
+            lost: tuple[str, ...] = ()
+            readable = _without_in_force(ServiceFailover, document)
+            if readable is None:
+                unreadable[uid] = str(error)
+                readable, lost = _remains_of_failover(document)
+            parsed = readable
             in_force = _unread_in_force(document, parsed)
             if in_force is not None:
                 unspeakable.add(uid)
@@ -343,12 +348,12 @@ def _remains_of_failover(document: Mapping[str, Any]) -> tuple[ServiceFailover, 
     return failover, tuple(lost)
 
 
-def _without_in_force(document: Mapping[str, Any]) -> VirtualIP | None:
-    """Return a VirtualIP of which only the spec that is in force cannot be read."""
+def _without_in_force(kind: type[Claimant], document: Mapping[str, Any]) -> Claimant | None:
+    """Return an object of which only the spec that is in force cannot be read."""
     status = _mapping(document.get("status"))
     rest = {name: value for name, value in status.items() if name != "inForce"}
     try:
-        return resources.parse(VirtualIP, {**document, "status": rest})
+        return resources.parse(kind, {**document, "status": rest})
     except ValueError:
         return None
 

@@ -631,18 +631,41 @@ def test_where_nobody_knows_what_was_accepted_the_order_of_the_address_stands(st
     assert stage.get("VirtualIP", "web")["status"]["election"] == before
 
 
-def test_what_is_in_force_and_only_a_newer_version_can_read_is_never_written_over(stage: Stage) -> None:
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param({"services": [service("app", "nowhere")]}, id="refused"),
+        pytest.param({"mode": "SomethingElse"}, id="unreadable"),
+    ],
+)
+def test_what_is_in_force_and_only_a_newer_version_can_read_is_never_written_over(
+    stage: Stage, bad: Object
+) -> None:
     billing_on_a(stage)
     before = stage.get("VirtualIP", "web")["status"]["election"]
     newer = {"generation": 1, "spec": {"mode": "SomethingNewer", "services": [service("app")]}}
     wipe(stage, inForce=newer)
-    edit(stage, "ServiceFailover", "billing", services=[service("app", "nowhere")])
+    edit(stage, "ServiceFailover", "billing", **bad)
     own(stage, "node-a", 1, scores={"node-c": 200})
     assert stage.get("ServiceFailover", "billing")["status"]["inForce"] == newer
     assert reasons(stage)["Accepted"] == "True Accepted"
     assert stage.get("VirtualIP", "web")["status"]["election"] == before
     assert stage.last is not None
     assert [(each.kind, each.name) for each in stage.last.problems] == [("ServiceFailover", "prod/billing")]
+
+
+def test_an_edit_is_acted_upon_where_only_a_newer_version_can_read_what_was_before(stage: Stage) -> None:
+    billing_on_a(stage)
+    newer = {"generation": 1, "spec": {"mode": "SomethingNewer", "services": [service("app")]}}
+    wipe(stage, inForce=newer)
+    edit(stage, "ServiceFailover", "billing", services=[service("app", "web", "node-c", "node-a")])
+    assert in_force(stage) == (2, ["app"])
+    assert reasons(stage)["Accepted"] == "True Accepted"
+    assert stage.last is not None
+    assert stage.last.problems == ()
+    candidates = stage.get("VirtualIP", "web")["status"]["candidates"]
+    assert {each["nodeName"] for each in candidates} == {"node-a", "node-c"}
+    assert "Stalled" not in stage.reasons("web")
 
 
 def test_a_status_that_cannot_be_read_but_is_of_this_generation_is_written_anew(stage: Stage) -> None:
