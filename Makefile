@@ -1,7 +1,7 @@
 # Every target prepares what it needs: the Python environment, the nft command, resource agents, promtool,
 # a control plane. All of it is cached outside the tree (${XDG_CACHE_HOME:-~/.cache}/vipkeeper); the first run says what it fetches.
 
-.PHONY: help demo test lint bench comparison scale faults endurance fuzz simulate model docs images lock e2e manifests
+.PHONY: help demo test lint bench comparison scale faults endurance fuzz simulate model docs images lock e2e kernels manifests
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -53,6 +53,10 @@ e2e: images ## vipkeeper, installed by its chart, on a real Kubernetes with kube
 	@environment=$$(tests/lab/environment.sh with-nft with-kubelets) && \
 	PYTHONPATH=tests $$environment/bin/python -m e2e && \
 	exec $$environment/bin/pytest tests/e2e $(PYTEST)
+
+kernels: ## The fence and the node on VLANs and bonds, on Debian's kernel in QEMU, minutes (PYTEST='tests/agent/test_fence.py')
+	@environment=$$(tests/lab/environment.sh with-nft with-qemu) && \
+	PYTHONPATH=controller:node-agent:tests exec $$environment/bin/python -m kernels $(PYTEST)
 
 lint: ## Lint, formatting, types, import rules and the chart's static checks only
 	@environment=$$(tests/lab/environment.sh) && \

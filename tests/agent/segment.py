@@ -1,6 +1,8 @@
 """A network segment for tests: namespaces on a bridge, each with one `eth0`, made and removed by the test.
 
-Nothing here has a name outside: closing the namespaces' descriptors is all it takes to remove them.
+That is a veth's end, or what stands on one or two of them: a VLAN, an active-backup bond, or the one on the
+other, where the kernel has these. Nothing here has a name outside: closing the namespaces' descriptors is all
+it takes to remove them.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import contextmanager
+from enum import Enum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
 NO_DAD = 0x02
+VLAN_ID = 5
 VIP4, VIP6 = ip_address("192.0.2.10"), ip_address("2001:db8::10")
 
 
@@ -34,6 +38,30 @@ def ipv6(place: int) -> IPv6Address:
 
 def mac(place: int) -> str:
     return f"02:00:00:00:00:{place:02x}"
+
+
+class Kind(Enum):
+    """What a host's eth0 is, in the words of test identifiers."""
+
+    PLAIN = "plain"
+    VLAN = "vlan"
+    BOND = "bond"
+    VLAN_ON_BOND = "vlan-on-bond"
+
+    @property
+    def is_vlan(self) -> bool:
+        return self in {Kind.VLAN, Kind.VLAN_ON_BOND}
+
+    @property
+    def is_bond(self) -> bool:
+        return self in {Kind.BOND, Kind.VLAN_ON_BOND}
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The veths' ends in the host that all stands on."""
+        if self.is_bond:
+            return ("end0", "end1")
+        return ("end0",) if self.is_vlan else ("eth0",)
 
 
 class Everything:
@@ -57,7 +85,8 @@ class Segment:
 
 
 @contextmanager
-def segment(*places: int) -> Iterator[Segment]:
+def segment(*places: int, kind: Kind = Kind.PLAIN) -> Iterator[Segment]:
+    """Give hosts whose eth0 is of this kind."""
     switch = new_network()
     networks = {place: new_network() for place in places}
     try:
@@ -66,10 +95,10 @@ def segment(*places: int) -> Iterator[Segment]:
                 # eth0 does not exist yet; what it will be like is "default"
                 Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0", encoding="ascii")
             with entered(switch), IPRoute() as route:
-                _plug_in(route, place, network)
+                for name in kind.ends:
+                    _plug_in(route, name, place, network)
             with entered(network), IPRoute() as route:
-                index = socket.if_nametoindex("eth0")
-                route.link("set", index=index, state="up")
+                index = _build(route, kind)
                 route.addr("add", index=index, address=str(ipv4(place)), prefixlen=24)
                 route.addr("add", index=index, address=str(ipv6(place)), prefixlen=64, flags=NO_DAD)
         yield Segment(networks)
@@ -78,15 +107,40 @@ def segment(*places: int) -> Iterator[Segment]:
             os.close(network)
 
 
-def _plug_in(route: IPRoute, place: int, network: int) -> None:
+def _plug_in(route: IPRoute, end: str, place: int, network: int) -> None:
     if not route.link_lookup(ifname="br0"):
         route.link("add", ifname="br0", kind="bridge")
     bridge = route.link_lookup(ifname="br0")[0]
-    name = f"port{place}"
-    peer = {"ifname": "eth0", "net_ns_fd": network, "address": mac(place)}
+    name = f"{end}-{place}"
+    peer = {"ifname": end, "net_ns_fd": network, "address": mac(place)}
     route.link("add", ifname=name, kind="veth", peer=peer)
     route.link("set", index=route.link_lookup(ifname=name)[0], master=bridge, state="up")
     route.link("set", index=bridge, state="up")
+
+
+def _build(route: IPRoute, kind: Kind) -> int:
+    """Make eth0 of the ends of the veths; returns its index."""
+    below = kind.ends[0]
+    if kind.is_bond:
+        below = "bond0" if kind.is_vlan else "eth0"
+        make_bond(route, below, *kind.ends)
+    route.link("set", index=socket.if_nametoindex(below), state="up")
+    if kind.is_vlan:
+        lower = socket.if_nametoindex(below)
+        route.link("add", ifname="eth0", kind="vlan", link=lower, vlan_id=VLAN_ID)
+    index = socket.if_nametoindex("eth0")
+    route.link("set", index=index, state="up")
+    return index
+
+
+def make_bond(route: IPRoute, name: str, *ports: str, **facts: object) -> None:
+    """Make an active-backup bond that notices a lost carrier within 10 ms."""
+    active_backup = 1
+    route.link("add", ifname=name, kind="bond", bond_mode=active_backup, bond_miimon=10, **facts)
+    for port in ports:
+        route.link("set", index=socket.if_nametoindex(port), master=socket.if_nametoindex(name))
+    for port in ports:
+        route.link("set", index=socket.if_nametoindex(port), state="up")
 
 
 def can_speak(name: str = "eth0") -> bool:

@@ -78,7 +78,12 @@ for tool in "$@"; do
             from_debian "a set of CNI plugins (pods get addresses from them)" containernetworking-plugins ;;
     with-buildah)
         command -v buildah >/dev/null || from_debian "buildah (it builds the images)" buildah ;;
-    *) fail "$tool is none of with-nft, with-agents, with-keepalived, with-kubelets and with-buildah" ;;
+    with-qemu)
+        command -v qemu-system-x86_64 >/dev/null || from_debian "QEMU (it runs other kernels)" qemu-system-x86
+        command -v depmod >/dev/null || from_debian "kmod (it finds a kernel's modules)" kmod
+        [ -e /usr/share/doc/busybox-static ] ||
+            from_debian "a busybox without libraries (other kernels start with it)" busybox-static ;;
+    *) fail "$tool is none of with-nft, with-agents, with-keepalived, with-kubelets, with-buildah and with-qemu" ;;
     esac
 done
 echo "$environment"

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 ALONE = "lab"
 LONGEST_FIRST = ("agent", "apiserver", "simulation", "model", "courier", "controller")
-ELSEWHERE = ("e2e",)
+ELSEWHERE = ("e2e", "kernels")
 """Not among those of `make test`; pyproject.toml says so too."""
 MOST = 4
 STAT = Path("/proc/stat")

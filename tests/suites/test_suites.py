@@ -120,7 +120,7 @@ def test_who_is_ended_ends_every_pytest_and_still_says_what_failed(tmp_path: Pat
 
 
 def test_every_folder_with_tests_is_run(tmp_path: Path) -> None:
-    for name in ("simulation", "zeta", "lab", "e2e", "deep/er"):
+    for name in ("simulation", "zeta", "lab", "e2e", "kernels", "deep/er"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "test_it.py").touch()
     (tmp_path / "stages").mkdir()
