@@ -374,13 +374,23 @@ def new_link(index: int, name: str, kind: str, *attributes: bytes, facts: bytes 
     )
 
 
+# IFLA_BOND_MODE, _ACTIVE_SLAVE and _PRIMARY (linux/if_link.h).
+BOND_MODE, ACTIVE_3 = attribute(1, b"\x01"), attribute(2, struct.pack("=I", 3))
+PRIMARY_4 = attribute(11, struct.pack("=I", 4))
+
+
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
         pytest.param(
-            new_link(5, "bond0", "bond", facts=attribute(1, b"\x01") + attribute(11, struct.pack("=I", 3))),
+            new_link(5, "bond0", "bond", facts=BOND_MODE + ACTIVE_3 + PRIMARY_4),
             {"kind": "bond", "active_port": 3},
-            id="an active-backup bond",
+            id="an active-backup bond whose primary port is not the active one",
+        ),
+        pytest.param(
+            new_link(5, "bond0", "bond", facts=BOND_MODE + PRIMARY_4),
+            {"kind": "bond", "active_port": None},
+            id="an active-backup bond without a port that has a carrier",
         ),
         pytest.param(
             new_link(5, "bond0", "bond", facts=attribute(1, b"\x04")),
