@@ -1,8 +1,8 @@
 """A network segment for tests: namespaces on a bridge, each with one `eth0`, made and removed by the test.
 
-That is a veth's end, or what stands on one or two of them: a VLAN, an active-backup bond, or the one on the
-other, where the kernel has these. Nothing here has a name outside: closing the namespaces' descriptors is all
-it takes to remove them.
+That is a veth's end, alone or in a VRF, or what stands on one or two of them: a VLAN, an active-backup bond,
+or the one on the other, where the kernel has these. Nothing here has a name outside: closing the namespaces'
+descriptors is all it takes to remove them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
 NO_DAD = 0x02
-VLAN_ID = 5
+VLAN_ID, VRF_TABLE = 5, 10
 VIP4, VIP6 = ip_address("192.0.2.10"), ip_address("2001:db8::10")
 
 
@@ -44,6 +44,7 @@ class Kind(Enum):
     """What a host's eth0 is, in the words of test identifiers."""
 
     PLAIN = "plain"
+    VRF = "vrf"
     VLAN = "vlan"
     BOND = "bond"
     VLAN_ON_BOND = "vlan-on-bond"
@@ -129,6 +130,8 @@ def _build(route: IPRoute, kind: Kind) -> int:
         lower = socket.if_nametoindex(below)
         route.link("add", ifname="eth0", kind="vlan", link=lower, vlan_id=VLAN_ID)
     index = socket.if_nametoindex("eth0")
+    if kind is Kind.VRF:
+        put_into_vrf(route, "eth0")
     route.link("set", index=index, state="up")
     return index
 
@@ -141,6 +144,14 @@ def make_bond(route: IPRoute, name: str, *ports: str, **facts: object) -> None:
         route.link("set", index=socket.if_nametoindex(port), master=socket.if_nametoindex(name))
     for port in ports:
         route.link("set", index=socket.if_nametoindex(port), state="up")
+
+
+def put_into_vrf(route: IPRoute, name: str) -> None:
+    """Make a VRF, and a link a member of it."""
+    route.link("add", ifname="vrf0", kind="vrf", vrf_table=VRF_TABLE)
+    vrf = socket.if_nametoindex("vrf0")
+    route.link("set", index=vrf, state="up")
+    route.link("set", index=socket.if_nametoindex(name), master=vrf)
 
 
 def can_speak(name: str = "eth0") -> bool:

@@ -29,7 +29,7 @@ PACKAGE: Final = "linux-image-amd64"
 MEMORY_MB: Final = 2048
 PATIENCE_S: Final = 1800
 NEEDED_TO_START: Final = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
-LINKS: Final = ("veth", "bridge", "bonding", "8021q")
+LINKS: Final = ("veth", "bridge", "bonding", "8021q", "vrf")
 
 _INIT: Final = """#!/bin/busybox sh
 /bin/busybox --install -s /bin

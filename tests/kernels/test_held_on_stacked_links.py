@@ -1,4 +1,4 @@
-"""A node that holds an address on a VLAN, on a bond, or on a VLAN on a bond, and what becomes of these."""
+"""A node that holds an address on a VLAN, on a bond, on both or in a VRF, and what becomes of these links."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from pyroute2 import AsyncIPRoute, IPRoute
 
 from agent.ear import Ear
-from agent.segment import VIP4, VLAN_ID, Kind, make_bond
+from agent.segment import VIP4, VLAN_ID, Kind, make_bond, put_into_vrf
 from agent.test_links import NEAR, OTHER, Held, listening, own_addresses, run
 from lab.kernelcalls import entered, new_network
 
@@ -20,15 +20,14 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("importable")
 
-KINDS = pytest.mark.parametrize(
-    "kind", [Kind.VLAN, Kind.BOND, Kind.VLAN_ON_BOND], ids=lambda kind: kind.value, indirect=True
-)
-BONDED = pytest.mark.parametrize(
-    "kind", [Kind.BOND, Kind.VLAN_ON_BOND], ids=lambda kind: kind.value, indirect=True
-)
-TAGGED = pytest.mark.parametrize(
-    "kind", [Kind.VLAN, Kind.VLAN_ON_BOND], ids=lambda kind: kind.value, indirect=True
-)
+
+def of(*kinds: Kind) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("kind", kinds, ids=lambda kind: kind.value, indirect=True)
+
+
+EVERY_KIND = of(Kind.VRF, Kind.VLAN, Kind.BOND, Kind.VLAN_ON_BOND)
+BONDED = of(Kind.BOND, Kind.VLAN_ON_BOND)
+TAGGED = of(Kind.VLAN, Kind.VLAN_ON_BOND)
 INDEX: Final = 20
 INGRESS: Final = 0xFFFFFFF2
 EGRESS: Final = 0xFFFFFFF3
@@ -53,10 +52,19 @@ def lower_of(kind: Kind) -> str:
     return "bond0" if kind.is_bond else "near0"
 
 
+def far_ends(kind: Kind) -> list[str]:
+    return ["far0"] if kind is Kind.VRF else [f"end{number}" for number in range(len(kind.ends))]
+
+
 def plug_in(route: IPRoute, kind: Kind) -> None:
     """Make lan0 of the near ends of veths, and far0 of the far ones."""
-    numbers = range(len(kind.ends))
-    near, far = [f"near{number}" for number in numbers], [f"end{number}" for number in numbers]
+    if kind is Kind.VRF:
+        route.link("add", ifname="lan0", kind="veth", peer={"ifname": "far0"}, address=NEAR, index=INDEX)
+        put_into_vrf(route, "lan0")
+        up(route, "far0", "lan0")
+        return
+    far = far_ends(kind)
+    near = [name.replace("end", "near") for name in far]
     for name, peer in zip(near, far, strict=True):
         route.link("add", ifname=name, kind="veth", peer={"ifname": peer}, address=NEAR)
     upper = far[0]
@@ -102,11 +110,11 @@ async def fenced(route: AsyncIPRoute, name: str) -> set[str]:
     return found
 
 
-@KINDS
+@EVERY_KIND
 def test_the_link_and_what_it_stands_on_are_fenced_and_no_port(kind: Kind) -> None:
     async def story(_held: Held, others: AsyncIPRoute) -> None:
         assert await fenced(others, "lan0") == {"in", "out"}
-        assert await fenced(others, "far0") == {"out"}
+        assert await fenced(others, "far0") == (set() if kind is Kind.VRF else {"out"})
         if kind is Kind.VLAN_ON_BOND:
             assert await fenced(others, "bond0") == {"out"}
         if kind.is_bond:
@@ -115,10 +123,10 @@ def test_the_link_and_what_it_stands_on_are_fenced_and_no_port(kind: Kind) -> No
     run(story)
 
 
-@KINDS
+@EVERY_KIND
 def test_a_lost_carrier_is_told_at_once_and_one_that_is_back_is_announced(kind: Kind) -> None:
     async def story(held: Held, others: AsyncIPRoute) -> None:
-        ends = [index_of(f"end{number}") for number in range(len(kind.ends))]
+        ends = [index_of(name) for name in far_ends(kind)]
         for end in ends:
             await others.link("set", index=end, state="down")
         await held.until(lambda: held.reason() == "InterfaceDown")
@@ -163,7 +171,7 @@ def test_a_port_that_leaves_its_bond_and_gets_a_subnet_is_fenced() -> None:
     run(story)
 
 
-@KINDS
+@EVERY_KIND
 @pytest.mark.usefixtures("kind")
 def test_a_changed_mac_address_is_announced_at_once() -> None:
     async def story(_held: Held, others: AsyncIPRoute) -> None:
