@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def main(arguments: list[str]) -> int:
-    """Run the tests there; returns pytest's exit status."""
+    """Run the tests there; returns pytest's exit status. SIGTERM ends the machine too."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no"]
     environment = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
     try:

@@ -63,7 +63,7 @@ while :; do :; done
 
 
 class MachineFailedError(Exception):
-    """The machine has ended without having run its command to the end."""
+    """The machine could not be started, has ended before its command, or takes too long."""
 
 
 def run(command: Sequence[str], environment: dict[str, str], folder: Path, say: Say) -> int:
@@ -83,11 +83,13 @@ def run(command: Sequence[str], environment: dict[str, str], folder: Path, say: 
         results.joinpath("job").write_text(job, encoding="utf-8")
         initial = Path(scratch, "initial")
         _make_initial(initial, Path(scratch, "start"), tree, release)
-        _emulate(tree / f"boot/vmlinuz-{release}", initial, results)
         try:
+            _emulate(tree / f"boot/vmlinuz-{release}", initial, results)
             return int(results.joinpath("status").read_text(encoding="ascii"))
-        except (OSError, ValueError) as error:
-            raise MachineFailedError(f"Linux {release} has ended before its command has") from error
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            raise MachineFailedError(
+                f"Linux {release} did not run its command to the end: {error}"
+            ) from error
 
 
 def _has_kernel(tree: Path) -> bool:
@@ -96,7 +98,7 @@ def _has_kernel(tree: Path) -> bool:
 
 def _releases(tree: Path) -> list[str]:
     names = (path.name.removeprefix("vmlinuz-") for path in tree.glob("boot/vmlinuz-*"))
-    return sorted(name for name in names if tree.joinpath("usr/lib/modules", name).is_dir())
+    return sorted(name for name in names if any(tree.glob(f"usr/lib/modules/{name}/kernel/fs/9p/9p.ko*")))
 
 
 def _make_initial(archive: Path, start: Path, tree: Path, release: str) -> None:
