@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import platform
 import shlex
 import shutil
 import subprocess
@@ -72,6 +73,8 @@ def run(command: Sequence[str], environment: dict[str, str], folder: Path, say: 
     What it prints goes to standard output. Raises `MachineFailedError`, and `BinariesMissingError` where
     there is no kernel.
     """
+    if platform.machine() != "x86_64":
+        raise MachineFailedError("this emulates an x86-64 with this machine's programs: it needs to be one")
     tree = Path("/") if _releases(Path("/")) else debian.unpacked("kernel", [PACKAGE], _has_kernel, say)
     release = _releases(tree)[-1]
     say(f"starting Linux {release} on a machine of QEMU's")
