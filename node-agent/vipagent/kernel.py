@@ -90,7 +90,6 @@ _GROUPS: Final = 0x1 | 0x8 | 0x10 | 0x100 | 1 << 7 | 1 << 18
 
 _SCOPE_LINK: Final = 253
 
-_CLSACT: Final = 0xFFFF0000
 _INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 _DIRECTIONS: Final[dict[int, Direction]] = {_INGRESS: "ingress", _EGRESS: "egress"}
 _PRIORITY: Final = 1
@@ -168,12 +167,12 @@ class Kernel:
             raise KernelRefused(f"cannot bind {address} on link {link_index}: {_why(cause)}") from cause
 
     async def unbind(self, address: IPAddress, link_index: int) -> None:
-        """Remove an address that was bound by `bind`; an absent one, or link, is fine."""
+        """Remove an address that was bound by `bind`; an absent one, or link, or IP on a link, is fine."""
         body = rtnetlink.write_address(address, link_index)
         try:
             await self._change(self._ask, _DELADDR, _REQUEST, body)
         except (NetlinkError, OSError) as cause:
-            if _code(cause) not in (errno.EADDRNOTAVAIL, errno.ENODEV):
+            if _code(cause) not in (errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO):
                 raise KernelRefused(f"cannot unbind {address} on link {link_index}: {_why(cause)}") from cause
 
     async def install(self, entry: RoutingEntry) -> None:
@@ -400,30 +399,34 @@ class Kernel:
     async def _dump(self, question: Any, kind: int) -> list[bytes]:
         """Ask for a list, whole: one that changed while it was told is asked for again."""
         for _look in range(_LOOKS):
+            flags: set[int] = set()
+            parser = self._raw_parser(flags)
             request = NetlinkRequest(
-                self._route, question, msg_type=kind, msg_flags=_REQUEST_DUMP, parser=self._raw_parser()
+                self._route, question, msg_type=kind, msg_flags=_REQUEST_DUMP, parser=parser
             )
             bodies: list[bytes] = []
-            is_whole = True
             try:
                 async with self._dumping, _patience() as take_heart:
                     await request.send()
                     async for message in request.response():
                         take_heart()
                         bodies.append(message["body"])
-                        is_whole = is_whole and not message["header"]["flags"] & _DUMP_INTERRUPTED
             except (NetlinkError, OSError) as cause:
                 raise KernelRefused(f"cannot look at the kernel: {_why(cause)}") from cause
-            if is_whole:
+            if not any(each & _DUMP_INTERRUPTED for each in flags):
                 return bodies
             await self._rest()
         raise KernelRefused(f"cannot look at the kernel: it changed during each of {_LOOKS} looks")
 
-    def _raw_parser(self) -> Callable[[bytes, int, int], Any]:
-        """Return a parser that leaves a message's body to us (`rtnetlink` says why)."""
+    def _raw_parser(self, seen: set[int]) -> Callable[[bytes, int, int], Any]:
+        """Return a parser that leaves a message's body to us (`rtnetlink` says why).
+
+        It puts the flags of each message into `seen`, also of the last one, which pyroute2 keeps to itself.
+        """
 
         def parse(data: bytes, offset: int, length: int) -> Any:
             kind, flags, sequence = struct.unpack_from("=HHI", data, offset + 4)
+            seen.add(flags)
             if kind == _MESSAGE_ERROR:
                 return self._route.marshal.parse_one_message(kind, flags, sequence, data, offset, length)
             header = {"type": kind, "flags": flags, "sequence_number": sequence, "error": None}

@@ -215,13 +215,13 @@ def _import_grpc() -> CheckGRPC:
 
 def look(interface: str) -> Result:
     """Return whether the interface is up and has carrier; raises nothing."""
-    request = struct.pack("16sH14x", interface.encode()[:15], 0)
+    request = struct.pack("16sH22x", interface.encode()[:15], 0)
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
             reply = fcntl.ioctl(asking, _SIOCGIFFLAGS, request)
     except OSError as error:
         return Result(is_ok=False, message=f"interface {interface}: {_said(error)}")
-    (flags,) = struct.unpack("16xH14x", reply)
+    (flags,) = struct.unpack("16xH22x", reply)
     if not flags & _IFF_UP:
         return Result(is_ok=False, message=f"interface {interface} is down")
     if not flags & _IFF_RUNNING:

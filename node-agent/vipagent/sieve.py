@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from vipagent.nodeview import IPAddress
 
 LONGEST_FRAME: Final = 1600
-"""How many bytes of a frame are kept: a VRRP advert with 255 IPv4 addresses has 1,042."""
+"""How many bytes of a frame are kept: a VRRP advert with 255 IPv4 addresses has up to 1,070."""
 MOST_INSTRUCTIONS: Final = 600
 
 Instruction = tuple[int, int, int, int]

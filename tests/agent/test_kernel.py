@@ -61,6 +61,10 @@ def node() -> Iterator[None]:
     os.close(network)
 
 
+DONE, INTERRUPTED = 3, 0x10  # linux/netlink.h: NLMSG_DONE, NLM_F_DUMP_INTR
+SMALLEST_MTU = 68  # IPv6 needs 1280, and goes where there is less
+
+
 def run(story: Callable[[Kernel, AsyncIPRoute], Coroutine[Any, Any, None]]) -> None:
     """Run a test's story with the door and, beside it, somebody else's hand on the same kernel."""
 
@@ -219,6 +223,57 @@ def test_unbinding_what_is_not_there_is_fine(address: Any) -> None:
         await kernel.unbind(address, 9999)
 
     run(story)
+
+
+@BOTH
+@pytest.mark.usefixtures("node")
+def test_unbinding_on_a_link_that_has_lost_its_ip_is_fine(address: Any) -> None:
+    async def story(kernel: Kernel, others: AsyncIPRoute) -> None:
+        index = await eth0(kernel)
+        await kernel.bind(address, index, lifetime_s=30)
+        await others.link("set", index=index, state="down")
+        await others.link("set", index=index, mtu=SMALLEST_MTU)
+        await kernel.unbind(address, index)
+        assert await bound(kernel, address) is None
+
+    run(story)
+
+
+class Interrupted(Kernel):
+    """A kernel in which so many of the lists that it is asked for change just before their end is told."""
+
+    interruptions = 0
+    asked = 0
+
+    def _raw_parser(self, seen: set[int]) -> Callable[[bytes, int, int], Any]:
+        self.asked += 1
+        parse = super()._raw_parser(seen)
+
+        def parse_interrupted(data: bytes, offset: int, length: int) -> Any:
+            told = bytearray(data)
+            if struct.unpack_from("=H", data, offset + 4) == (DONE,) and self.interruptions:
+                self.interruptions -= 1
+                told[offset + 6] |= INTERRUPTED
+            return parse(bytes(told), offset, length)
+
+        return parse_interrupted
+
+
+@pytest.mark.usefixtures("node")
+def test_a_list_that_has_changed_by_its_end_is_asked_for_again() -> None:
+    async def tell() -> None:
+        async with Interrupted.open() as kernel:
+            assert isinstance(kernel, Interrupted)
+            await kernel.observe()
+            without = kernel.asked
+            kernel.interruptions = 2
+            await kernel.observe()
+            assert kernel.asked == 2 * without + 2
+            kernel.interruptions = 1000
+            with pytest.raises(KernelRefused, match="it changed during each of"):
+                await kernel.observe()
+
+    asyncio.run(tell())
 
 
 @BOTH
