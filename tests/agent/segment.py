@@ -102,6 +102,9 @@ def segment(*places: int, kind: Kind = Kind.PLAIN) -> Iterator[Segment]:
                 index = _build(route, kind)
                 route.addr("add", index=index, address=str(ipv4(place)), prefixlen=24)
                 route.addr("add", index=index, address=str(ipv6(place)), prefixlen=64, flags=NO_DAD)
+        for network in (switch, *networks.values()):
+            with entered(network), IPRoute() as route:
+                _await_carriers(route)
         yield Segment(networks)
     finally:
         for network in (switch, *networks.values()):
@@ -117,6 +120,16 @@ def _plug_in(route: IPRoute, end: str, place: int, network: int) -> None:
     route.link("add", ifname=name, kind="veth", peer=peer)
     route.link("set", index=route.link_lookup(ifname=name)[0], master=bridge, state="up")
     route.link("set", index=bridge, state="up")
+
+
+def _await_carriers(route: IPRoute) -> None:
+    """Wait until the kernel acts upon the carriers, in its own time: until then it drops what is sent."""
+    is_up = 0x1
+    while any(
+        link["flags"] & is_up and link.get("operstate") in {"DOWN", "LOWERLAYERDOWN"}
+        for link in route.get_links()
+    ):
+        pass
 
 
 def _build(route: IPRoute, kind: Kind) -> int:
