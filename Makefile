@@ -54,7 +54,7 @@ e2e: images ## vipkeeper, installed by its chart, on a real Kubernetes with kube
 	PYTHONPATH=tests $$environment/bin/python -m e2e && \
 	exec $$environment/bin/pytest tests/e2e $(PYTEST)
 
-kernels: ## The fence and the node on VLANs and bonds, on Debian's kernel in QEMU, minutes (PYTEST='tests/agent/test_fence.py')
+kernels: ## The fence and the node on VLANs, bonds and in VRFs, on Debian's kernel in QEMU, minutes (PYTEST='tests/agent/test_fence.py')
 	@environment=$$(tests/lab/environment.sh with-nft with-qemu) && \
 	PYTHONPATH=controller:node-agent:tests exec $$environment/bin/python -m kernels $(PYTEST)
 

@@ -150,9 +150,9 @@ def _build(route: IPRoute, kind: Kind) -> int:
 
 
 def make_bond(route: IPRoute, name: str, *ports: str, **facts: object) -> None:
-    """Make an active-backup bond that notices a lost carrier within 10 ms."""
-    active_backup = 1
-    route.link("add", ifname=name, kind="bond", bond_mode=active_backup, bond_miimon=10, **facts)
+    """Make an active-backup bond that sees a lost carrier within 10 ms, and announces nothing by itself."""
+    facts |= {"bond_mode": 1, "bond_miimon": 10, "bond_num_peer_notif": 0}
+    route.link("add", ifname=name, kind="bond", **facts)
     for port in ports:
         route.link("set", index=socket.if_nametoindex(port), master=socket.if_nametoindex(name))
     for port in ports:

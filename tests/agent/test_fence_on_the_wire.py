@@ -111,6 +111,24 @@ def wire() -> Iterator[Segment]:
         yield made
 
 
+@contextmanager
+def held(wire: Segment, backend: Backend, *, open_ms: int) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Give a process that holds the addresses, and the deadline of its fence (CLOCK_BOOTTIME, ns)."""
+    with wire.inside(OWNER):
+        holder = subprocess.Popen(
+            [sys.executable, "-m", "agent.holder", str(open_ms), backend],
+            env={"PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    with holder:
+        try:
+            assert holder.stdout is not None
+            yield holder, int(holder.stdout.readline())
+        finally:
+            holder.kill()
+
+
 @pytest.mark.parametrize(
     ("backend", "blow"),
     [
@@ -124,26 +142,12 @@ def wire() -> Iterator[Segment]:
 def test_a_holder_answers_until_its_deadline_and_never_after(
     wire: Segment, backend: Backend, blow: signal.Signals
 ) -> None:
-    with wire.inside(OWNER):
-        holder = subprocess.Popen(
-            [sys.executable, "-m", "agent.holder", "1000", backend],
-            env={"PYTHONPATH": os.pathsep.join(sys.path)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-    try:
-        assert holder.stdout is not None
-        deadline_ns = int(holder.stdout.readline())
+    with held(wire, backend, open_ms=1000) as (holder, deadline_ns):
         holder.send_signal(blow)
         with wire.inside(CLIENT), open_prober() as raw:
             answers = probe(raw, deadline_ns + 800_000_000)
         with wire.inside(OWNER), IPRoute() as route:
             bound = {message.get("address") for message in route.get_addr()}
-    finally:
-        holder.kill()
-        holder.wait()
-        if holder.stdout is not None:
-            holder.stdout.close()
     last_ns = {kind: max(stamp for each, stamp in answers if each == kind) for kind, _ in answers}
     early_ms = {kind: (deadline_ns - stamp) / 1e6 for kind, stamp in last_ns.items()}
     sys.stdout.write(f"{blow.name}: last answers before the deadline, ms: {early_ms}\n")

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h
 BPF_RET = 0x06  # linux/bpf_common.h: returning 0 drops the message
+DONE, INTERRUPTED = 3, 0x10  # linux/netlink.h: NLMSG_DONE, NLM_F_DUMP_INTR
+SMALLEST_MTU = 68  # IPv6 needs 1280, and goes where there is less
 BOTH = pytest.mark.parametrize("address", [VIP4, VIP6], ids=["IPv4", "IPv6"])
 ROLES = pytest.mark.parametrize("role", list(GuardRole), ids=lambda role: role.value)
 
@@ -59,10 +61,6 @@ def node() -> Iterator[None]:
         route.addr("add", index=index, address="2001:db8::1", prefixlen=64, flags=NO_DAD)
         yield
     os.close(network)
-
-
-DONE, INTERRUPTED = 3, 0x10  # linux/netlink.h: NLMSG_DONE, NLM_F_DUMP_INTR
-SMALLEST_MTU = 68  # IPv6 needs 1280, and goes where there is less
 
 
 def run(story: Callable[[Kernel, AsyncIPRoute], Coroutine[Any, Any, None]]) -> None:

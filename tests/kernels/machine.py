@@ -108,7 +108,7 @@ def _make_initial(archive: Path, start: Path, tree: Path, release: str) -> None:
     """Write the file system that the kernel starts with: busybox, what mounts the disk, and how."""
     for name in ("bin", "proc", "sys", "dev", "modules", "below", "above", "root"):
         start.joinpath(name).mkdir(parents=True)
-    shutil.copy2(shutil.which("busybox") or "busybox", start / "bin/busybox")
+    shutil.copy2("/bin/busybox", start / "bin/busybox")
     for number, module in enumerate(_modules(tree, release), 10):
         content = module.read_bytes()
         if module.suffix == ".xz":

@@ -7,10 +7,7 @@ virtual ones and answered, says that the node has dealt with those too.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,6 +23,7 @@ from agent.test_fence_on_the_wire import (
     answer_kind,
     bind_both,
     boot_ns,
+    held,
     loaded,
     open_prober,
 )
@@ -101,23 +99,9 @@ def test_a_closed_fence_silences_and_an_open_one_speaks(
 def test_a_holder_that_is_no_more_is_silent_after_its_deadline(
     wire: Segment, backend: Backend, blow: signal.Signals
 ) -> None:
-    with wire.inside(OWNER):
-        holder = subprocess.Popen(
-            [sys.executable, "-m", "agent.holder", "8000", backend],
-            env={"PYTHONPATH": os.pathsep.join(sys.path)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-    try:
-        assert holder.stdout is not None
-        deadline_ns = int(holder.stdout.readline())
+    with held(wire, backend, open_ms=8000) as (holder, deadline_ns):
         holder.send_signal(blow)
         assert answered(wire, ALL_ANSWERS) == ALL_ANSWERS
         while boot_ns() < deadline_ns:
             answered(wire)
         assert answered(wire) == set()
-    finally:
-        holder.kill()
-        holder.wait()
-        if holder.stdout is not None:
-            holder.stdout.close()

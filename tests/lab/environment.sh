@@ -81,7 +81,7 @@ for tool in "$@"; do
     with-qemu)
         command -v qemu-system-x86_64 >/dev/null || from_debian "QEMU (it runs other kernels)" qemu-system-x86
         command -v depmod >/dev/null || from_debian "kmod (it finds a kernel's modules)" kmod
-        [ -e /usr/share/doc/busybox-static ] ||
+        [ -e /var/lib/dpkg/info/busybox-static.list ] ||
             from_debian "a busybox without libraries (other kernels start with it)" busybox-static ;;
     *) fail "$tool is none of with-nft, with-agents, with-keepalived, with-kubelets, with-buildah and with-qemu" ;;
     esac
